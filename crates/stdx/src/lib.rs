@@ -1,0 +1,13 @@
+//! What std lacks, with no word of the domain: byte sizes, aligned buffers, rate limits, error chains with hints, hex.
+
+mod bucket;
+mod buffer;
+mod hex;
+mod report;
+mod size;
+
+pub use bucket::TokenBucket;
+pub use buffer::AlignedBuffer;
+pub use hex::{from_hex, to_hex};
+pub use report::Report;
+pub use size::{ByteSize, ParseSizeError};

@@ -1,0 +1,90 @@
+//! Errors as a person reads them: one line that says what failed on what, the causes, then what to do.
+
+use std::error::Error;
+use std::fmt;
+
+/// An error's text, its chain of causes and its hints, detached from the error's type so that it can cross a
+/// process boundary.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Report {
+    /// The outermost sentence, then each cause.
+    pub chain: Vec<String>,
+    /// What the reader can do.
+    pub hints: Vec<String>,
+}
+
+impl Report {
+    /// A report of one sentence.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { chain: vec![message.into()], hints: Vec::new() }
+    }
+
+    /// The chain of `error`.
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut chain = vec![error.to_string()];
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some libraries repeat their cause in their own text; say it once.
+            if chain.last().is_none_or(|last| !last.ends_with(&text)) {
+                chain.push(text);
+            }
+            cause = error.source();
+        }
+        Self { chain, hints: Vec::new() }
+    }
+
+    /// Puts `message` before the chain.
+    #[must_use]
+    pub fn context(mut self, message: impl Into<String>) -> Self {
+        self.chain.insert(0, message.into());
+        self
+    }
+
+    /// Adds a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The chain on one line.
+    pub fn line(&self) -> String {
+        self.chain.join(": ")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line())?;
+        for hint in &self.hints {
+            write!(f, "\nhint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Outer(std::io::Error);
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("open a.vhd")
+        }
+    }
+    impl Error for Outer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn prints_the_chain_once_and_then_the_hints() {
+        let report =
+            Report::of(&Outer(std::io::Error::other("disk on fire"))).context("sync host1").hint("run");
+        assert_eq!(report.to_string(), "sync host1: open a.vhd: disk on fire\nhint: run");
+    }
+}
