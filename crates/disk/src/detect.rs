@@ -1,0 +1,34 @@
+//! Which format a file has, by its content and never by its name.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::host::HostFile;
+use crate::vhd::DiskKind;
+use crate::{Error, Format, Result, vhd};
+
+/// The format of an opened file. Whatever nobody claims is raw, and so is every block device: a guest that owns a
+/// device could otherwise write a header into it and choose how we read it.
+///
+/// A VHD is claimed by its cookie even when its checksum is wrong, so that opening says what is broken instead of
+/// taking the container's bytes for a disk.
+pub(crate) fn detect_file(file: &File, path: &Path) -> Result<Format> {
+    let file = file.try_clone().map_err(|e| Error::io(path, "duplicate the file handle", e))?;
+    let host = HostFile::new(file, path);
+    if host.is_block_device()? {
+        return Ok(Format::Raw);
+    }
+    let mut magic = [0; 4];
+    if host.length()? >= 4 {
+        host.read(&mut magic, 0, "the first bytes")?;
+    }
+    if &magic == b"QFI\xfb" {
+        return Ok(Format::Qcow2);
+    }
+    Ok(match vhd::detect(&host)? {
+        None => Format::Raw,
+        Some(DiskKind::Fixed) => Format::VhdFixed,
+        Some(DiskKind::Dynamic) => Format::VhdDynamic,
+        Some(DiskKind::Differencing) => Format::VhdDifferencing,
+    })
+}

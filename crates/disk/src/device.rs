@@ -1,0 +1,89 @@
+//! The one trait through which all of goldwire sees a disk: the guest's view, addressed by byte.
+//!
+//! A device answers *what* a range holds ([`BlockDevice::extent_at`]) apart from *reading* it, so that callers
+//! skip what is unallocated without touching it. The trait is object-safe and synchronous: a read of a resident
+//! page is one `pread`, and the callers (hashing, replication) own their threads.
+
+use std::path::Path;
+
+use crate::{Error, ErrorKind, Result};
+
+/// What a range of the guest's disk holds, as far as the format knows without reading data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ExtentKind {
+    /// Stored bytes; they may happen to be zero.
+    Data,
+    /// Reads as zero because the format says so (zero flag, zero-filled hole inside an allocated block).
+    Zero,
+    /// Never allocated anywhere in the chain; reads as zero.
+    Hole,
+}
+
+impl ExtentKind {
+    /// Whether the range certainly reads as zero.
+    pub fn is_zero(self) -> bool {
+        self != Self::Data
+    }
+}
+
+/// A run of guest bytes of one kind, starting at the offset that was asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes from the offset asked about; at least 1 and never past the end of the disk.
+    pub length: u64,
+    /// What the run holds.
+    pub kind: ExtentKind,
+}
+
+/// A virtual disk as its guest sees it. Offsets and lengths are guest bytes.
+///
+/// Every method takes `&self` and may be called from several threads at once.
+pub trait BlockDevice: Send + Sync {
+    /// The guest-visible size in bytes.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// `OutOfRange` when the range passes the end of the disk (nothing is read), `Io`, `Corrupt`.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Writes all of `buf` at `offset`; durable only after [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// `ReadOnly`, `OutOfRange` (nothing is written), `Io`.
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()>;
+
+    /// The run of one kind that starts at `offset`. Runs may be reported in pieces: two neighbours may have the
+    /// same kind. Costs no data reads and bounded metadata reads.
+    ///
+    /// # Errors
+    /// `OutOfRange` when `offset` is not inside the disk, `Io`, `Corrupt`.
+    fn extent_at(&self, offset: u64) -> Result<Extent>;
+
+    /// Gives every format block that touches the range a place in the file, without writing data: the range
+    /// still reads as before. Called with ascending ranges on a new image it fixes the file's layout, whatever
+    /// order the writes arrive in. Formats that need no allocation do nothing.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `OutOfRange`, `Io`.
+    fn allocate(&self, offset: u64, length: u64) -> Result<()>;
+
+    /// Makes all earlier writes and the format's own tables durable (`fdatasync` or stronger).
+    ///
+    /// # Errors
+    /// `Io`. After an error nothing may be assumed about unflushed writes.
+    fn flush(&self) -> Result<()>;
+}
+
+/// Refuses a range that passes the end of a disk of `size` bytes.
+pub(crate) fn check_range(path: &Path, size: u64, offset: u64, length: u64) -> Result<()> {
+    match offset.checked_add(length) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(Error::new(
+            ErrorKind::OutOfRange,
+            path,
+            format!("{length} bytes at byte {offset} pass the end of the disk at {size}"),
+        )),
+    }
+}

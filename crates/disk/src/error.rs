@@ -1,0 +1,114 @@
+//! One error type: what failed, in which file, at which field and offset, and a small stable kind for callers
+//! that branch.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of everything in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller may want to branch on. New details never add a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A file, or a parent in a chain, does not exist.
+    NotFound,
+    /// The bytes contradict the format or each other.
+    Corrupt,
+    /// A well-formed feature that we do not read or write.
+    Unsupported,
+    /// A write to a device that was opened for reading.
+    ReadOnly,
+    /// A range outside the disk.
+    OutOfRange,
+    /// The caller's gate refused to open a file that the image names.
+    Denied,
+    /// A request that makes no sense, such as a size that the format cannot hold.
+    Invalid,
+    /// The operating system failed us.
+    Io,
+}
+
+/// What we were doing, on which file, and why it failed.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    path: PathBuf,
+    /// The field that is wrong and its offset in the file.
+    place: Option<(String, u64)>,
+    message: String,
+    hint: Option<String>,
+    source: Option<io::Error>,
+}
+
+impl Error {
+    /// An error of `kind` about the file `path`; `message` says what failed without the path.
+    pub fn new(kind: ErrorKind, path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
+        Self { kind, path: path.into(), place: None, message: message.into(), hint: None, source: None }
+    }
+
+    /// The bytes at `offset` of the file (in `field`) are wrong: `why`.
+    pub fn corrupt(path: impl Into<PathBuf>, field: &str, offset: u64, why: impl fmt::Display) -> Self {
+        let mut error = Self::new(ErrorKind::Corrupt, path, why.to_string());
+        error.place = Some((field.to_owned(), offset));
+        error
+    }
+
+    /// An operating-system failure while `doing` something to `path`.
+    pub fn io(path: impl Into<PathBuf>, doing: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            _ => ErrorKind::Io,
+        };
+        Self { kind, path: path.into(), place: None, message: doing.into(), hint: None, source: Some(source) }
+    }
+
+    /// Adds what the reader can do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What to branch on.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The file that the error is about.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The field that is wrong and its offset in the file, where the error is about one.
+    pub fn place(&self) -> Option<(&str, u64)> {
+        self.place.as_ref().map(|(field, offset)| (field.as_str(), *offset))
+    }
+
+    /// What failed, without the path and the place.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What the reader can do, if we know.
+    pub fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.path.display())?;
+        if let Some((field, offset)) = &self.place {
+            write!(f, "{field} at byte {offset}: ")?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}

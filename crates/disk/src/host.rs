@@ -1,0 +1,120 @@
+//! The file or block device that holds an image: positioned reads and writes whose errors name the file and what
+//! was being done.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::Errno;
+
+use crate::{Error, Result};
+
+/// An opened file with its name.
+pub(crate) struct HostFile {
+    file: File,
+    path: PathBuf,
+    /// The run of data that was found last. Finding the end of a run can cost a walk over the whole run (tmpfs
+    /// looks at every page), so it is not looked for again at every step through it. Only data is remembered: what
+    /// is no longer data still reads rightly as data, whereas a hole may be written to.
+    data: Mutex<Range<u64>>,
+    #[cfg(test)]
+    journal: Option<crate::journal::Journal>,
+}
+
+impl HostFile {
+    pub(crate) fn new(file: File, path: &Path) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+            data: Mutex::new(0..0),
+            #[cfg(test)]
+            journal: None,
+        }
+    }
+
+    /// Records every change, for tests that replay a part of them.
+    #[cfg(test)]
+    pub(crate) fn journaled(file: File, path: &Path, journal: crate::journal::Journal) -> Self {
+        Self { journal: Some(journal), ..Self::new(file, path) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length in bytes, also of a block device (whose `stat` says zero).
+    pub(crate) fn length(&self) -> Result<u64> {
+        (&self.file).seek(SeekFrom::End(0)).map_err(|e| Error::io(&self.path, "find the end of the file", e))
+    }
+
+    pub(crate) fn is_block_device(&self) -> Result<bool> {
+        let metadata = self.file.metadata().map_err(|e| Error::io(&self.path, "stat the image", e))?;
+        Ok(metadata.file_type().is_block_device())
+    }
+
+    /// Fills `buf` from `offset`; `what` is being read.
+    pub(crate) fn read(&self, buf: &mut [u8], offset: u64, what: &str) -> Result<()> {
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|e| Error::io(&self.path, format!("read {what} at byte {offset}"), e))
+    }
+
+    /// Writes all of `buf` at `offset`; `what` is being written.
+    pub(crate) fn write(&self, buf: &[u8], offset: u64, what: &str) -> Result<()> {
+        #[cfg(test)]
+        self.record(|| crate::journal::Change::Write { offset, bytes: buf.to_vec() });
+        self.file
+            .write_all_at(buf, offset)
+            .map_err(|e| Error::io(&self.path, format!("write {what} at byte {offset}"), e))
+    }
+
+    /// Cuts the file or extends it with a hole.
+    pub(crate) fn set_length(&self, length: u64) -> Result<()> {
+        #[cfg(test)]
+        self.record(|| crate::journal::Change::SetLength(length));
+        self.file
+            .set_len(length)
+            .map_err(|e| Error::io(&self.path, format!("set the file's length to {length} bytes"), e))
+    }
+
+    /// Makes everything written so far durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        #[cfg(test)]
+        self.record(|| crate::journal::Change::Sync);
+        self.file.sync_data().map_err(|e| Error::io(&self.path, "make the file durable", e))
+    }
+
+    /// Whether the file has data at `offset` (or a hole), and for how many of the next `length` bytes. File
+    /// systems that cannot tell have data everywhere.
+    pub(crate) fn data_run(&self, offset: u64, length: u64) -> Result<(bool, u64)> {
+        let known = self.data.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if known.contains(&offset) {
+            return Ok((true, (known.end - offset).min(length)));
+        }
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) if data > offset => return Ok((false, (data - offset).min(length))),
+            Ok(_) => {}
+            // No data up to the end of the file.
+            Err(Errno::NXIO) => return Ok((false, length)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok((true, length)),
+            Err(error) => return Err(Error::io(&self.path, "look for a hole", error.into())),
+        }
+        match rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(offset)) {
+            Ok(hole) if hole > offset => {
+                *self.data.lock().unwrap_or_else(PoisonError::into_inner) = offset..hole;
+                Ok((true, (hole - offset).min(length)))
+            }
+            _ => Ok((true, length)),
+        }
+    }
+
+    #[cfg(test)]
+    fn record(&self, change: impl FnOnce() -> crate::journal::Change) {
+        if let Some(journal) = &self.journal {
+            journal.push(change());
+        }
+    }
+}

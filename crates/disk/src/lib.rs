@@ -1,0 +1,40 @@
+//! Virtual disks: VHD, QCOW2 and raw behind one block-device trait.
+//!
+//! This crate knows containers and extents. It deliberately does not know chunks, digests, sockets, sites or JSON.
+//!
+//! - [`open`] takes an image by its content and follows its parents through a [`Gate`]; [`create`] makes a new
+//!   one; [`check`] says everything that is wrong with one.
+//! - [`BlockDevice`] is what all of them become: the guest's view, with [`BlockDevice::extent_at`] to skip what is
+//!   unallocated.
+//! - Formats live in `raw`, `vhd` and `qcow2`. Each has the same three doors: `open`, `create` and `check`.
+//!
+//! Every byte of an image is taken for hostile: parsers are total, limits have names, memory is bounded.
+
+mod chain;
+mod check;
+mod detect;
+mod device;
+mod error;
+mod gate;
+mod host;
+#[cfg(test)]
+mod journal;
+mod open;
+mod qcow2;
+mod raw;
+mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod vhd;
+
+pub use check::{Finding, Severity, check};
+pub use device::{BlockDevice, Extent, ExtentKind};
+pub use error::{Error, ErrorKind, Result};
+pub use gate::{Closed, Folders, Gate, SameFolder};
+pub use open::{
+    CreateOptions, FileIdentity, Format, Image, ImageInfo, Link, OpenOptions, ParentReference, create,
+    detect, open,
+};
+pub use vhd::set_hidden;

@@ -1,0 +1,123 @@
+//! The reading device: any image that we understand.
+
+use std::sync::Arc;
+
+use super::cache::Cache;
+use super::header::{Header, be64};
+use super::host::HostFileExt as _;
+use super::tables::{Mapping, Run};
+use super::view::View;
+use crate::host::HostFile;
+use crate::{BlockDevice, Error, ErrorKind, Extent, Result};
+
+/// L2 tables in memory: with 64 KiB clusters these map 128 GiB.
+const TABLE_BYTES_MAX: usize = 16 << 20;
+
+/// An image opened for reading.
+pub(super) struct Reader {
+    view: View,
+    /// Where `l1` lies in the file.
+    l1_offset: u64,
+    /// The entries that map the disk; those behind them belong to snapshots of running machines.
+    l1: Vec<u64>,
+    /// Length of the file when it was opened. What an entry points at must begin before it.
+    host_length: u64,
+    tables: Cache,
+}
+
+impl Reader {
+    /// Loads the L1 table of the image in `host`.
+    pub(super) fn open(
+        host: HostFile,
+        header: &Header,
+        backing: Option<Arc<dyn BlockDevice>>,
+    ) -> Result<Self> {
+        let host_length = host.length()?;
+        let l1 = read_l1(&host, header, host_length)?;
+        let view = View::new(host, header, backing);
+        Ok(Self { view, l1_offset: header.l1_offset, l1, host_length, tables: Cache::new(TABLE_BYTES_MAX) })
+    }
+
+    /// Where the guest bytes from `offset` on lie, at most `limit` of them. The range is inside the disk.
+    fn lookup(&self, offset: u64, limit: u64) -> Result<Run> {
+        let Self { view, l1, .. } = self;
+        let span = view.geometry.table_span();
+        let index = offset / span;
+        let entry_offset = self.l1_offset + index * 8;
+        let bad_l1 = |why| view.host.corrupt("L1 entry", entry_offset, why);
+        let entry = l1.get(index as usize).copied().ok_or_else(|| bad_l1("is outside of the table"))?;
+        let Some(table_host) = view.geometry.l2_table(entry).map_err(bad_l1)? else {
+            return Ok(view.missing_tables(l1, offset, limit));
+        };
+        let cluster_size = view.geometry.cluster_size();
+        if table_host + cluster_size > self.host_length {
+            return Err(bad_l1("the L2 table is not inside the file"));
+        }
+        let table = self.tables.get(table_host, || {
+            let mut bytes = vec![0; cluster_size as usize];
+            view.host.read_whole(&mut bytes, table_host, "L2 table")?;
+            Ok::<_, Error>(Arc::from(bytes))
+        })?;
+        let bad_l2 = |at, why| view.host.corrupt("L2 entry", table_host + at, why);
+        let within = offset % span;
+        let run = view.geometry.run(&table, within, limit).map_err(|bad| bad_l2(bad.at, bad.why))?;
+        // The end of the last cluster may be missing, as after a cluster that was never written to its end;
+        // its beginning may not.
+        let last = match run.mapping {
+            Mapping::Data { host } => (host + run.length - 1) / cluster_size * cluster_size,
+            Mapping::Compressed { host, .. } => host,
+            Mapping::Zero | Mapping::Unallocated => 0,
+        };
+        if last >= self.host_length {
+            let at = (within >> view.geometry.cluster_bits()) * view.geometry.entry_size();
+            return Err(bad_l2(at, "it or a neighbour points past the end of the file"));
+        }
+        Ok(run)
+    }
+
+    fn read_only(&self) -> Error {
+        Error::new(ErrorKind::ReadOnly, self.view.host.path(), "was opened for reading")
+    }
+}
+
+impl BlockDevice for Reader {
+    fn size(&self) -> u64 {
+        self.view.size
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.view.read(buf, offset, |offset, limit| self.lookup(offset, limit))
+    }
+
+    fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<()> {
+        Err(self.read_only())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.view.extent(offset, |offset, limit| self.lookup(offset, limit))
+    }
+
+    fn allocate(&self, _offset: u64, _length: u64) -> Result<()> {
+        Err(self.read_only())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The entries of the L1 table that map the disk.
+pub(super) fn read_l1(host: &HostFile, header: &Header, host_length: u64) -> Result<Vec<u64>> {
+    if header.l1_offset + header.l1_bytes() > host_length {
+        return Err(host.corrupt("l1_table_offset", 40, "the L1 table is not inside the file"));
+    }
+    let needed = header.size.div_ceil(header.geometry.table_span());
+    read_u64s(host, header.l1_offset, needed, "L1 table")
+}
+
+/// `count` big-endian numbers at byte `offset`; the caller bounds `count`.
+pub(super) fn read_u64s(host: &HostFile, offset: u64, count: u64, field: &str) -> Result<Vec<u64>> {
+    let mut bytes = vec![0; count as usize * 8];
+    host.read_whole(&mut bytes, offset, field)?;
+    Ok(bytes.chunks_exact(8).filter_map(|entry| be64(entry, 0)).collect())
+}

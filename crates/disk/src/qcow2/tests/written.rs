@@ -1,0 +1,359 @@
+//! Images that we write, judged by QEMU and by a vector of bytes.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ErrorKind;
+use crate::qcow2::check;
+use crate::testing::{conformance, conformance_read, pattern};
+
+fn assert_checks(path: &Path) {
+    assert_eq!(check(&File::open(path).unwrap(), path).unwrap(), []);
+}
+
+#[test]
+fn keeps_the_promises_of_a_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = std::cell::Cell::new(0);
+    let path = |count: i32| folder.path().join(format!("{count}.qcow2"));
+    conformance(|size| {
+        count.set(count.get() + 1);
+        create_image(&path(count.get()), size)
+    });
+    let expected = pattern(1, 0, 5 * MIB as usize);
+    let device = create_image(&path(0), expected.len() as u64);
+    device.write_at(&expected[..3 << 20], 0).unwrap();
+    device.write_at(&expected[4 << 20..], 4 << 20).unwrap();
+    let mut expected = expected;
+    expected[3 << 20..4 << 20].fill(0);
+    conformance_read(&*device, &expected);
+    device.flush().unwrap();
+    conformance_read(&*open_image(&path(0), false).unwrap().0, &expected);
+}
+
+#[test]
+fn qemu_reads_what_we_write() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let mut model = vec![0; 9 * MIB as usize];
+    let device = create_image(&path, model.len() as u64);
+    assert_clean(&path);
+    for (at, length) in [(3 << 20, 100), (65_000, 2000), (8 << 20, 1 << 20), (5, 1), (3 << 20, 70_000)] {
+        let bytes = noise(at as u64, length);
+        model[at..at + length].copy_from_slice(&bytes);
+        device.write_at(&bytes, at as u64).unwrap();
+        assert_holds(&*device, &model);
+    }
+    device.allocate(6 * MIB + 5, 100).unwrap();
+    device.flush().unwrap();
+    assert_clean(&path);
+    assert_checks(&path);
+    std::fs::write(folder.path().join("model.raw"), &model).unwrap();
+    qemu_img(folder.path(), "compare -f raw -F qcow2 model.raw a.qcow2");
+    let map = qemu_img(folder.path(), "map --output=json a.qcow2");
+    let ours: Vec<_> = extents(&*device)
+        .into_iter()
+        .map(|(at, length, kind)| (at, length, kind == ExtentKind::Data))
+        .collect();
+    let data =
+        [(0, 2), (48, 2), (96, 1), (128, 16)].map(|(at, length)| (at * CLUSTER, length * CLUSTER, true));
+    assert_eq!(ours.iter().filter(|run| run.2).copied().collect::<Vec<_>>(), data);
+    assert_eq!(ours, present(&map));
+}
+
+/// The runs of `qemu-img map --output=json` that are in the file, or are not. It also tells holes of the file
+/// apart, which are joined here.
+fn present(map: &str) -> Vec<(u64, u64, bool)> {
+    let mut runs: Vec<(u64, u64, bool)> = Vec::new();
+    for line in map.lines() {
+        let number = |name: &str| -> u64 {
+            let (_, value) = line.split_once(&format!("\"{name}\": ")).unwrap();
+            value.split(',').next().unwrap().parse().unwrap()
+        };
+        let is_present = line.contains("\"present\": true");
+        match runs.last_mut() {
+            Some(last) if last.2 == is_present => last.1 += number("length"),
+            _ => runs.push((number("start"), number("length"), is_present)),
+        }
+    }
+    runs
+}
+
+#[test]
+fn allocation_fixes_the_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let ranges = [(0, 3 * MIB), (5 * MIB + 7, 100), (40 * MIB, 9 * MIB), (600 * MIB, MIB), (1300 * MIB, 1)];
+    let written = |name: &str, order: &[usize], flushes: bool| {
+        let path = folder.path().join(name);
+        let device = create_image(&path, 1400 * MIB);
+        for (offset, length) in ranges {
+            device.allocate(offset, length).unwrap();
+            if flushes {
+                device.flush().unwrap();
+            }
+        }
+        for index in order {
+            let (offset, length) = ranges[*index];
+            device.write_at(&noise(*index as u64, length as usize), offset).unwrap();
+        }
+        device.flush().unwrap();
+        drop(device);
+        if has_qemu() {
+            assert_clean(&path);
+        }
+        assert_checks(&path);
+        std::fs::read(path).unwrap()
+    };
+    let first = written("a.qcow2", &[0, 1, 2, 3, 4], false);
+    assert!(first == written("b.qcow2", &[4, 2, 0, 3, 1], false));
+    assert!(first == written("c.qcow2", &[2, 0, 1, 4, 3], true));
+}
+
+#[test]
+fn allocated_clusters_read_as_zero_and_are_data() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let device = create_image(&path, 4 * MIB);
+    device.allocate(MIB, 2 * CLUSTER).unwrap();
+    assert_holds(&*device, &vec![0; 4 * MIB as usize]);
+    device.flush().unwrap();
+    let (reopened, _) = open_image(&path, false).unwrap();
+    assert_holds(&*reopened, &vec![0; 4 * MIB as usize]);
+    assert_eq!(extents(&*reopened), extents(&*device));
+    assert_eq!(extents(&*device)[1], (MIB, 2 * CLUSTER, ExtentKind::Data));
+}
+
+#[test]
+fn sixteen_tebibytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let size = 16u64 << 40;
+    let offsets = [0, size / 3, size - 1000];
+    let device = create_image(&path, size);
+    for offset in offsets.into_iter().rev() {
+        device.write_at(&noise(offset, 1000), offset).unwrap();
+    }
+    device.flush().unwrap();
+    drop(device);
+    if has_qemu() {
+        assert_clean(&path);
+    }
+    let (device, info) = open_image(&path, true).unwrap();
+    assert_eq!(info.size, size);
+    for offset in offsets {
+        let mut bytes = vec![0; 1000];
+        device.read_at(&mut bytes, offset).unwrap();
+        assert!(bytes == noise(offset, 1000));
+    }
+    let stored: u64 =
+        extents(&*device).iter().filter(|extent| extent.2 == ExtentKind::Data).map(|extent| extent.1).sum();
+    assert_eq!(stored, 3 * CLUSTER);
+}
+
+/// More than 128 tables wait, so that some are published on the way; more than 32768 clusters need a second
+/// refcount block.
+#[test]
+fn many_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let device = create_image(&path, 300 * 512 * MIB);
+    for table in 0..300 {
+        device.allocate(table * 512 * MIB, 150 * CLUSTER).unwrap();
+    }
+    device.write_at(b"first", 0).unwrap();
+    device.flush().unwrap();
+    if has_qemu() {
+        assert_clean(&path);
+    }
+    assert_checks(&path);
+    assert_eq!(extents(&*device).len(), 600);
+    drop(device);
+    let (device, _) = open_image(&path, true).unwrap();
+    assert_eq!(extents(&*device).len(), 600);
+}
+
+#[test]
+fn sizes_that_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    for size in [1000, (16 << 40) + 512, u64::MAX] {
+        let path = folder.path().join("a.qcow2");
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        assert_eq!(create(file, &path, size).err().map(|e| e.kind()), Some(ErrorKind::Invalid));
+    }
+    let device = create_image(&folder.path().join("b.qcow2"), 0);
+    assert!(device.read_at(&mut [], 0).is_ok());
+    assert_eq!(device.read_at(&mut [0], 0).unwrap_err().kind(), ErrorKind::OutOfRange);
+    assert_eq!(device.extent_at(0).unwrap_err().kind(), ErrorKind::OutOfRange);
+    drop(device);
+    if has_qemu() {
+        assert_clean(&folder.path().join("b.qcow2"));
+    }
+}
+
+#[test]
+fn ranges_and_rights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let device = create_image(&path, MIB);
+    for (offset, length) in [(MIB, 1), (MIB - 1, 2), (u64::MAX, 2)] {
+        assert_eq!(device.write_at(&vec![1; length], offset).unwrap_err().kind(), ErrorKind::OutOfRange);
+        assert_eq!(device.allocate(offset, length as u64).unwrap_err().kind(), ErrorKind::OutOfRange);
+        assert_eq!(device.read_at(&mut vec![0; length], offset).unwrap_err().kind(), ErrorKind::OutOfRange);
+    }
+    assert_eq!(extents(&*device), [(0, MIB, ExtentKind::Hole)]);
+    let (reader, _) = open_image(&path, false).unwrap();
+    assert_eq!(reader.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
+    assert_eq!(reader.allocate(0, 1).unwrap_err().kind(), ErrorKind::ReadOnly);
+    reader.flush().unwrap();
+}
+
+/// QEMU's own images are written too when they are simple, and refused with a reason when they are not.
+#[test]
+fn images_of_others() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    qemu_img(folder.path(), "create -f qcow2 a.qcow2 700M");
+    qemu_io(folder.path(), "a.qcow2", &["write -P 0x11 1M 1000", "write -P 0x12 600M 300k"]);
+    let (device, _) = open_image(&path, true).unwrap();
+    device.write_at(&[0x13; 100_000], 600 * MIB + 5).unwrap();
+    device.write_at(&[0x14; 100_000], 0).unwrap();
+    device.flush().unwrap();
+    drop(device);
+    assert_clean(&path);
+    let commands = [
+        "read -P 0x14 0 100000",
+        "read -P 0 100000 948576",
+        "read -P 0x11 1M 1000",
+        "read -P 0x12 600M 5",
+        "read -P 0x13 629145605 100000",
+        "read -P 0x12 629245605 206000",
+    ];
+    qemu_io(folder.path(), "a.qcow2", &commands);
+    let refused = [
+        "create -f qcow2 -o cluster_size=4096 b.qcow2 1M",
+        "create -f qcow2 -o compat=0.10 b.qcow2 1M",
+        "create -f qcow2 -o extended_l2=on b.qcow2 1M",
+        "create -f qcow2 -o refcount_bits=8 b.qcow2 1M",
+        "create -f qcow2 -F qcow2 -b a.qcow2 b.qcow2 700M",
+        "convert -c -f qcow2 -O qcow2 a.qcow2 b.qcow2",
+    ];
+    for arguments in refused {
+        qemu_img(folder.path(), arguments);
+        let error = open_image(&folder.path().join("b.qcow2"), true).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{arguments}");
+        assert!(error.hint().is_some());
+        std::fs::remove_file(folder.path().join("b.qcow2")).unwrap();
+    }
+}
+
+/// What a killed writer left counted is free again after the next flush.
+#[test]
+fn leaks_are_put_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let device = create_image(&path, MIB);
+    device.write_at(&noise(1, 300_000), 0).unwrap();
+    device.flush().unwrap();
+    drop(device);
+    // The second and the last L2 entry: a leak inside the file and one at its end.
+    let mut bytes = std::fs::read(&path).unwrap();
+    for entry in [1, 4] {
+        let at = 4 * CLUSTER as usize + entry * 8;
+        bytes[at..at + 8].fill(0);
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(check(&File::open(&path).unwrap(), &path).unwrap().len(), 2);
+    let (device, _) = open_image(&path, true).unwrap();
+    device.flush().unwrap();
+    assert_checks(&path);
+    device.write_at(&[1; 10], 2 * CLUSTER - 5).unwrap();
+    let mut cluster = vec![0; CLUSTER as usize];
+    device.read_at(&mut cluster, CLUSTER).unwrap();
+    assert!(cluster[..CLUSTER as usize - 5].iter().all(|byte| *byte == 0));
+    device.flush().unwrap();
+    assert_checks(&path);
+    assert!(std::fs::metadata(&path).unwrap().len() < bytes.len() as u64);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize, usize, u64),
+    Allocate(usize, usize),
+    Flush,
+    Reopen,
+    /// The process dies: what was not flushed may be gone.
+    Kill,
+}
+
+fn step(size: usize) -> impl Strategy<Value = Step> {
+    let range = (0..size).prop_flat_map(move |at| (Just(at), 1..=200_000.min(size - at)));
+    prop_oneof![
+        5 => (range.clone(), any::<u64>()).prop_map(|((at, length), seed)| Step::Write(at, length, seed)),
+        2 => range.prop_map(|(at, length)| Step::Allocate(at, length)),
+        1 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Kill),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn behaves_like_a_vector(steps in prop::collection::vec(step(3 << 20), 1..30)) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.qcow2");
+        let mut model = vec![0; 3 << 20];
+        let mut device = create_image(&path, model.len() as u64);
+        // Bytes written since the last flush, with what was there before: a kill takes back whole clusters.
+        let mut unflushed = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Write(at, length, seed) => {
+                    for cluster in at / CLUSTER as usize..(at + length).div_ceil(CLUSTER as usize) {
+                        unflushed.entry(cluster).or_insert(());
+                    }
+                    let bytes = noise(seed, length);
+                    device.write_at(&bytes, at as u64).unwrap();
+                    model[at..at + length].copy_from_slice(&bytes);
+                }
+                Step::Allocate(at, length) => device.allocate(at as u64, length as u64).unwrap(),
+                Step::Flush => {
+                    device.flush().unwrap();
+                    unflushed.clear();
+                }
+                Step::Reopen => {
+                    device.flush().unwrap();
+                    unflushed.clear();
+                    drop(device);
+                    assert_checks(&path);
+                    device = open_image(&path, true).unwrap().0;
+                }
+                Step::Kill => {
+                    drop(device);
+                    device = open_image(&path, true).unwrap().0;
+                    let now = read_all(&*device);
+                    for (at, (now, then)) in now.iter().zip(&mut model).enumerate() {
+                        if now != then {
+                            prop_assert!(unflushed.contains_key(&(at / CLUSTER as usize)), "byte {}", at);
+                            prop_assert_eq!(*now, 0, "byte {}", at);
+                            *then = 0;
+                        }
+                    }
+                }
+            }
+        }
+        assert_holds(&*device, &model);
+        device.flush().unwrap();
+        drop(device);
+        assert_checks(&path);
+        assert_holds(&*open_image(&path, false).unwrap().0, &model);
+    }
+}

@@ -1,0 +1,216 @@
+//! For tests of whoever implements or wraps a device: one suite that every device must pass, and a device in
+//! memory that fails on demand.
+//!
+//! Failures are panics, as tests want them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed expectation fails the test"
+)]
+
+mod mem;
+
+use std::sync::Arc;
+use std::thread;
+
+use crate::{BlockDevice, ErrorKind, ExtentKind};
+
+pub use mem::MemDevice;
+
+/// The disk that most of the suite works on: several blocks of every format, and a last one that is not whole.
+const SIZE: u64 = (9 << 20) + 4096 + 512;
+
+/// The promises of [`BlockDevice`], put to a device that is written to. `make` returns a new, zeroed device of
+/// the given size, a multiple of 512.
+pub fn conformance(make: impl Fn(u64) -> Arc<dyn BlockDevice>) {
+    a_new_disk_is_zero(&*make(SIZE));
+    a_new_disk_is_zero(&*make(512));
+    writes_are_read_back(&*make(SIZE));
+    ranges_are_refused(&*make(SIZE));
+    empty_ranges_are_nothing(&*make(SIZE));
+    allocation_changes_no_content(&*make(SIZE));
+    threads_do_not_disturb_each_other(&make(SIZE));
+}
+
+/// The promises of [`BlockDevice`], put to a device that is read. Its content must be `expected`.
+pub fn conformance_read(device: &dyn BlockDevice, expected: &[u8]) {
+    assert_eq!(device.size(), expected.len() as u64, "size");
+    same_content(device, expected);
+    // Unaligned reads of many lengths, around every kind of boundary.
+    let size = expected.len() as u64;
+    let mut offset = 0;
+    for step in 0..400 {
+        let length = (random(step) % 70_000).min(size - offset);
+        let mut buf = vec![0xa5; length as usize];
+        device.read_at(&mut buf, offset).unwrap();
+        let slice = &expected[offset as usize..(offset + length) as usize];
+        assert!(buf == slice, "{length} bytes at {offset} differ");
+        offset = random(step ^ 0xffff) % (size + 1);
+    }
+    ranges_are_refused_for_reading(device);
+    if size > 0 {
+        extents_from(device, expected, random(7) % size);
+    }
+}
+
+/// Bytes that tell their seed and offset, with runs of zeros in between.
+pub fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
+    let end = offset + length as u64;
+    let first = offset / 8 * 8;
+    let words = (first..end).step_by(8).flat_map(|at| {
+        let word = if (at / 8192) % 5 == 4 { 0 } else { random(seed ^ (at / 8)) };
+        word.to_le_bytes()
+    });
+    words.skip((offset - first) as usize).take(length).collect()
+}
+
+/// A number that looks random and is the same every time (SplitMix64).
+pub fn random(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn a_new_disk_is_zero(device: &dyn BlockDevice) {
+    same_content(device, &vec![0; device.size() as usize]);
+}
+
+fn writes_are_read_back(device: &dyn BlockDevice) {
+    const MIB: u64 = 1 << 20;
+    let mut model = vec![0; device.size() as usize];
+    let places = [
+        (0, 1),
+        (1, 511),
+        (511, 2),
+        (4095, 4098),
+        // Across the clusters and blocks of every format.
+        ((64 << 10) - 3, 7),
+        (2 * MIB - 1, 2),
+        (4 * MIB - 70_001, 140_003),
+        // Over two whole blocks, and over what was written before.
+        (3 * MIB + 17, 4 * MIB as usize),
+        (100, 70_000),
+        (SIZE - 513, 513),
+        (SIZE - 1, 1),
+    ];
+    for (seed, (offset, length)) in places.into_iter().enumerate() {
+        let bytes = pattern(seed as u64, offset, length);
+        device.write_at(&bytes, offset).unwrap();
+        model[offset as usize..offset as usize + length].copy_from_slice(&bytes);
+        if seed % 3 == 0 {
+            device.flush().unwrap();
+        }
+    }
+    conformance_read(device, &model);
+    device.write_at(&vec![0; 3 * MIB as usize], MIB).unwrap();
+    model[MIB as usize..4 * MIB as usize].fill(0);
+    device.flush().unwrap();
+    same_content(device, &model);
+}
+
+fn ranges_are_refused(device: &dyn BlockDevice) {
+    ranges_are_refused_for_reading(device);
+    let size = device.size();
+    for (offset, length) in [(size, 1), (size - 1, 2), (size + 1, 0), (u64::MAX, 1), (u64::MAX - 1, 4)] {
+        let kind = device.write_at(&vec![1; length], offset).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::OutOfRange, "write {length} at {offset}");
+        let kind = device.allocate(offset, length as u64).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::OutOfRange, "allocate {length} at {offset}");
+    }
+    assert_eq!(device.allocate(1, u64::MAX).unwrap_err().kind(), ErrorKind::OutOfRange);
+    a_new_disk_is_zero(device);
+}
+
+fn ranges_are_refused_for_reading(device: &dyn BlockDevice) {
+    let size = device.size();
+    for (offset, length) in [(size, 1), (size.saturating_sub(1), 2), (size + 1, 0), (u64::MAX, 1)] {
+        let mut buf = vec![0x5a; length];
+        let kind = device.read_at(&mut buf, offset).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::OutOfRange, "read {length} at {offset}");
+        assert!(buf.iter().all(|&byte| byte == 0x5a), "a refused read touched the buffer");
+    }
+    for offset in [size, size + 1, u64::MAX] {
+        assert_eq!(device.extent_at(offset).unwrap_err().kind(), ErrorKind::OutOfRange, "extent at {offset}");
+    }
+}
+
+fn empty_ranges_are_nothing(device: &dyn BlockDevice) {
+    for offset in [0, 1, device.size() / 2, device.size()] {
+        device.read_at(&mut [], offset).unwrap();
+        device.write_at(&[], offset).unwrap();
+        device.allocate(offset, 0).unwrap();
+    }
+    device.flush().unwrap();
+    a_new_disk_is_zero(device);
+}
+
+fn allocation_changes_no_content(device: &dyn BlockDevice) {
+    let mut model = vec![0; device.size() as usize];
+    let bytes = pattern(1, 3 << 20, 100_000);
+    device.write_at(&bytes, 3 << 20).unwrap();
+    model[3 << 20..(3 << 20) + bytes.len()].copy_from_slice(&bytes);
+    device.allocate((2 << 20) - 1, 2).unwrap();
+    device.allocate(0, device.size()).unwrap();
+    same_content(device, &model);
+    let bytes = pattern(2, 77, 5 << 20);
+    device.write_at(&bytes, 77).unwrap();
+    model[77..77 + bytes.len()].copy_from_slice(&bytes);
+    device.flush().unwrap();
+    same_content(device, &model);
+}
+
+fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>) {
+    const PIECE: usize = 24_577;
+    let pieces = device.size() / PIECE as u64;
+    thread::scope(|scope| {
+        for mine in 0..4 {
+            scope.spawn(move || {
+                for piece in (0..pieces).filter(|piece| piece % 4 == mine) {
+                    let offset = piece * PIECE as u64;
+                    let bytes = pattern(3, offset, PIECE);
+                    device.write_at(&bytes, offset).unwrap();
+                    let mut back = vec![0; PIECE];
+                    device.read_at(&mut back, offset).unwrap();
+                    assert!(back == bytes, "piece {piece} was disturbed");
+                    if piece % 50 == 0 {
+                        device.flush().unwrap();
+                    }
+                    device.extent_at(offset).unwrap();
+                }
+            });
+        }
+    });
+    let written = (pieces * PIECE as u64) as usize;
+    let mut model = pattern(3, 0, written);
+    model.resize(device.size() as usize, 0);
+    same_content(device.as_ref(), &model);
+}
+
+/// Reads all of `device` and compares it and its extents with `expected`.
+fn same_content(device: &dyn BlockDevice, expected: &[u8]) {
+    let mut content = vec![0x5a; expected.len()];
+    device.read_at(&mut content, 0).unwrap();
+    if let Some(at) = content.iter().zip(expected).position(|(a, b)| a != b) {
+        panic!("byte {at} is {:#04x}, not {:#04x}", content[at], expected[at]);
+    }
+    extents_from(device, expected, 0);
+}
+
+/// The extents from `start` on follow each other to the end of the disk, and what they call zero is.
+fn extents_from(device: &dyn BlockDevice, expected: &[u8], start: u64) {
+    let mut offset = start;
+    while offset < device.size() {
+        let extent = device.extent_at(offset).unwrap();
+        let end = offset + extent.length;
+        assert!(extent.length > 0 && end <= device.size(), "extent {extent:?} at {offset}");
+        if extent.kind != ExtentKind::Data {
+            assert!(extent.kind.is_zero());
+            let run = &expected[offset as usize..end as usize];
+            assert!(run.iter().all(|&byte| byte == 0), "{extent:?} at {offset} does not read as zero");
+        }
+        offset = end;
+    }
+}

@@ -1,0 +1,317 @@
+//! Dynamic and differencing disks: blocks that are placed in the file when they are first written.
+//!
+//! ```text
+//! | footer copy | header | table | batmap | bitmap, block | bitmap, block | … | footer |
+//! ```
+//!
+//! A read looks the block up in the table, its sectors in the bitmap, and then takes each run of present sectors
+//! with one positioned read; absent ones come from the parent, run by run.
+
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::bat::{Bat, Region, fixed_regions, overlap};
+use super::batmap::{self, Batmap, Found};
+use super::bitmap::{Bitmap, BitmapCache};
+use super::footer::{DiskKind, Footer, Footers};
+use super::header::{Header, Layout};
+use super::parent;
+use super::writer::Writer;
+use crate::chain::ChainContext;
+use crate::device::check_range;
+use crate::host::HostFile;
+use crate::sync::{lock, read};
+use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
+
+/// The most pieces that one answer of `extent_at` joins: it bounds the bitmaps that a question costs.
+const PIECES_MAX: usize = 64;
+
+/// An opened dynamic or differencing disk.
+pub(crate) struct Dynamic {
+    pub(super) host: HostFile,
+    pub(super) layout: Layout,
+    pub(super) bat: RwLock<Bat>,
+    pub(super) bitmaps: BitmapCache,
+    /// The first tapdisk numbered the bits of a byte from the other end.
+    bits_reversed: bool,
+    parent: Option<Arc<dyn BlockDevice>>,
+    writer: Option<Mutex<Writer>>,
+}
+
+/// What a writer or a report needs to know beside the device.
+pub(crate) struct Parts {
+    pub(crate) layout: Layout,
+    pub(crate) bat: Bat,
+    pub(crate) batmap: Option<Batmap>,
+    pub(crate) regions: Vec<Region>,
+    pub(crate) header: Header,
+}
+
+impl Parts {
+    /// Reads and validates all tables of the disk with this `footer`.
+    pub(crate) fn read(host: &HostFile, footers: &Footers, footer: &Footer) -> Result<Self> {
+        let header = Header::read(host, footer, footers)?;
+        let layout = Layout::new(host, footers, footer, &header)?;
+        let mut regions = fixed_regions(&layout);
+        let batmap = match Batmap::find(host, footer, &layout, footers.file_length)? {
+            Found::Batmap(batmap) => Some(*batmap),
+            Found::None | Found::Broken(..) => None,
+        };
+        if let Some(batmap) = &batmap {
+            if batmap.is_encrypted() {
+                return Err(Error::new(ErrorKind::Unsupported, host.path(), "is encrypted by XenServer"));
+            }
+            regions.extend(batmap_regions(batmap));
+        }
+        if let Some((region, other)) = overlap(&regions) {
+            let why = format!("lies over {} at bytes {} to {}", other.name, other.start, other.end);
+            return Err(Error::corrupt(host.path(), region.name, region.start, why));
+        }
+        regions.extend(header.locators().filter_map(|locator| locator.region(footers.file_length)));
+        let bat = Bat::read(host, &layout)?;
+        if let Some(fault) = bat.faults(&layout, &regions, footers.data_end()).first() {
+            return Err(fault.error(host, &layout));
+        }
+        Ok(Self { layout, bat, batmap, regions, header })
+    }
+}
+
+/// The two parts of the file that a batmap takes.
+pub(crate) fn batmap_regions(batmap: &Batmap) -> [Region; 2] {
+    let (header, map) = (batmap.header_offset(), batmap.map_offset());
+    [
+        Region { name: "the batmap header", start: header, end: header + batmap::HEADER_SIZE },
+        Region { name: "the batmap", start: map, end: map + batmap.map_size() },
+    ]
+}
+
+impl Dynamic {
+    /// Opens the disk in `host`, with its parent through `chain`, and for writing if `writable`.
+    pub(crate) fn open(
+        host: HostFile,
+        footers: &Footers,
+        footer: &Footer,
+        parts: Parts,
+        writable: bool,
+        chain: &mut ChainContext,
+    ) -> Result<Self> {
+        let is_differencing = footer.kind() == Some(DiskKind::Differencing);
+        if writable && is_differencing {
+            let message = "is a differencing disk, which is read but not written";
+            return Err(Error::new(ErrorKind::Unsupported, host.path(), message)
+                .with_hint("flatten the chain into a new image and write to that"));
+        }
+        let parent = match is_differencing {
+            true => {
+                let reference = parent::reference(&host, &parts.header, footers.file_length)?;
+                Some(parent::open(&host, &reference, chain)?)
+            }
+            false => None,
+        };
+        let mut disk = Self {
+            host,
+            layout: parts.layout,
+            bat: RwLock::new(parts.bat),
+            bitmaps: BitmapCache::default(),
+            bits_reversed: footer.is_tap() && footer.creator_version() == 0x0000_0001,
+            parent,
+            writer: None,
+        };
+        if writable {
+            let writer = Writer::open(&disk, footers, footer, parts.batmap, &parts.regions)?;
+            disk.writer = Some(Mutex::new(writer));
+        }
+        Ok(disk)
+    }
+
+    /// The disk that was just laid out in `host`.
+    pub(super) fn created(host: HostFile, layout: Layout, bat: Bat, writer: Writer) -> Self {
+        Self {
+            host,
+            layout,
+            bat: RwLock::new(bat),
+            bitmaps: BitmapCache::default(),
+            bits_reversed: false,
+            parent: None,
+            writer: Some(Mutex::new(writer)),
+        }
+    }
+
+    /// The bitmap of an allocated block.
+    pub(super) fn bitmap(&self, block: u32, sector: u32) -> Result<Arc<Bitmap>> {
+        self.bitmaps.get(block, || {
+            let mut bytes = vec![0; self.layout.bitmap_size as usize];
+            self.host.read(&mut bytes, u64::from(sector) * 512, "a sector bitmap")?;
+            Ok(Bitmap::new(bytes, self.layout.block_size / 512, self.bits_reversed))
+        })
+    }
+
+    /// Where block data starts, for a block that starts at `sector`.
+    pub(super) fn data_offset(&self, sector: u32) -> u64 {
+        u64::from(sector) * 512 + self.layout.bitmap_size
+    }
+
+    /// Where the bytes from `offset` on come from, and for how many that holds. Never crosses from one allocated
+    /// block into another.
+    fn piece(&self, offset: u64) -> Result<(Source, u64)> {
+        let Layout { size, block_size, .. } = self.layout;
+        let block = (offset / block_size) as u32;
+        let within = offset % block_size;
+        let sector = {
+            let bat = read(&self.bat);
+            match bat.sector(block) {
+                Some(sector) => sector,
+                None => {
+                    let run = u64::from(bat.unused_run(block, u32::MAX)) * block_size;
+                    let source = if self.parent.is_some() { Source::Parent } else { Source::Hole };
+                    return Ok((source, (run - within).min(size - offset)));
+                }
+            }
+        };
+        let end = block_size.min(size - (offset - within));
+        let bitmap = self.bitmap(block, sector)?;
+        let (is_present, sectors) = bitmap.run(within / 512, end / 512);
+        let length = sectors * 512 - within % 512;
+        let source = match (is_present, &self.parent) {
+            (true, _) => Source::File(self.data_offset(sector) + within),
+            (false, Some(_)) => Source::Parent,
+            (false, None) => Source::Absent,
+        };
+        Ok((source, length))
+    }
+
+    /// What is known about a piece without reading its data.
+    fn extent_of(&self, source: Source, offset: u64, length: u64) -> Result<Extent> {
+        let extent = |kind, length| Extent { length, kind };
+        Ok(match (source, &self.parent) {
+            (Source::File(at), _) => {
+                let (has_data, length) = self.host.data_run(at, length)?;
+                extent(if has_data { ExtentKind::Data } else { ExtentKind::Zero }, length)
+            }
+            (Source::Absent, _) => extent(ExtentKind::Zero, length),
+            (Source::Parent, Some(parent)) if offset < parent.size() => {
+                let found = parent.extent_at(offset)?;
+                extent(found.kind, found.length.min(length))
+            }
+            (Source::Parent | Source::Hole, _) => extent(ExtentKind::Hole, length),
+        })
+    }
+
+    fn writer(&self) -> Result<&Mutex<Writer>> {
+        self.writer
+            .as_ref()
+            .ok_or_else(|| Error::new(ErrorKind::ReadOnly, self.host.path(), "was opened for reading only"))
+    }
+
+    fn check_range(&self, offset: u64, length: u64) -> Result<()> {
+        check_range(self.host.path(), self.layout.size, offset, length)
+    }
+}
+
+/// Where a run of guest bytes comes from.
+#[derive(Clone, Copy)]
+enum Source {
+    /// The file, from this byte on.
+    File(u64),
+    /// The parent, which may end before.
+    Parent,
+    /// An absent sector of an allocated block without a parent.
+    Absent,
+    /// A block without a place, without a parent.
+    Hole,
+}
+
+impl BlockDevice for Dynamic {
+    fn size(&self) -> u64 {
+        self.layout.size
+    }
+
+    fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
+        self.check_range(offset, buf.len() as u64)?;
+        while !buf.is_empty() {
+            let (source, length) = self.piece(offset)?;
+            let (now, later) = buf.split_at_mut((buf.len() as u64).min(length) as usize);
+            match (source, &self.parent) {
+                (Source::File(at), _) => self.host.read(now, at, "block data")?,
+                (Source::Parent, Some(parent)) => {
+                    let held = parent.size().saturating_sub(offset).min(now.len() as u64);
+                    let (held, beyond) = now.split_at_mut(held as usize);
+                    parent.read_at(held, offset.min(parent.size()))?;
+                    beyond.fill(0);
+                }
+                _ => now.fill(0),
+            }
+            offset += now.len() as u64;
+            buf = later;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {
+        let writer = self.writer()?;
+        self.check_range(offset, buf.len() as u64)?;
+        while !buf.is_empty() {
+            let within = offset % self.layout.block_size;
+            let length = (buf.len() as u64).min(self.layout.block_size - within);
+            let block = (offset / self.layout.block_size) as u32;
+            let sector = self.ready_sector(writer, block)?;
+            let (now, later) = buf.split_at(length as usize);
+            self.host.write(now, self.data_offset(sector) + within, "block data")?;
+            offset += length;
+            buf = later;
+        }
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.check_range(offset, 1)?;
+        let (source, length) = self.piece(offset)?;
+        let mut joined = self.extent_of(source, offset, length)?;
+        let mut is_whole = joined.length == length;
+        for _ in 1..PIECES_MAX {
+            let next = offset + joined.length;
+            if !is_whole || next >= self.layout.size {
+                break;
+            }
+            let (source, length) = self.piece(next)?;
+            let extent = self.extent_of(source, next, length)?;
+            if extent.kind != joined.kind {
+                break;
+            }
+            joined.length += extent.length;
+            is_whole = extent.length == length;
+        }
+        Ok(joined)
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> Result<()> {
+        let writer = self.writer()?;
+        self.check_range(offset, length)?;
+        if length == 0 {
+            return Ok(());
+        }
+        let first = (offset / self.layout.block_size) as u32;
+        let last = ((offset + length - 1) / self.layout.block_size) as u32;
+        lock(writer).allocate(self, first, last)
+    }
+
+    fn flush(&self) -> Result<()> {
+        match &self.writer {
+            Some(writer) => lock(writer).flush(self),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Dynamic {
+    /// The sector where `block` starts, after making sure that it has a place and that all of its sectors are
+    /// present, so that the data can be written without the lock.
+    fn ready_sector(&self, writer: &Mutex<Writer>, block: u32) -> Result<u32> {
+        let placed = read(&self.bat).sector(block);
+        if let Some(sector) = placed
+            && *self.bitmap(block, sector)? == Bitmap::Full
+        {
+            return Ok(sector);
+        }
+        lock(writer).make_ready(self, block)
+    }
+}

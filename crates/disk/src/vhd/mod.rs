@@ -1,0 +1,163 @@
+//! VHD, the format of XenServer, Hyper-V and Azure: fixed, dynamic and differencing.
+//!
+//! It follows the *Virtual Hard Disk Image Format Specification* 1.0 (Microsoft, 2006) and, where XenServer went
+//! its own way, libvhd of the blktap project. What we decided where readers differ is told in `docs/formats.md`.
+
+mod bat;
+mod batmap;
+mod bitmap;
+mod check;
+mod create;
+mod dynamic;
+mod footer;
+mod geometry;
+mod header;
+mod locator;
+mod parent;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::chain::{ChainContext, open_named_file};
+use crate::host::HostFile;
+use crate::open::{Format, ImageInfo};
+use crate::raw::Flat;
+use crate::{BlockDevice, Error, ErrorKind, Result};
+
+pub(crate) use check::check;
+pub(crate) use create::create;
+use dynamic::{Dynamic, Parts};
+pub(crate) use footer::DiskKind;
+use footer::{EPOCH, Footer, Footers};
+
+/// Opens a VHD of any kind.
+pub(crate) fn open(
+    file: File,
+    path: &Path,
+    writable: bool,
+    chain: &mut ChainContext,
+) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
+    open_host(HostFile::new(file, path), writable, chain)
+}
+
+fn open_host(
+    host: HostFile,
+    writable: bool,
+    chain: &mut ChainContext,
+) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
+    let footers = Footers::read(&host)?;
+    let footer = footers.effective_or_error(&host)?;
+    if footer.is_disabled() {
+        return Err(Error::new(ErrorKind::Unsupported, host.path(), "was disabled by XenServer"));
+    }
+    let Some(kind) = footer.kind() else {
+        let why = format!("{} is unknown", footer.kind_code());
+        return Err(Error::corrupt(
+            host.path(),
+            "disk type",
+            footers.trailing_offset.saturating_add(60),
+            why,
+        ));
+    };
+    let mut info = info(&footers, footer, kind);
+    if kind == DiskKind::Fixed {
+        check_fixed_length(&host, &footers, footer)?;
+        return Ok((Arc::new(Flat::new(host, footer.size(), writable)), info));
+    }
+    let parts = Parts::read(&host, &footers, footer)?;
+    info.details.push(("block size", parts.layout.block_size.to_string()));
+    info.details.push(("blocks", format!("{} of {}", parts.bat.allocated().count(), parts.layout.blocks)));
+    info.details.push(("batmap", if parts.batmap.is_some() { "yes" } else { "no" }.to_owned()));
+    if kind == DiskKind::Differencing {
+        info.details.push(("parent uuid", hyphenated(parts.header.parent_uuid())));
+    }
+    let disk = Dynamic::open(host, &footers, footer, parts, writable, chain)?;
+    Ok((Arc::new(disk), info))
+}
+
+fn check_fixed_length(host: &HostFile, footers: &Footers, footer: &Footer) -> Result<()> {
+    if footer.size() <= footers.data_end() {
+        return Ok(());
+    }
+    let at = footers.trailing_offset + 48;
+    let why = format!("{} bytes, but only {} lie before the footer", footer.size(), footers.data_end());
+    Err(Error::corrupt(host.path(), "footer current size", at, why))
+}
+
+fn info(footers: &Footers, footer: &Footer, kind: DiskKind) -> ImageInfo {
+    let creator: String = footer.creator().iter().map(|&byte| char::from(byte)).collect();
+    let (major, minor) = (footer.creator_version() >> 16, footer.creator_version() & 0xffff);
+    let geometry = footer.geometry();
+    let mut details = vec![
+        ("creator", format!("{} {major}.{minor}", creator.trim_end_matches(['\0', ' ']).escape_default())),
+        (
+            "geometry",
+            format!("{}/{}/{}", geometry.cylinders(), geometry.heads(), geometry.sectors_per_track()),
+        ),
+    ];
+    if footers.trailing.is_err() {
+        details.push(("footer", "lost; read from its copy at the start".to_owned()));
+    }
+    ImageInfo {
+        format: match kind {
+            DiskKind::Fixed => Format::VhdFixed,
+            DiskKind::Dynamic => Format::VhdDynamic,
+            DiskKind::Differencing => Format::VhdDifferencing,
+        },
+        size: footer.size(),
+        uuid: Some(footer.uuid()),
+        created: Some(EPOCH + i64::from(footer.timestamp())),
+        hidden: Some(footers.hidden(footer)),
+        details,
+    }
+}
+
+/// `00112233-4455-6677-8899-aabbccddeeff`.
+fn hyphenated(uuid: [u8; 16]) -> String {
+    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
+}
+
+/// The kind that a file claims to be; `None` when it holds no VHD cookie where one belongs.
+pub(crate) fn detect(host: &HostFile) -> Result<Option<DiskKind>> {
+    Ok(Footers::read(host)?.claimed_kind())
+}
+
+/// The uuid in the footer of `file`, if it is a VHD.
+pub(crate) fn uuid(file: &File, path: &Path) -> Result<Option<[u8; 16]>> {
+    let file = file.try_clone().map_err(|e| Error::io(path, "duplicate the file handle", e))?;
+    Ok(Footers::read(&HostFile::new(file, path))?.effective().map(Footer::uuid))
+}
+
+/// Sets or clears XenServer's `hidden` byte in every footer of the VHD at `path`, durably. A hidden leaf is
+/// deleted by the next garbage collection of its storage repository, a shown one becomes a managed VDI.
+///
+/// # Errors
+/// `Corrupt` when the footer at the end of the file is damaged: a disk that XenServer would not scan must not be
+/// shown to it.
+pub fn set_hidden(path: impl AsRef<Path>, hidden: bool) -> Result<()> {
+    let path = path.as_ref();
+    let host = HostFile::new(open_named_file(path, true)?, path);
+    let footers = Footers::read(&host)?;
+    let mut footer = match &footers.trailing {
+        Ok(footer) => footer.clone(),
+        Err(fault) => {
+            let at = footers.trailing_offset.saturating_add(fault.offset());
+            return Err(Error::corrupt(path, fault.field(), at, fault)
+                .with_hint("copy the image again, or repair it with vhd-util"));
+        }
+    };
+    footer.set_hidden(hidden);
+    if footer.kind() != Some(DiskKind::Fixed) {
+        host.write(footer.bytes(), 0, "the footer's copy")?;
+        // One footer is always whole.
+        host.sync()?;
+    }
+    let length = (footers.file_length - footers.trailing_offset) as usize;
+    host.write(&footer.bytes()[..length], footers.trailing_offset, "the footer")?;
+    host.sync()
+}

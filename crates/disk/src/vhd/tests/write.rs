@@ -1,0 +1,184 @@
+use super::build::Vhd;
+use super::*;
+use crate::testing::{conformance, conformance_read, pattern};
+use crate::{ErrorKind, ExtentKind};
+
+#[test]
+fn keeps_the_promises() {
+    for format in [Format::VhdDynamic, Format::VhdFixed, Format::Raw] {
+        let folder = Folder::new();
+        let number = std::cell::Cell::new(0);
+        conformance(|size| {
+            number.set(number.get() + 1);
+            folder.create(&number.get().to_string(), format, size)
+        });
+        // The same after the file was closed and opened again, which takes another way to the same state.
+        conformance(|size| {
+            number.set(number.get() + 1);
+            let name = number.get().to_string();
+            folder.create(&name, format, size).flush().unwrap();
+            open_writable(&folder.path(&name)).unwrap().device
+        });
+    }
+}
+
+#[test]
+fn a_foreign_dynamic_disk_is_written_to() {
+    // Its block is partial: what is absent must read as zero although the file holds 0x99 there.
+    for footer_length in [512, 511, 0] {
+        let folder = Folder::new();
+        let vhd = Vhd { footer_length, ..Vhd::dynamic(9 * MIB) }.block(1, &[0xf0], 0x99);
+        let path = folder.file("a.vhd", &vhd.bytes());
+        let mut model = vec![0; 9 << 20];
+        model[2 << 20..(2 << 20) + 2048].fill(0x99);
+        let image = open_writable(&path).unwrap();
+        conformance_read(&*image.device, &model);
+        for (offset, length) in [((2 << 20) + 5000, 100), ((6 << 20) - 7, 20), (0, 1)] {
+            let bytes = pattern(1, offset, length);
+            image.device.write_at(&bytes, offset).unwrap();
+            model[offset as usize..offset as usize + length].copy_from_slice(&bytes);
+        }
+        image.device.flush().unwrap();
+        drop(image);
+        conformance_read(&*open(&path).unwrap().device, &model);
+    }
+}
+
+#[test]
+fn the_same_allocation_gives_the_same_file() {
+    let blocks = [0, 1, 4, 5, 9];
+    let at_once = Folder::new();
+    let disk = at_once.create("a", Format::VhdDynamic, 20 * MIB);
+    for block in blocks {
+        disk.allocate(block * 2 * MIB, 1).unwrap();
+    }
+    for block in blocks.into_iter().rev() {
+        disk.write_at(&pattern(block, 0, 5000), block * 2 * MIB + 300).unwrap();
+    }
+    disk.flush().unwrap();
+
+    // Written as it comes, flushed often, killed and continued.
+    let in_steps = Folder::new();
+    let mut disk = in_steps.create("a", Format::VhdDynamic, 20 * MIB);
+    for block in blocks {
+        disk.write_at(&pattern(block, 0, 5000), block * 2 * MIB + 300).unwrap();
+        disk.flush().unwrap();
+        // These never reach the table: the process dies here.
+        disk.write_at(&[0xee; 4096], 16 * MIB).unwrap();
+        disk.write_at(&[0xee; 4096], 14 * MIB).unwrap();
+        drop(disk);
+        disk = open_writable(&in_steps.path("a")).unwrap().device;
+    }
+    drop(disk);
+    let (a, b) = (at_once.path("a"), in_steps.path("a"));
+    assert!(std::fs::read(&a).unwrap() == std::fs::read(&b).unwrap());
+    assert!(crate::check(&a, &OpenOptions::default()).unwrap().is_empty());
+}
+
+#[test]
+fn block_data_is_aligned_and_sparse() {
+    let folder = Folder::new();
+    let disk = folder.create("a.vhd", Format::VhdDynamic, 64 * MIB);
+    disk.allocate(0, 64 * MIB).unwrap();
+    disk.write_at(&[1], 33 * MIB).unwrap();
+    disk.flush().unwrap();
+    let bytes = std::fs::read(folder.path("a.vhd")).unwrap();
+    for entry in bytes[1536..1536 + 128].chunks(4) {
+        let sector = u32::from_be_bytes(entry.try_into().unwrap());
+        assert_eq!((u64::from(sector) * 512 + 512) % 4096, 0);
+    }
+    let used =
+        std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(folder.path("a.vhd")).unwrap()) * 512;
+    assert!(used < 2 * MIB, "{used} bytes for one");
+    assert_eq!(disk.extent_at(0).unwrap().kind, ExtentKind::Zero);
+    assert_eq!(disk.extent_at(33 * MIB).unwrap().kind, ExtentKind::Data);
+}
+
+#[test]
+fn what_a_vhd_cannot_hold_is_refused_and_leaves_no_file() {
+    let folder = Folder::new();
+    let path = folder.path("a.vhd");
+    for format in [Format::VhdDynamic, Format::VhdFixed] {
+        let nil = CreateOptions { uuid: [0; 16], ..options(format, 512) };
+        for options in [options(format, 513), options(format, (2040 << 30) + 512), nil] {
+            assert_eq!(crate::create(&path, &options).err().unwrap().kind(), ErrorKind::Invalid);
+            assert!(!path.exists());
+        }
+    }
+    let differencing = options(Format::VhdDifferencing, 512);
+    assert_eq!(crate::create(&path, &differencing).err().unwrap().kind(), ErrorKind::Unsupported);
+    folder.create("a.vhd", Format::VhdDynamic, 512);
+    let again = crate::create(&path, &options(Format::Raw, 512)).err().unwrap();
+    assert_eq!(again.kind(), ErrorKind::Io);
+    assert_eq!(crate::detect(&path).unwrap(), Format::VhdDynamic, "the file that was there is still there");
+}
+
+#[test]
+fn the_largest_disk() {
+    let folder = Folder::new();
+    let disk = folder.create("a.vhd", Format::VhdDynamic, 2040 << 30);
+    let end = (2040 << 30) - 3;
+    disk.write_at(&[7; 3], end).unwrap();
+    disk.flush().unwrap();
+    let image = open(&folder.path("a.vhd")).unwrap();
+    assert_eq!(image.device.extent_at(0).unwrap().length, (2040 << 30) - 2 * MIB);
+    let mut bytes = [0; 3];
+    image.device.read_at(&mut bytes, end).unwrap();
+    assert_eq!(bytes, [7; 3]);
+    assert!(crate::check(folder.path("a.vhd"), &OpenOptions::default()).unwrap().is_empty());
+}
+
+#[test]
+fn a_file_that_was_opened_for_reading_is_not_written() {
+    let folder = Folder::new();
+    for format in [Format::VhdDynamic, Format::VhdFixed, Format::Raw] {
+        let name = format!("{format:?}");
+        folder.create(&name, format, 4096).flush().unwrap();
+        let image = open(&folder.path(&name)).unwrap();
+        assert_eq!(image.device.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
+        assert_eq!(image.device.allocate(0, 1).unwrap_err().kind(), ErrorKind::ReadOnly);
+        image.device.flush().unwrap();
+    }
+    folder.file("parent.vhd", &Vhd::dynamic(2 * MIB).bytes());
+    let child = folder.file("child.vhd", &Vhd::differencing(2 * MIB).bytes());
+    assert_eq!(open_writable(&child).err().unwrap().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn hidden_is_set_in_both_footers() {
+    let folder = Folder::new();
+    for format in [Format::VhdDynamic, Format::VhdFixed] {
+        let name = format!("{format:?}");
+        folder.create(&name, format, 2 * MIB).flush().unwrap();
+        let path = folder.path(&name);
+        for hidden in [true, false] {
+            crate::set_hidden(&path, hidden).unwrap();
+            assert_eq!(open(&path).unwrap().info.hidden, Some(hidden));
+            assert!(crate::check(&path, &OpenOptions::default()).unwrap().is_empty());
+        }
+    }
+    let short = folder.file("short.vhd", &Vhd { footer_length: 511, ..Vhd::dynamic(2 * MIB) }.bytes());
+    crate::set_hidden(&short, true).unwrap();
+    assert_eq!(open(&short).unwrap().info.hidden, Some(true));
+    let lost = folder.file("lost.vhd", &Vhd { footer_length: 0, ..Vhd::dynamic(2 * MIB) }.bytes());
+    assert_eq!(crate::set_hidden(&lost, true).err().unwrap().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn the_time_is_never_in_the_future() {
+    let folder = Folder::new();
+    for (created, expected) in
+        [(1_700_000_000, Some(1_700_000_000)), (0, Some(946_684_800)), (i64::MAX, None)]
+    {
+        let path = folder.path(&created.to_string());
+        let options = CreateOptions { created, ..options(Format::VhdFixed, 512) };
+        crate::create(&path, &options).unwrap();
+        let got = open(&path).unwrap().info.created.unwrap();
+        match expected {
+            Some(expected) => assert_eq!(got, expected),
+            None => assert!(
+                crate::check(&path, &OpenOptions::default()).unwrap().is_empty() && got > 1_700_000_000
+            ),
+        }
+    }
+}
