@@ -1,0 +1,335 @@
+//! A tree in a file: random access by level and index, sparse where the disk is zero, small in memory whatever
+//! the disk's size. Byte layout in `docs/tree-and-version.md`.
+//!
+//! The same layout serves as the cache beside an image, and as the scratch tree of a transfer that is still
+//! being walked. Ids are all-zero bytes for zero content, so untouched parts are file holes.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::chunk::{BLOCKS_PER_CHUNK, ChunkId};
+use crate::error::{Error, Result};
+use crate::shape::{DISK_SIZE_MAX, FANOUT, Root, Shape, node_id};
+
+const MAGIC: &[u8; 8] = b"GWTREE\r\n";
+const FORMAT_VERSION: u32 = 1;
+/// The header's place; levels start here, each aligned to it.
+const PAGE: u64 = 4096;
+const HEADER_LENGTH: usize = 136;
+/// Bytes of fingerprints per chunk: the low 32 bits of each block's hash.
+const FINGERPRINTS_LENGTH: u64 = BLOCKS_PER_CHUNK as u64 * 4;
+
+/// An open tree file.
+#[derive(Debug)]
+pub struct TreeFile {
+    file: File,
+    path: PathBuf,
+    shape: Shape,
+    /// Where each level starts, then where the fingerprints start.
+    starts: Vec<u64>,
+}
+
+/// What the header seals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// The content's digest.
+    pub root: Root,
+    /// What the tree was made from: the digest of the files' identities.
+    pub key: [u8; 32],
+    /// Chunks that are not zero.
+    pub chunks_used: u64,
+}
+
+impl TreeFile {
+    /// A new, empty (all-zero) tree at `path`, replacing what is there.
+    ///
+    /// # Errors
+    /// `TreeFile` when the file cannot be made.
+    pub fn create(path: &Path, shape: Shape) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        // Never through a link that somebody left there.
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = options.open(path).map_err(|source| error("create", path, source))?;
+        let tree = Self::over(file, path, shape);
+        tree.file.set_len(tree.length()).map_err(|source| error("size", path, source))?;
+        Ok(tree)
+    }
+
+    /// Opens a tree file, sealed or not. A seal that does not fit its own checksum is `DamagedTree`.
+    ///
+    /// # Errors
+    /// `TreeFile`, `DamagedTree`.
+    pub fn open(path: &Path, size: u64) -> Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
+        let file = match options.open(path) {
+            // A reader without write permission may still use what others made.
+            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => File::open(path),
+            other => other,
+        }
+        .map_err(|source| error("open", path, source))?;
+        let shape = Shape::new(size).ok_or_else(|| damaged(path, "the disk is larger than 64 TiB"))?;
+        let tree = Self::over(file, path, shape);
+        let length = tree.file.metadata().map_err(|source| error("stat", path, source))?.len();
+        if length != tree.length() {
+            return Err(damaged(path, format!("{length} bytes long instead of {}", tree.length())));
+        }
+        Ok(tree)
+    }
+
+    /// The disk size that the header at `path` claims.
+    ///
+    /// # Errors
+    /// `TreeFile`, `DamagedTree`.
+    pub fn claimed_size(path: &Path) -> Result<u64> {
+        let file = File::open(path).map_err(|source| error("open", path, source))?;
+        let mut header = [0; HEADER_LENGTH];
+        file.read_exact_at(&mut header, 0).map_err(|source| error("read", path, source))?;
+        let size = u64_at(&header, 16);
+        if &header[..8] != MAGIC || size > DISK_SIZE_MAX {
+            return Err(damaged(path, "no tree header"));
+        }
+        Ok(size)
+    }
+
+    fn over(file: File, path: &Path, shape: Shape) -> Self {
+        let mut starts = vec![PAGE];
+        let mut end = PAGE;
+        for level in 0..shape.levels() {
+            end += (shape.count(level) * 32).next_multiple_of(PAGE);
+            starts.push(end);
+        }
+        Self { file, path: path.to_owned(), shape, starts }
+    }
+
+    fn length(&self) -> u64 {
+        self.starts[self.shape.levels()] + self.shape.chunks() * FINGERPRINTS_LENGTH
+    }
+
+    /// The geometry.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// Where the file is, or was before it was renamed or unlinked.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ids `range` of `level`.
+    ///
+    /// # Errors
+    /// `TreeFile` on a failed read; `DamagedTree` for a range outside of the level.
+    pub fn ids(&self, level: usize, range: std::ops::Range<u64>) -> Result<Vec<ChunkId>> {
+        self.check(level, &range)?;
+        let count = (range.end - range.start) as usize;
+        let mut bytes = vec![0; count * 32];
+        let at = self.starts[level] + range.start * 32;
+        self.file.read_exact_at(&mut bytes, at).map_err(|source| error("read", &self.path, source))?;
+        let (ids, _) = bytes.as_chunks::<32>();
+        Ok(ids.iter().map(|id| ChunkId(*id)).collect())
+    }
+
+    /// One id.
+    ///
+    /// # Errors
+    /// As [`ids`](Self::ids).
+    pub fn id(&self, level: usize, index: u64) -> Result<ChunkId> {
+        self.ids(level, index..index.saturating_add(1)).map(|ids| ids[0])
+    }
+
+    /// The id at the top.
+    ///
+    /// # Errors
+    /// As [`ids`](Self::ids).
+    pub fn top(&self) -> Result<ChunkId> {
+        self.id(self.shape.levels() - 1, 0)
+    }
+
+    /// Writes ids from `first` on. Zero ids over a hole keep the hole.
+    ///
+    /// # Errors
+    /// `TreeFile`, `DamagedTree` for a range outside of the level.
+    pub fn set_ids(&self, level: usize, first: u64, ids: &[ChunkId]) -> Result<()> {
+        self.check(level, &(first..first.saturating_add(ids.len() as u64)))?;
+        let mut bytes = Vec::with_capacity(ids.len() * 32);
+        ids.iter().for_each(|id| bytes.extend_from_slice(&id.0));
+        let at = self.starts[level] + first * 32;
+        self.file.write_all_at(&bytes, at).map_err(|source| error("write", &self.path, source))
+    }
+
+    /// The low halves of the block hashes of chunks `range`, 16 a chunk; 0 where nothing is known or the block
+    /// is zero.
+    ///
+    /// # Errors
+    /// `TreeFile`, `DamagedTree` for a range outside of the disk.
+    pub fn fingerprints(&self, range: std::ops::Range<u64>) -> Result<Vec<u32>> {
+        self.check(0, &range)?;
+        let mut bytes = vec![0; ((range.end - range.start) * FINGERPRINTS_LENGTH) as usize];
+        let at = self.starts[self.shape.levels()] + range.start * FINGERPRINTS_LENGTH;
+        self.file.read_exact_at(&mut bytes, at).map_err(|source| error("read", &self.path, source))?;
+        let (words, _) = bytes.as_chunks::<4>();
+        Ok(words.iter().map(|word| u32::from_le_bytes(*word)).collect())
+    }
+
+    /// Writes fingerprints from chunk `first` on, 16 a chunk.
+    ///
+    /// # Errors
+    /// `TreeFile`, `DamagedTree` for a range outside of the disk.
+    pub fn set_fingerprints(&self, first: u64, words: &[u32]) -> Result<()> {
+        self.check(0, &(first..first.saturating_add((words.len() / BLOCKS_PER_CHUNK) as u64)))?;
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let at = self.starts[self.shape.levels()] + first * FINGERPRINTS_LENGTH;
+        self.file.write_all_at(&bytes, at).map_err(|source| error("write", &self.path, source))
+    }
+
+    /// Computes levels 2 and up from level 1 and returns the root. Level 1 is filled by whoever fills level 0.
+    ///
+    /// # Errors
+    /// `TreeFile`.
+    pub fn close_upper_levels(&self) -> Result<Root> {
+        for level in 2..self.shape.levels() {
+            for index in 0..self.shape.count(level) {
+                let children = self.ids(level - 1, self.shape.children(level, index))?;
+                let id = node_id(level, &children);
+                if !id.is_zero() {
+                    self.set_ids(level, index, &[id])?;
+                }
+            }
+        }
+        Ok(self.shape.root(&self.top()?))
+    }
+
+    /// Checks every node below the root, top down, skipping zero subtrees.
+    ///
+    /// # Errors
+    /// `DamagedTree` for the first node that does not have its id, `TreeFile`.
+    pub fn verify(&self, root: &Root) -> Result<()> {
+        if self.shape.root(&self.top()?) != *root {
+            return Err(damaged(&self.path, "the top does not give the root"));
+        }
+        for level in (1..self.shape.levels()).rev() {
+            let count = self.shape.count(level);
+            for first in (0..count).step_by(FANOUT as usize) {
+                let ids = self.ids(level, first..(first + FANOUT).min(count))?;
+                for (index, id) in (first..).zip(&ids).filter(|(_, id)| !id.is_zero()) {
+                    let children = self.ids(level - 1, self.shape.children(level, index))?;
+                    if node_id(level, &children) != *id {
+                        return Err(damaged(&self.path, format!("node {index} of level {level}")));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the header. The file is a usable cache from here on.
+    ///
+    /// # Errors
+    /// `TreeFile`.
+    pub fn seal(&self, seal: &Seal) -> Result<()> {
+        let mut header = [0; HEADER_LENGTH];
+        header[..8].copy_from_slice(MAGIC);
+        header[8..12].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header[16..24].copy_from_slice(&self.shape.size().to_le_bytes());
+        header[24..32].copy_from_slice(&seal.chunks_used.to_le_bytes());
+        header[32..64].copy_from_slice(&seal.root.0);
+        header[64..96].copy_from_slice(&seal.key);
+        let checksum = *blake3::hash(&header[..96]).as_bytes();
+        header[96..128].copy_from_slice(&checksum);
+        self.file.write_all_at(&header, 0).map_err(|source| error("seal", &self.path, source))
+    }
+
+    /// What the header seals.
+    ///
+    /// # Errors
+    /// `DamagedTree` for an unsealed file, a wrong checksum, another version or another disk size.
+    pub fn read_seal(&self) -> Result<Seal> {
+        let mut header = [0; HEADER_LENGTH];
+        self.file.read_exact_at(&mut header, 0).map_err(|source| error("read", &self.path, source))?;
+        let fits = &header[..8] == MAGIC
+            && header[8..12] == FORMAT_VERSION.to_le_bytes()
+            && header[96..128] == *blake3::hash(&header[..96]).as_bytes()
+            && u64_at(&header, 16) == self.shape.size();
+        if !fits {
+            return Err(damaged(&self.path, "the header is not sealed for this disk"));
+        }
+        Ok(Seal {
+            root: Root(array_at(&header, 32)),
+            key: array_at(&header, 64),
+            chunks_used: u64_at(&header, 24),
+        })
+    }
+
+    /// Makes the file durable.
+    ///
+    /// # Errors
+    /// `TreeFile`.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(|source| error("sync", &self.path, source))
+    }
+
+    fn check(&self, level: usize, range: &std::ops::Range<u64>) -> Result<()> {
+        if range.start > range.end || range.end > self.shape.count(level) {
+            return Err(damaged(&self.path, format!("ids {range:?} of level {level} do not exist")));
+        }
+        Ok(())
+    }
+}
+
+fn error(doing: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::TreeFile { doing, path: path.to_owned(), source }
+}
+
+fn damaged(path: &Path, why: impl Into<String>) -> Error {
+    Error::DamagedTree { path: path.to_owned(), why: why.into() }
+}
+
+fn array_at<const N: usize>(bytes: &[u8; HEADER_LENGTH], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[at..at + N]);
+    array
+}
+
+fn u64_at(bytes: &[u8; HEADER_LENGTH], at: usize) -> u64 {
+    u64::from_le_bytes(array_at(bytes, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_file_opens_and_a_flipped_bit_does_not_pass() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tree");
+        let shape = Shape::new(40 << 20).unwrap();
+        let tree = TreeFile::create(&path, shape.clone()).unwrap();
+        let ids = [ChunkId([1; 32]), ChunkId([2; 32])];
+        tree.set_ids(0, 300, &ids).unwrap();
+        let children = tree.ids(0, shape.children(1, 1)).unwrap();
+        tree.set_ids(1, 1, &[node_id(1, &children)]).unwrap();
+        let root = tree.close_upper_levels().unwrap();
+        let seal = Seal { root, key: [9; 32], chunks_used: 2 };
+        tree.seal(&seal).unwrap();
+        let opened = TreeFile::open(&path, 40 << 20).unwrap();
+        assert_eq!(opened.read_seal().unwrap(), seal);
+        opened.verify(&root).unwrap();
+        assert_eq!(TreeFile::claimed_size(&path).unwrap(), 40 << 20);
+
+        let bytes = std::fs::read(&path).unwrap();
+        for position in [0, 9, 17, 25, 40, 70, 100, PAGE as usize + 300 * 32] {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1;
+            std::fs::write(&path, &damaged).unwrap();
+            let tree = TreeFile::open(&path, 40 << 20).unwrap();
+            let passes = tree.read_seal().is_ok_and(|seal| tree.verify(&seal.root).is_ok());
+            assert!(!passes, "byte {position}");
+        }
+        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        assert!(TreeFile::open(&path, 40 << 20).is_err());
+    }
+}
