@@ -1,0 +1,412 @@
+//! Reaching a host: run the user's own `ssh`, find or install the agent there, shake hands.
+//!
+//! One connection does it all, so that a password or a touch is asked for once. The remote side runs a short
+//! `sh` script: if the agent of exactly our build lies in the user's cache it becomes that; otherwise it says
+//! what machine it is and waits; we send the program for that machine; it goes to a temporary file, proves its
+//! own digest (which also proves that it runs there), is renamed into place, and takes over. Layout and words
+//! are in `docs/protocol.md`.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use goldwire_stdx::to_hex;
+
+use crate::failure::Result;
+use crate::link::{Link, Throttle};
+use crate::wire::{
+    Failure, FailureKind, Frame, Hello, Kind, NOISE_MAX, PREAMBLE, PROTOCOL_VERSION, WireError,
+};
+
+/// How long a host may take to answer, password prompts included.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How much of what `ssh` says is kept for an error message.
+const STDERR_KEPT: usize = 2048;
+
+/// The agent's program for one kind of machine.
+#[derive(Clone)]
+pub struct Program {
+    /// As `uname -m` says it, such as `x86_64`.
+    pub machine: String,
+    /// The executable.
+    pub bytes: Arc<Vec<u8>>,
+}
+
+impl Program {
+    /// The program in `bytes`, if they are an ELF executable for a machine that we can name (ELF header:
+    /// `e_machine` at byte 18).
+    pub fn from_elf(bytes: Vec<u8>) -> Option<Self> {
+        let machine = match (bytes.get(..6)?, bytes.get(18..20)?) {
+            (b"\x7fELF\x02\x01", [62, 0]) => "x86_64",
+            (b"\x7fELF\x02\x01", [183, 0]) => "aarch64",
+            _ => return None,
+        };
+        Some(Self { machine: machine.to_owned(), bytes: Arc::new(bytes) })
+    }
+}
+
+/// How to start an agent on this machine, and what to install on others.
+#[derive(Clone)]
+pub struct Agents {
+    /// The command of a local agent.
+    pub local: Vec<PathBuf>,
+    /// The programs at hand.
+    pub programs: Vec<Program>,
+    /// Prefix lines from `ssh`'s standard error with the host and pass them on to ours.
+    pub echo_stderr: bool,
+}
+
+/// A reached agent: its process, its greeting, and its byte stream, not yet framed.
+pub(crate) struct Dialed {
+    /// What it said about itself.
+    pub hello: Hello,
+    /// The process that carries the connection.
+    pub process: Process,
+    reader: BufReader<ChildStdout>,
+    writer: ChildStdin,
+}
+
+/// The local end of a connection. Dropping it kills `ssh`, and with it the remote agent.
+#[derive(Clone)]
+pub(crate) struct Process {
+    child: Arc<Mutex<Child>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Process {
+    /// Whether both are the same process.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.child, &other.child)
+    }
+
+    /// Ends the connection at once.
+    pub(crate) fn kill(&self) {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        // An error means that it is gone already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// The last that the process wrote to standard error.
+    pub(crate) fn last_words(&self) -> String {
+        let bytes = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+
+    /// Waits a moment for the process to end by itself; its exit code if it did.
+    fn exit_code(&self) -> Option<i32> {
+        for _ in 0..50 {
+            let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            match child.try_wait() {
+                Ok(Some(status)) => return status.code(),
+                Ok(None) => {}
+                Err(_) => return None,
+            }
+            drop(child);
+            thread::sleep(Duration::from_millis(20));
+        }
+        None
+    }
+}
+
+impl Dialed {
+    /// Turns the connection into a link.
+    pub(crate) fn into_link(
+        self,
+        throttle: Arc<Throttle>,
+        on_frame: impl FnMut(Result<Option<Frame>, WireError>) + Send + 'static,
+    ) -> (Link, Process, Hello) {
+        (Link::start(self.reader, self.writer, throttle, on_frame), self.process, self.hello)
+    }
+}
+
+/// Reaches the agent behind `ssh` (the complete command up to and including the host; empty: this machine).
+///
+/// # Errors
+/// What `ssh` or the remote side said.
+pub(crate) fn dial(ssh: &[String], host: &str, agents: &Agents, note: &dyn Fn(&Process)) -> Result<Dialed> {
+    if ssh.is_empty() {
+        let (program, arguments) =
+            agents.local.split_first().ok_or_else(|| invalid("no local agent is known"))?;
+        let mut command = Command::new(program);
+        // In a group of its own, so that Ctrl-C at the terminal reaches us alone and we can stop it in order.
+        std::os::unix::process::CommandExt::process_group(command.args(arguments), 0);
+        return match connect(command, host, agents, note, None)? {
+            Connected::Agent(dialed) => Ok(dialed),
+            Connected::Damaged(_) => Err(invalid("the local agent does not answer as one")),
+        };
+    }
+    let mut last = None;
+    for force in [false, true] {
+        // Which program the machine needs is not known yet; each has its own name in the cache.
+        for program in &agents.programs {
+            let digest = digest_of(&program.bytes);
+            let mut command = Command::new(&ssh[0]);
+            command.args(&ssh[1..]).arg(remote_script(&digest, force));
+            match connect(command, host, agents, note, Some((program, &digest)))? {
+                Connected::Agent(dialed) => return Ok(dialed),
+                Connected::Damaged(why) => last = Some(why),
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| {
+        invalid("this goldwire carries no agent for other machines")
+            .hint("build it with `make build`, or name one with --agent-program")
+    }))
+}
+
+enum Connected {
+    Agent(Dialed),
+    /// Something answered, but not as our agent: worth a fresh installation.
+    Damaged(Failure),
+}
+
+fn connect(
+    mut command: Command,
+    host: &str,
+    agents: &Agents,
+    note: &dyn Fn(&Process),
+    program: Option<(&Program, &str)>,
+) -> Result<Connected> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let shown = command.get_program().to_string_lossy().into_owned();
+    let mut child = command.spawn().map_err(|error| Failure::io(format!("start {shown}"), &error))?;
+    let (Some(mut writer), Some(stdout), Some(stderr)) =
+        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+    else {
+        return Err(invalid("a child process without pipes"));
+    };
+    widen(&writer, &stdout);
+    let process = Process { child: Arc::new(Mutex::new(child)), stderr: Arc::default() };
+    note(&process);
+    let echo = agents.echo_stderr.then(|| host.to_owned());
+    let kept = Arc::clone(&process.stderr);
+    let listener = thread::spawn(move || keep_stderr(stderr, &kept, echo.as_deref()));
+
+    let (answered, is_answered) = crossbeam_channel::bounded::<()>(1);
+    let watched = process.clone();
+    thread::spawn(move || {
+        if is_answered.recv_timeout(DIAL_TIMEOUT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            watched.kill();
+        }
+    });
+    let started = Instant::now();
+    let mut reader = BufReader::with_capacity(256 * 1024, stdout);
+    let outcome = shake_hands(&mut reader, &mut writer, program);
+    let _ = answered.send(());
+    match outcome {
+        Ok(hello) => {
+            let is_ours = hello.protocol == PROTOCOL_VERSION
+                && program.is_none_or(|(_, digest)| to_hex(&hello.program).starts_with(digest));
+            if is_ours {
+                return Ok(Connected::Agent(Dialed { hello, process, reader, writer }));
+            }
+            process.kill();
+            Ok(Connected::Damaged(invalid(format!("the agent on {host} is damaged or of another build"))))
+        }
+        Err(Greeting::Failed(failure)) => {
+            process.kill();
+            Err(failure.context(format!("reach {host}")))
+        }
+        Err(Greeting::Ended(noise)) => {
+            // It was started and did not speak: an empty file, a torn one, anything that is no agent.
+            let was_started = program.is_some() && noise.contains(HAS_AGENT);
+            if started.elapsed() >= DIAL_TIMEOUT {
+                let failure =
+                    invalid(format!("reach {host}: no answer within {} seconds", DIAL_TIMEOUT.as_secs()));
+                return Err(failure.hint(format!("check that `{shown}` reaches it without questions")));
+            }
+            let code = process.exit_code();
+            process.kill();
+            // Its last words may still be in the pipe, which a ControlMaster that stays behind can hold open.
+            for _ in 0..50 {
+                if listener.is_finished() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            let said = process.last_words();
+            let mut failure = Failure::new(FailureKind::Disconnected, format!("reach {host}: {shown} ended"));
+            if let Some(code) = code {
+                failure.chain[0] += &format!(" with exit code {code}");
+            }
+            if !said.is_empty() {
+                failure.chain.push(said);
+            } else if !noise.is_empty() {
+                failure.chain.push(format!("it printed {noise:?}"));
+            }
+            // 126 and 127 are the shell's words for a program that cannot be run or found.
+            if was_started || matches!(code, Some(126 | 127)) {
+                return Ok(Connected::Damaged(failure));
+            }
+            Err(failure.hint(format!(
+                "try `{shown} {host} true` by hand; goldwire uses your own ssh and its settings"
+            )))
+        }
+    }
+}
+
+enum Greeting {
+    Failed(Failure),
+    /// The stream ended; what was printed until then.
+    Ended(String),
+}
+
+const HAS_AGENT: &str = "GOLDWIRE-HAS-AGENT";
+const NEEDS_AGENT: &[u8] = b"GOLDWIRE-NEEDS-AGENT ";
+const INSTALL_FAILED: &[u8] = b"GOLDWIRE-INSTALL-FAILED";
+
+/// Waits for the agent's preamble, installing it on the way if it is missing.
+fn shake_hands(
+    reader: &mut BufReader<impl Read>,
+    writer: &mut impl Write,
+    program: Option<(&Program, &str)>,
+) -> Result<Hello, Greeting> {
+    let mut noise = Vec::new();
+    let mut is_installed = false;
+    loop {
+        let mut byte = [0];
+        match reader.read(&mut byte) {
+            Ok(1) => noise.push(byte[0]),
+            _ => {
+                return Err(Greeting::Ended(
+                    String::from_utf8_lossy(&noise[noise.len().saturating_sub(500)..]).trim().to_owned(),
+                ));
+            }
+        }
+        if noise.len() > NOISE_MAX {
+            return Err(Greeting::Failed(
+                invalid("the login shell prints so much that no agent can be heard")
+                    .hint("let the shell's start-up files print nothing when they are not interactive"),
+            ));
+        }
+        if noise.ends_with(PREAMBLE) {
+            break;
+        }
+        if noise.ends_with(INSTALL_FAILED) {
+            return Err(Greeting::Failed(
+                invalid("the agent could not be installed in the user's cache there").hint(
+                    "its folder ($XDG_CACHE_HOME or ~/.cache) must be writable and allow programs to run",
+                ),
+            ));
+        }
+        if noise.ends_with(NEEDS_AGENT) && !is_installed {
+            is_installed = true;
+            let mut line = String::new();
+            let read = reader.by_ref().take(200).read_line(&mut line);
+            let (Ok(_), Some((program, _))) = (read, program) else {
+                return Err(Greeting::Ended(String::new()));
+            };
+            let line = line.trim();
+            if line != format!("Linux {}", program.machine) {
+                return Err(Greeting::Failed(
+                    invalid(format!(
+                        "the host is a {line}; the agent at hand is for Linux {}",
+                        program.machine
+                    ))
+                    .hint("build an agent for that machine and name it with --agent-program"),
+                ));
+            }
+            let sent = writeln!(writer, "{}", program.bytes.len())
+                .and_then(|()| writer.write_all(&program.bytes))
+                .and_then(|()| writer.flush());
+            if sent.is_err() {
+                return Err(Greeting::Ended("the connection broke while the agent was installed".into()));
+            }
+        }
+    }
+    match Frame::read(reader) {
+        Ok(Some(frame)) if frame.kind == Kind::Hello => {
+            frame.message("greeting").map_err(|error| Greeting::Failed(error.into()))
+        }
+        _ => Err(Greeting::Ended("a greeting that is none".into())),
+    }
+}
+
+/// What the remote login shell is told. One line without single quotes, so that any shell passes it on whole.
+/// `read` takes its line byte by byte and `head -c` stops where it should, so the program's bytes go nowhere else.
+fn remote_script(digest: &str, force: bool) -> String {
+    let remove = if force { "rm -f \"$a\"; " } else { "" };
+    format!(
+        "exec sh -c 'd=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/goldwire\"; a=\"$d/agent-{digest}\"; {remove}\
+         if [ -x \"$a\" ]; then echo; echo {HAS_AGENT}; exec \"$a\" --stdio; fi; \
+         echo; echo GOLDWIRE-NEEDS-AGENT $(uname -s) $(uname -m); read -r n || exit 3; umask 077; \
+         mkdir -p \"$d\" && t=$(mktemp \"$d/.agent.XXXXXXXX\") && head -c \"$n\" >\"$t\" && chmod 700 \"$t\" && \
+         \"$t\" --self-check {digest} && mv -f \"$t\" \"$a\" && exec \"$a\" --stdio; \
+         rm -f \"$t\"; echo; echo GOLDWIRE-INSTALL-FAILED; exit 4'"
+    )
+}
+
+/// The name of a program in the cache: enough of its BLAKE3 to be unique and unforgeable.
+pub fn digest_of(program: &[u8]) -> String {
+    to_hex(&blake3::hash(program).as_bytes()[..16])
+}
+
+/// The command that reaches `destination`: the user's, then what suits a bulk transfer. Ciphers are only put in
+/// another order, the fast ones of this machine first: what the user's settings do not allow stays forbidden.
+pub(crate) fn ssh_command(user_command: &[String], destination: &str) -> Vec<String> {
+    let mut command = user_command.to_vec();
+    if let Some(ciphers) = preferred_ciphers(user_command, destination) {
+        command.extend(["-o".into(), format!("Ciphers={ciphers}"), "-o".into(), "Compression=no".into()]);
+    }
+    command.extend(["-T".into(), "--".into(), destination.into()]);
+    command
+}
+
+fn preferred_ciphers(user_command: &[String], destination: &str) -> Option<String> {
+    let (program, arguments) = user_command.split_first()?;
+    let output = Command::new(program)
+        .args(arguments)
+        .args(["-G", "--", destination])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    let settings = String::from_utf8(output.stdout).ok()?;
+    let allowed = settings.lines().find_map(|line| line.strip_prefix("ciphers "))?;
+    if !has_aes_instructions() {
+        return None;
+    }
+    let (mut fast, slow): (Vec<&str>, Vec<&str>) =
+        allowed.trim().split(',').partition(|cipher| cipher.contains("-gcm@openssh.com"));
+    fast.extend(slow);
+    Some(fast.join(","))
+}
+
+fn has_aes_instructions() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+/// Larger pipes save context switches; a kernel that refuses costs only speed.
+fn widen(writer: &ChildStdin, stdout: &ChildStdout) {
+    let _ = rustix::pipe::fcntl_setpipe_size(writer, 1 << 20);
+    let _ = rustix::pipe::fcntl_setpipe_size(stdout, 1 << 20);
+}
+
+fn keep_stderr(stderr: ChildStderr, kept: &Mutex<Vec<u8>>, echo: Option<&str>) {
+    for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+        if let Some(host) = echo {
+            let text = String::from_utf8_lossy(&line);
+            let _ = writeln!(io::stderr(), "{host}: {}", text.trim_end());
+        }
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(&line);
+        kept.push(b'\n');
+        let surplus = kept.len().saturating_sub(STDERR_KEPT);
+        kept.drain(..surplus);
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Invalid, message)
+}

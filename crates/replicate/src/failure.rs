@@ -1,0 +1,147 @@
+//! Turning every room's errors into the one kind that crosses processes.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+
+use goldwire_stdx::Report;
+
+use crate::wire::{Failure, FailureKind, WireError};
+
+/// The result of everything that can fail towards a peer or a user.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    /// A failure of one sentence.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, chain: vec![message.into()], hints: Vec::new() }
+    }
+
+    /// A failure with the chain of `error`.
+    pub fn of(kind: FailureKind, error: &(dyn Error + 'static)) -> Self {
+        let report = Report::of(error);
+        let kind =
+            if kind == FailureKind::Other && is_out_of_space(error) { FailureKind::Space } else { kind };
+        let failure = Self { kind, chain: report.chain, hints: report.hints };
+        if kind == FailureKind::Space {
+            failure.hint("free some space and run the same command again; what was received is kept")
+        } else {
+            failure
+        }
+    }
+
+    /// An operating-system error while `doing` something.
+    pub fn io(doing: impl Into<String>, error: &io::Error) -> Self {
+        Self::of(FailureKind::Other, &CloneOfIo(error.raw_os_error(), error.to_string())).context(doing)
+    }
+
+    /// Puts a sentence before the chain.
+    #[must_use]
+    pub fn context(mut self, message: impl Into<String>) -> Self {
+        self.chain.insert(0, message.into());
+        self
+    }
+
+    /// Adds what the reader can do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Stopped on request.
+    pub fn stopped() -> Self {
+        Self::new(FailureKind::Stopped, "stopped before the end")
+            .hint("run the same command again: it continues where this one stopped")
+    }
+
+    /// As a report for printing.
+    pub fn report(&self) -> Report {
+        Report { chain: self.chain.clone(), hints: self.hints.clone() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report().fmt(f)
+    }
+}
+
+impl Error for Failure {}
+
+impl From<goldwire_disk::Error> for Failure {
+    fn from(error: goldwire_disk::Error) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        let failure = Self::of(FailureKind::Other, &error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+impl From<goldwire_store::Error> for Failure {
+    fn from(error: goldwire_store::Error) -> Self {
+        match error {
+            goldwire_store::Error::Stopped => Self::stopped(),
+            goldwire_store::Error::Changed { .. } => Self::of(FailureKind::SourceChanged, &error)
+                .hint("sync from a snapshot or export that nobody writes to"),
+            other => Self::of(FailureKind::Other, &other),
+        }
+    }
+}
+
+impl From<WireError> for Failure {
+    fn from(error: WireError) -> Self {
+        Self::of(FailureKind::Disconnected, &error)
+    }
+}
+
+/// An `io::Error` cannot be cloned; its number and text are what matters.
+#[derive(Debug)]
+struct CloneOfIo(Option<i32>, String);
+
+impl fmt::Display for CloneOfIo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.1)
+    }
+}
+
+impl Error for CloneOfIo {}
+
+fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
+    let full = |number: Option<i32>| {
+        number.map(rustix::io::Errno::from_raw_os_error).is_some_and(|errno| {
+            errno == rustix::io::Errno::NOSPC
+                || errno == rustix::io::Errno::DQUOT
+                || errno == rustix::io::Errno::FBIG
+        })
+    };
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let number = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+            .or_else(|| error.downcast_ref::<CloneOfIo>().and_then(|error| error.0));
+        if full(number) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_apart_wherever_it_shows() {
+        let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        assert_eq!(Failure::io("write a", &full).kind, FailureKind::Space);
+        let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
+        assert_eq!(Failure::from(goldwire_disk::Error::io("a", "write", full)).kind, FailureKind::Space);
+        let other = io::Error::other("x");
+        assert_eq!(Failure::io("write a", &other).kind, FailureKind::Other);
+    }
+}

@@ -1,0 +1,146 @@
+//! The images of a folder, for choosing one.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use goldwire_disk::{Closed, Format, OpenOptions};
+
+use crate::failure::Result;
+use crate::wire::{Candidate, Failure};
+
+/// Entries looked at in a folder.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Whether `path` is a folder, and its images whose file names match `pattern` (all files that are images
+/// without one), or the image at `path`.
+pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Candidate>)> {
+    let failed = |error| Failure::io(format!("look at {}", path.display()), &error);
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok((false, vec![candidate(path)?]));
+    }
+    let mut images = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)?.flatten().take(ENTRIES_MAX) {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
+        if pattern.is_some_and(|pattern| !matches(pattern, name)) || !entry.path().is_file() {
+            continue;
+        }
+        // A file that is no readable image is passed over, unless it was asked for by a pattern.
+        match candidate(&entry.path()) {
+            Ok(image) => images.push(image),
+            Err(failure) if pattern.is_some() => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    images.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok((true, images))
+}
+
+fn candidate(path: &Path) -> Result<Candidate> {
+    let data =
+        fs::metadata(path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
+    let format = goldwire_disk::detect(path)?;
+    // The parents are not needed to describe an image; an image with one cannot be opened without it.
+    let options = OpenOptions { gate: std::sync::Arc::new(Closed), ..OpenOptions::default() };
+    let image = goldwire_disk::open(path, &options).ok();
+    let info = image.as_ref().map(|image| &image.info);
+    Ok(Candidate {
+        path: path.display().to_string(),
+        format: format.name().to_owned(),
+        size: info.map_or(0, |info| info.size),
+        file_length: data.len(),
+        uuid: info.and_then(|info| info.uuid),
+        hidden: info.and_then(|info| info.hidden).unwrap_or(false),
+        has_parent: format == Format::VhdDifferencing,
+        modified: data.mtime(),
+        created: info.and_then(|info| info.created),
+    })
+}
+
+/// Shell-style matching of a whole name: `*`, `?`, `[abc]`, `[a-z]`, `[!…]`; a backslash takes the next
+/// character as it is. Linear in name times pattern, whatever the pattern.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let pattern: Vec<char> = pattern.chars().collect();
+    let name: Vec<char> = name.chars().collect();
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        if p < pattern.len() && pattern[p] == '*' {
+            star = Some((p, n));
+            p += 1;
+        } else if let Some(next) = match_one(&pattern[p.min(pattern.len())..], name[n]) {
+            p += next;
+            n += 1;
+        } else if let Some((star_p, star_n)) = star {
+            // Let the last star take one more character.
+            star = Some((star_p, star_n + 1));
+            (p, n) = (star_p + 1, star_n + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// The length of the pattern's first element if it matches `c`.
+fn match_one(pattern: &[char], c: char) -> Option<usize> {
+    match pattern {
+        ['?', ..] => Some(1),
+        ['\\', escaped, ..] => (*escaped == c).then_some(2),
+        ['[', rest @ ..] => match_class(rest, c).map(|length| length + 1),
+        [literal, ..] => (*literal == c).then_some(1),
+        [] => None,
+    }
+}
+
+/// Matches the inside of a class; the length up to and including its bracket.
+fn match_class(class: &[char], c: char) -> Option<usize> {
+    let (negated, start) = match class.first() {
+        Some('!' | '^') => (true, 1),
+        _ => (false, 0),
+    };
+    // A bracket right at the start stands for itself.
+    let end = start + 1 + class.get(start + 1..)?.iter().position(|c| *c == ']')?;
+    let members = &class[start..end];
+    let mut found = false;
+    let mut at = 0;
+    while at < members.len() {
+        if let [low, '-', high, ..] = members[at..] {
+            found |= (low..=high).contains(&c);
+            at += 3;
+        } else {
+            found |= members[at] == c;
+            at += 1;
+        }
+    }
+    (found != negated).then_some(end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_a_shell_does() {
+        for (pattern, name, expected) in [
+            ("*", "", true),
+            ("*.vhd", "a.vhd", true),
+            ("*.vhd", "a.vhdx", false),
+            ("Win10-baseDisk*.vhd", "Win10-baseDisk-2.vhd", true),
+            ("a?c", "abc", true),
+            ("a?c", "ac", false),
+            ("[a-c]x", "bx", true),
+            ("[!a-c]x", "bx", false),
+            ("[]]x", "]x", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a\\*", "a*", true),
+            ("a\\*", "ab", false),
+            ("[", "[", false),
+            ("", "", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+        assert!(!matches(&"*a".repeat(40), &"a".repeat(39)), "no explosion");
+    }
+}

@@ -1,0 +1,86 @@
+//! The target's side of asking: ids, what is outstanding, and the window that bounds it.
+
+use std::collections::HashMap;
+
+use crate::failure::Result;
+use crate::link::Link;
+use crate::target::chunks::ChunkPlan;
+use crate::wire::{Failure, FailureKind, Frame, Kind, Request};
+
+/// What an answer is for.
+pub(crate) enum Purpose {
+    /// Children of these nodes; the content's length in bytes.
+    Nodes(Vec<u64>, usize),
+    /// Hashes of these chunks; place in the order.
+    Hashes(Vec<u64>, u64),
+    /// Blocks for these plans.
+    Blocks(Vec<ChunkPlan>),
+    /// The source has not changed.
+    Unchanged,
+    /// Bytes to measure the link by.
+    Probe,
+}
+
+/// Requests under way.
+pub(crate) struct Client {
+    link: Link,
+    next_id: u64,
+    pending: HashMap<u64, (Purpose, u64)>,
+    /// Bytes asked for that have not yet been given back.
+    outstanding: u64,
+    window: u64,
+}
+
+impl Client {
+    pub(crate) fn new(link: Link, window: u64) -> Self {
+        Self { link, next_id: 1, pending: HashMap::new(), outstanding: 0, window }
+    }
+
+    /// Whether more may be asked for.
+    pub(crate) fn has_room(&self) -> bool {
+        self.outstanding < self.window
+    }
+
+    /// Whether nothing is under way or being worked on.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.pending.is_empty() && self.outstanding == 0
+    }
+
+    /// Asks, charging `cost` bytes to the window until [`give_back`](Self::give_back).
+    pub(crate) fn ask(&mut self, request: &Request, purpose: Purpose, cost: u64) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.outstanding += cost;
+        self.pending.insert(id, (purpose, cost));
+        self.link.send(Frame::of(Kind::Request, 0, id, request));
+    }
+
+    /// What an answer frame is for, and its cost.
+    ///
+    /// # Errors
+    /// The refusal, if it is one; an answer that nobody asked for.
+    pub(crate) fn take(&mut self, frame: &Frame) -> Result<(Purpose, u64)> {
+        let (purpose, cost) = self.pending.remove(&frame.id).ok_or_else(|| {
+            Failure::new(FailureKind::Other, "the source answered something that was not asked")
+        })?;
+        match frame.kind {
+            Kind::Answer => Ok((purpose, cost)),
+            _ => Err(frame.message("refusal").unwrap_or_else(Failure::from)),
+        }
+    }
+
+    /// Counts `cost` as outstanding for work that nothing was asked for.
+    pub(crate) fn charge(&mut self, cost: u64) {
+        self.outstanding += cost;
+    }
+
+    /// Charges what has been dealt with no longer.
+    pub(crate) fn give_back(&mut self, cost: u64) {
+        self.outstanding = self.outstanding.saturating_sub(cost);
+    }
+
+    /// The link underneath.
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+}
