@@ -1,0 +1,390 @@
+//! What was typed, as close to the actual arguments as possible.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use goldwire_replicate::wire::WireFormat;
+use goldwire_replicate::{Place, Route};
+
+use crate::schedule::Schedule;
+
+/// Golden disk images, over the wire: one image, byte-identical at every site.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring a disk image to one or more places, verified, as a delta.
+    Sync(Box<SyncArgs>),
+    /// Look at, check, convert and compare disk images.
+    #[command(subcommand)]
+    Disk(DiskCommand),
+    /// Keys that sign versions.
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Print shell completions.
+    Completions {
+        /// The shell to complete for.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder.
+    Man {
+        /// An existing folder.
+        folder: PathBuf,
+    },
+    /// Work as an agent; started by goldwire itself.
+    #[command(hide = true)]
+    Agent {
+        /// Speak the protocol over standard input and output.
+        #[arg(long, required = true)]
+        stdio: bool,
+        /// What `sync` was given, for the hosts that are reached from here.
+        #[arg(long, value_name = "FILE")]
+        agent_program: Vec<PathBuf>,
+    },
+}
+
+const SYNC_HELP: &str = "\
+Exit codes: 0 every target has the version, 1 nothing was done, 2 wrong usage, 3 some targets failed, \
+4 stopped (the same command continues).
+
+Signals: INT and TERM stop in order and leave resumable work, USR1 pauses, USR2 resumes.
+
+Examples:
+  goldwire sync Win10.vhd backup:/images/
+  goldwire sync --match 'Win10-baseDisk*.vhd' --youngest master:/run/sr-mount/SR host1:/run/sr-mount/SR1 \
+host2:/run/sr-mount/SR2
+  goldwire sync --dry-run --seed old.vhd master:/images/new.vhd site2:/images/new.vhd";
+
+#[derive(Debug, Parser)]
+#[command(after_help = SYNC_HELP)]
+pub(crate) struct SyncArgs {
+    /// The image: PATH or [USER@]HOST:PATH; a folder together with --match.
+    pub(crate) source: Place,
+    /// Where it goes: PATH or [USER@]HOST:PATH; a folder keeps the image's name.
+    #[arg(required = true)]
+    pub(crate) targets: Vec<Place>,
+
+    /// Take the image in the source folder whose file name matches (`*`, `?`, `[a-z]`).
+    #[arg(long = "match", value_name = "PATTERN", help_heading = "Which image")]
+    pub(crate) pattern: Option<String>,
+    /// Of several images, take the one modified last.
+    #[arg(long, conflicts_with = "uuid", help_heading = "Which image")]
+    pub(crate) youngest: bool,
+    /// Of several images, take the one with this VHD uuid.
+    #[arg(long, value_parser = parse_uuid, help_heading = "Which image")]
+    pub(crate) uuid: Option<Uuid>,
+    /// Also look for parents of the image in this folder of the source host.
+    #[arg(long, value_name = "FOLDER", help_heading = "Which image")]
+    pub(crate) parents: Vec<String>,
+
+    /// Take chunks from this image at each target. Without it, the previous version is looked for in the target's
+    /// folder.
+    #[arg(long, value_name = "IMAGE", help_heading = "What is written")]
+    pub(crate) seed: Vec<String>,
+    /// Look for no seed; fetch everything.
+    #[arg(long, conflicts_with = "seed", help_heading = "What is written")]
+    pub(crate) no_seed: bool,
+    /// Put the new version in the place of an existing file once it is verified.
+    #[arg(long, help_heading = "What is written")]
+    pub(crate) replace: bool,
+    /// The container to write; by default that of the target's file name, else the source's.
+    #[arg(long, value_enum, help_heading = "What is written")]
+    pub(crate) format: Option<FormatArg>,
+    /// The file name in target folders; `{uuid}` stands for a uuid made from the content.
+    #[arg(long, help_heading = "What is written")]
+    pub(crate) name: Option<String>,
+    /// Permission bits of the new file, octal; by default those of the file it replaces, else the source's.
+    #[arg(long, value_parser = parse_mode, help_heading = "What is written")]
+    pub(crate) mode: Option<u32>,
+    /// Numeric owner of the new file, UID:GID; by default that of the file it replaces.
+    #[arg(long, value_name = "UID:GID", value_parser = parse_owner, help_heading = "What is written")]
+    pub(crate) owner: Option<(u32, u32)>,
+
+    /// The ssh to use, with options, split as a shell would.
+    #[arg(long, value_name = "COMMAND", default_value = "ssh", help_heading = "Way")]
+    pub(crate) ssh_command: String,
+    /// The ssh that the source host uses to reach targets.
+    #[arg(long, value_name = "COMMAND", default_value = "ssh -o BatchMode=yes", help_heading = "Way")]
+    pub(crate) remote_ssh_command: String,
+    /// Whether data goes from host to host, through this machine, or whichever works.
+    #[arg(long, value_enum, default_value_t = RouteArg::Auto, help_heading = "Way")]
+    pub(crate) route: RouteArg,
+    /// A goldwire-agent for another kind of machine.
+    #[arg(long, value_name = "FILE", help_heading = "Way")]
+    pub(crate) agent_program: Vec<PathBuf>,
+
+    /// Most bytes per second that a sending machine may send: 20MB, or by time of day: `08:00,10M 18:00,off`.
+    #[arg(long, value_name = "LIMIT", default_value = "off", help_heading = "Politeness")]
+    pub(crate) bwlimit: Schedule,
+    /// Stop after this time and leave the rest for the next run: 90s, 30m, 2h.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Politeness")]
+    pub(crate) max_time: Option<Duration>,
+    /// Nice value of the agents, 0 to 19.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..20), help_heading = "Politeness")]
+    pub(crate) nice: Option<u8>,
+    /// I/O class of the agents: idle, or best-effort with a level from 0 to 7.
+    #[arg(long, value_name = "CLASS", value_parser = parse_ionice, help_heading = "Politeness")]
+    pub(crate) ionice: Option<(u8, u8)>,
+    /// zstd level of what is sent, 0 for none; by default it adapts to the link.
+    #[arg(long, value_name = "LEVEL", allow_hyphen_values = true,
+          value_parser = clap::value_parser!(i32).range(-7..20), help_heading = "Politeness")]
+    pub(crate) compress_level: Option<i32>,
+    /// Threads per agent; by default as many as the machine has cores, at most 8.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..65), help_heading = "Politeness")]
+    pub(crate) threads: Option<u16>,
+
+    /// Sign the version with this key file.
+    #[arg(long, value_name = "KEY", help_heading = "Signatures")]
+    pub(crate) sign: Option<PathBuf>,
+    /// Refuse a source whose version is not signed by this public key (file, or the key itself).
+    #[arg(long, value_name = "KEY", help_heading = "Signatures")]
+    pub(crate) require_signature: Option<String>,
+    /// Free text to keep with the version.
+    #[arg(long, help_heading = "Signatures")]
+    pub(crate) note: Option<String>,
+
+    /// Say what would move, and move nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print events for programs, one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print only errors and the summary.
+    #[arg(long, short, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DiskCommand {
+    /// Show what an image is: format, sizes, uuid, parents.
+    Info(InfoArgs),
+    /// Check an image's structure; exit code 5 if it has errors.
+    Check(CheckArgs),
+    /// Write an image in another container, verified by reading it back.
+    Convert(Box<ConvertArgs>),
+    /// Compare what two images hold, whatever their containers; exit code 5 if they differ.
+    Compare(CompareArgs),
+    /// Print an image's root digest; sign it.
+    Tree(TreeArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct InfoArgs {
+    /// The images.
+    #[arg(required = true)]
+    pub(crate) images: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct CheckArgs {
+    /// The images.
+    #[arg(required = true)]
+    pub(crate) images: Vec<PathBuf>,
+    /// Also require that the content is what this public key signed.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) require_signature: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ConvertArgs {
+    /// The image to read.
+    pub(crate) source: Place,
+    /// The file to write.
+    pub(crate) target: Place,
+    /// The container to write; by default that of the target's file name.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatArg>,
+    /// Replace an existing file.
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Print events for programs, one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct CompareArgs {
+    /// One image.
+    pub(crate) left: PathBuf,
+    /// The other.
+    pub(crate) right: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct TreeArgs {
+    /// The images.
+    #[arg(required = true)]
+    pub(crate) images: Vec<PathBuf>,
+    /// Sign each version with this key file and keep the descriptor beside the image.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign: Option<PathBuf>,
+    /// Free text to keep with the version.
+    #[arg(long, requires = "sign")]
+    pub(crate) note: Option<String>,
+    /// The root of the version that this one was made from.
+    #[arg(long, value_name = "ROOT", requires = "sign", value_parser = parse_root)]
+    pub(crate) parent: Option<goldwire_store::Root>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key pair: FILE (secret) and FILE.pub.
+    New(KeyNewArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct KeyNewArgs {
+    /// Where to write the secret key; must not exist.
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum FormatArg {
+    /// Sparse raw file.
+    Raw,
+    /// Dynamic VHD.
+    Vhd,
+    /// Fixed VHD.
+    VhdFixed,
+    /// QCOW2 version 3.
+    Qcow2,
+}
+
+impl From<FormatArg> for WireFormat {
+    fn from(format: FormatArg) -> Self {
+        match format {
+            FormatArg::Raw => Self::Raw,
+            FormatArg::Vhd => Self::VhdDynamic,
+            FormatArg::VhdFixed => Self::VhdFixed,
+            FormatArg::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RouteArg {
+    /// From the source host to the target host.
+    Direct,
+    /// Through this machine.
+    Relay,
+    /// Direct if the source reaches the target, else through this machine.
+    Auto,
+}
+
+impl From<RouteArg> for Route {
+    fn from(route: RouteArg) -> Self {
+        match route {
+            RouteArg::Direct => Self::Direct,
+            RouteArg::Relay => Self::Relay,
+            RouteArg::Auto => Self::Auto,
+        }
+    }
+}
+
+/// A uuid as typed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Uuid(pub(crate) [u8; 16]);
+
+fn parse_uuid(text: &str) -> Result<Uuid, String> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    goldwire_stdx::from_hex(&digits).map(Uuid).ok_or_else(|| "a uuid has 32 hexadecimal digits".into())
+}
+
+fn parse_root(text: &str) -> Result<goldwire_store::Root, String> {
+    goldwire_stdx::from_hex(text)
+        .map(goldwire_store::Root)
+        .ok_or_else(|| "a root has 64 hexadecimal digits".into())
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "permission bits are three octal digits, such as 640".into())
+}
+
+fn parse_owner(text: &str) -> Result<(u32, u32), String> {
+    let parsed =
+        text.split_once(':').and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+    parsed.ok_or_else(|| "an owner is two numbers, such as 0:0".into())
+}
+
+fn parse_ionice(text: &str) -> Result<(u8, u8), String> {
+    match text.split_once(':').unwrap_or((text, "4")) {
+        ("idle", _) => Ok((3, 0)),
+        ("best-effort", level) => match level.parse() {
+            Ok(level @ 0..=7) => Ok((2, level)),
+            _ => Err("the level is 0 to 7".into()),
+        },
+        _ => Err("write idle, best-effort or best-effort:0 to best-effort:7".into()),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let error = || "write a time such as 90s, 30m, 2h or 1h30m".to_owned();
+    let mut seconds = 0_u64;
+    let mut rest = text.trim();
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let number: u64 = rest[..digits].parse().map_err(|_| error())?;
+        let (factor, length) = match rest[digits..].chars().next() {
+            None | Some('s') => (1, 1),
+            Some('m') => (60, 1),
+            Some('h') => (3600, 1),
+            Some('d') => (86_400, 1),
+            Some(_) => return Err(error()),
+        };
+        seconds = number.checked_mul(factor).and_then(|more| seconds.checked_add(more)).ok_or_else(error)?;
+        rest = rest[digits..].get(length..).unwrap_or("");
+    }
+    if seconds == 0 { Err(error()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_parse() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("45"), Ok(Duration::from_secs(45)));
+        for wrong in ["", "0s", "x", "5x", "h", "99999999999999999999h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn owners_modes_and_classes_parse() {
+        assert_eq!(parse_owner("0:107"), Ok((0, 107)));
+        assert_eq!(parse_mode("640"), Ok(0o640));
+        assert!(parse_mode("1777").is_err() && parse_mode("9").is_err() && parse_owner("root").is_err());
+        assert_eq!(parse_ionice("idle"), Ok((3, 0)));
+        assert_eq!(parse_ionice("best-effort:7"), Ok((2, 7)));
+        assert!(parse_ionice("best-effort:8").is_err() && parse_ionice("realtime").is_err());
+    }
+}

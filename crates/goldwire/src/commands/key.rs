@@ -1,0 +1,51 @@
+//! Making keys, and reading them from where the user keeps them.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail};
+use goldwire_store::{PublicKey, SecretKey};
+
+use crate::args::KeyNewArgs;
+use crate::exit::Code;
+
+pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| anyhow!("get random bytes: {error}"))?;
+    let key = SecretKey::from_random(random);
+    let public_path = args.file.with_added_extension("pub");
+    if public_path.exists() {
+        bail!("{} exists; it is not overwritten", public_path.display());
+    }
+    write_new(&args.file, 0o600, &key.to_file_text())?;
+    write_new(&public_path, 0o644, &format!("{}\n", key.public()))?;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", key.public())?;
+    Ok(Code::Well)
+}
+
+fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)
+        .with_context(|| format!("create {}", path.display()))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("write {}", path.display()))
+}
+
+/// Reads a secret key file.
+pub(crate) fn secret(path: &Path) -> anyhow::Result<SecretKey> {
+    let text = fs::read_to_string(path).with_context(|| format!("read the key {}", path.display()))?;
+    text.parse().map_err(|why| anyhow!("{}: {why}", path.display()))
+}
+
+/// A public key: a file that holds one, or the key itself.
+pub(crate) fn public(text: &str) -> anyhow::Result<PublicKey> {
+    let written = fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
+    written.parse().map_err(|why| anyhow!("{text}: {why}"))
+}

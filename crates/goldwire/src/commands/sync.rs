@@ -1,0 +1,171 @@
+//! `goldwire sync`: typed settings in, a running sync, its progress, its exit code.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use crossbeam_channel::{Sender, unbounded};
+use goldwire_replicate::wire::FailureKind;
+use goldwire_replicate::{Choice, Signal, SyncJob, SyncReport, sync};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use crate::agents::agents;
+use crate::args::SyncArgs;
+use crate::commands::key;
+use crate::exit::Code;
+use crate::progress::{Mode, Show};
+use crate::schedule::Schedule;
+
+/// Most targets of one sync: each has a stream number.
+const TARGETS_MAX: usize = 1000;
+
+pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
+    if args.targets.len() > TARGETS_MAX {
+        return Ok(usage(&format!("{} targets; at most {TARGETS_MAX} at a time", args.targets.len())));
+    }
+    if let Some((first, second)) = same_twice(&args) {
+        return Ok(usage(&format!("{first} and {second} are the same place")));
+    }
+    let choice = match args.uuid {
+        Some(uuid) => Choice::Uuid(uuid.0),
+        None if args.youngest => Choice::Youngest,
+        None => Choice::Only,
+    };
+    let job = SyncJob {
+        ssh: split(&args.ssh_command, "--ssh-command")?,
+        remote_ssh: split(&args.remote_ssh_command, "--remote-ssh-command")?,
+        name: args.name,
+        source: args.source,
+        targets: args.targets,
+        pattern: args.pattern,
+        choice,
+        route: args.route.into(),
+        format: args.format.map(Into::into),
+        find_seeds: !args.no_seed && args.seed.is_empty(),
+        seeds: args.seed,
+        parent_folders: args.parents,
+        replace: args.replace,
+        dry_run: args.dry_run,
+        mode: args.mode,
+        owner: args.owner,
+        level: args.compress_level,
+        threads: args.threads,
+        nice: args.nice,
+        io_priority: args.ionice,
+        limit: args.bwlimit.limit_now(),
+        sign: args.sign.as_deref().map(key::secret).transpose()?,
+        require_signature: args.require_signature.as_deref().map(key::public).transpose()?,
+        note: args.note,
+        agents: agents(&args.agent_program)?,
+    };
+    let mode = match (args.json, args.quiet) {
+        (true, _) => Mode::Json,
+        (_, true) => Mode::Quiet,
+        _ => Mode::People,
+    };
+    run_job(&job, mode, &args.bwlimit, args.max_time)
+}
+
+/// Runs the job to its exit code.
+pub(crate) fn run_job(
+    job: &SyncJob,
+    mode: Mode,
+    limits: &Schedule,
+    max_time: Option<Duration>,
+) -> anyhow::Result<Code> {
+    let (wishes, signals) = unbounded();
+    listen(wishes.clone())?;
+    keep_time(wishes, limits.clone(), max_time);
+    let show = Show::new(job, mode);
+    let outcome = sync(job, &signals, &|event| show.event(event));
+    let report = match outcome {
+        Ok(report) => report,
+        Err(failure) => {
+            show.clear();
+            let code = if failure.kind == FailureKind::Stopped { Code::Stopped } else { Code::Nothing };
+            show.failed_to_begin(&failure, code);
+            return Ok(code);
+        }
+    };
+    let code = exit_code(&report);
+    show.summary(&report, code);
+    Ok(code)
+}
+
+fn exit_code(report: &SyncReport) -> Code {
+    let well = report.targets.iter().filter(|target| target.is_ok()).count();
+    let was_stopped = report
+        .targets
+        .iter()
+        .any(|target| target.as_ref().is_err_and(|failure| failure.kind == FailureKind::Stopped));
+    match well {
+        _ if was_stopped => Code::Stopped,
+        all if all == report.targets.len() => Code::Well,
+        0 => Code::Nothing,
+        _ => Code::Some,
+    }
+}
+
+/// Turns signals into wishes.
+fn listen(wishes: Sender<Signal>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2])?;
+    thread::spawn(move || {
+        for signal in &mut signals {
+            let _ = wishes.send(match signal {
+                SIGUSR1 => Signal::Pause,
+                SIGUSR2 => Signal::Resume,
+                _ => Signal::Stop,
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Changes the limit with the time of day, and stops when the time is up.
+fn keep_time(wishes: Sender<Signal>, limits: Schedule, max_time: Option<Duration>) {
+    if !limits.changes() && max_time.is_none() {
+        return;
+    }
+    let started = Instant::now();
+    thread::spawn(move || {
+        let mut limit = limits.limit_now();
+        let mut deadline = max_time;
+        loop {
+            let left = deadline.map_or(Duration::MAX, |max| max.saturating_sub(started.elapsed()));
+            thread::sleep(left.min(Duration::from_secs(1)));
+            if left.is_zero() {
+                deadline = None;
+                let _ = wishes.send(Signal::Stop);
+            }
+            let now = limits.limit_now();
+            if now != limit {
+                limit = now;
+                let _ = wishes.send(Signal::Limit(now));
+            }
+        }
+    });
+}
+
+fn usage(message: &str) -> Code {
+    let _ = writeln!(io::stderr(), "error: {message}");
+    Code::Usage
+}
+
+fn split(command: &str, option: &str) -> anyhow::Result<Vec<String>> {
+    match shlex::split(command) {
+        Some(words) if !words.is_empty() => Ok(words),
+        _ => Err(anyhow!("{option}: {command:?} cannot be split into words; check its quotes")),
+    }
+}
+
+fn same_twice(args: &SyncArgs) -> Option<(String, String)> {
+    let all: Vec<_> = std::iter::once(&args.source).chain(&args.targets).collect();
+    all.iter().enumerate().find_map(|(at, place)| {
+        all[..at]
+            .iter()
+            .find(|earlier| **earlier == *place)
+            .map(|earlier| (earlier.to_string(), place.to_string()))
+    })
+}

@@ -1,0 +1,47 @@
+//! Exit codes, and how an error becomes its report.
+
+use std::process::ExitCode;
+
+use goldwire_replicate::wire::Failure;
+use goldwire_stdx::Report;
+
+/// What a script may branch on. 2 is also clap's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// All well.
+    Well = 0,
+    /// Nothing was done.
+    Nothing = 1,
+    /// The arguments make no sense together.
+    Usage = 2,
+    /// Some targets failed, others are done.
+    Some = 3,
+    /// Stopped on request or by `--max-time`; the same command continues.
+    Stopped = 4,
+    /// A check found errors, or a comparison found a difference.
+    Findings = 5,
+}
+
+impl From<Code> for ExitCode {
+    fn from(code: Code) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// The error's sentence, causes and hints, whichever room it comes from.
+pub(crate) fn report(error: &anyhow::Error) -> Report {
+    let mut chain = Vec::new();
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            chain.extend(failure.chain.iter().cloned());
+            return Report { chain, hints: failure.hints.clone() };
+        }
+        if let Some(disk) = cause.downcast_ref::<goldwire_disk::Error>() {
+            let below = Report::of(disk);
+            chain.extend(below.chain);
+            return Report { chain, hints: disk.hint().map(str::to_owned).into_iter().collect() };
+        }
+        chain.push(cause.to_string());
+    }
+    Report { chain, hints: Vec::new() }
+}
