@@ -1,0 +1,336 @@
+//! The house rules: what holds for the code base itself and no compiler checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::tool::workspace;
+
+/// Which of our crates each one may lean on. Arrows point down only; edges never know each other.
+const ARROWS: [(&str, &[&str]); 7] = [
+    ("goldwire-stdx", &[]),
+    ("goldwire-disk", &["goldwire-stdx"]),
+    ("goldwire-store", &["goldwire-disk", "goldwire-stdx"]),
+    ("goldwire-replicate", &["goldwire-disk", "goldwire-stdx", "goldwire-store"]),
+    // The agent is what `replicate` is on another host, and nothing more: it has to stay small.
+    ("goldwire-agent", &["goldwire-replicate"]),
+    ("goldwire", &["goldwire-disk", "goldwire-replicate", "goldwire-stdx", "goldwire-store"]),
+    ("goldwire-e2e", &[]),
+];
+
+/// What has no place in a program that hosts are asked to run: TLS, HTTP, databases, runtimes, command lines.
+const NOT_IN_THE_AGENT: [&str; 24] = [
+    "rustls",
+    "native-tls",
+    "openssl",
+    "openssl-sys",
+    "ring",
+    "aws-lc-rs",
+    "aws-lc-sys",
+    "hyper",
+    "http",
+    "h2",
+    "reqwest",
+    "ureq",
+    "axum",
+    "tower",
+    "tokio",
+    "async-std",
+    "rusqlite",
+    "libsqlite3-sys",
+    "sqlx",
+    "postgres",
+    "redb",
+    "clap",
+    "jiff",
+    "indicatif",
+];
+
+/// Lines in a file, from which on nobody reads it to the end.
+const LINES_MAX: usize = 900;
+
+#[test]
+fn arrows_point_down_only() {
+    let house = House::look();
+    for name in &house.members {
+        let Some((_, allowed)) = ARROWS.iter().find(|(known, _)| known == name) else {
+            panic!("{name} is new: say in ARCHITECTURE.md and here what it may lean on");
+        };
+        let found = house.dependencies_of(name).filter(|below| house.members.contains(*below));
+        let upward: Vec<_> = found.filter(|below| !allowed.contains(below)).collect();
+        assert!(upward.is_empty(), "{name} must not lean on {upward:?}");
+    }
+}
+
+#[test]
+fn the_agent_carries_no_tls_no_http_and_no_database() {
+    let house = House::look();
+    let tree = house.tree_of("goldwire-agent");
+    assert!(tree.contains("zstd"), "the tree was not found: {tree:?}");
+    let heavy: Vec<_> = NOT_IN_THE_AGENT.iter().filter(|name| tree.contains(**name)).collect();
+    assert!(heavy.is_empty(), "{heavy:?}");
+}
+
+#[test]
+fn licences_and_duplicates_are_those_that_deny_toml_explains() {
+    let house = House::look();
+    let text = fs::read_to_string(workspace().join("deny.toml")).unwrap();
+    let deny: toml::Table = text.parse().unwrap();
+    let allowed: Vec<&str> =
+        deny["licenses"]["allow"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for package in &house.packages {
+        let (name, version) = (text_of(package, "name"), text_of(package, "version"));
+        versions.entry(name).or_default().insert(version);
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} has no licence"));
+        assert!(Licence::allows(licence, &allowed), "{name} {version}: {licence}");
+    }
+    let mut skipped = BTreeSet::new();
+    for skip in deny["bans"]["skip"].as_array().unwrap() {
+        let (name, version) = skip["crate"].as_str().unwrap().split_once('@').unwrap();
+        assert!(skip["reason"].as_str().is_some_and(|reason| reason.len() > 20), "{name}: why?");
+        let found = versions.get_mut(name).unwrap_or_else(|| panic!("{name} is not in the tree any more"));
+        let before = found.len();
+        found.retain(|found| !(*found == version || found.starts_with(&format!("{version}."))));
+        assert!(found.len() + 1 == before && before > 1, "{name} {version} is not there twice any more");
+        skipped.insert(name);
+    }
+    let twice: Vec<_> = versions.iter().filter(|(_, versions)| versions.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}: upgrade, or explain in deny.toml");
+}
+
+#[test]
+fn every_crate_says_what_it_is() {
+    let house = House::look();
+    for package in house.packages.iter().filter(|package| house.members.contains(text_of(package, "name"))) {
+        let name = text_of(package, "name");
+        assert!(
+            package["description"].as_str().is_some_and(|text| text.len() > 20),
+            "{name}: no description"
+        );
+        for target in package["targets"].as_array().unwrap() {
+            let path = Path::new(text_of(target, "src_path"));
+            if target["kind"][0] != "custom-build" {
+                let source = fs::read_to_string(path).unwrap();
+                assert!(source.starts_with("//! "), "{} does not say what it is for", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn sources_are_short_finished_and_know_no_machine() {
+    // Put together here, so that this file does not find itself.
+    let unwanted = [
+        ["to", "do!("].concat(),
+        ["unimple", "mented!("].concat(),
+        ["#[ig", "nore"].concat(),
+        ["/work", "/main"].concat(),
+        ["/work", "/shared"].concat(),
+    ];
+    for path in files(&workspace().join("crates"), "rs") {
+        let source = fs::read_to_string(&path).unwrap();
+        let lines = source.lines().count();
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", path.display());
+        for word in &unwanted {
+            assert!(!source.contains(word), "{} has {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_documents_are_there_and_their_links_lead_somewhere() {
+    let root = workspace();
+    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "deny.toml", "Makefile"] {
+        assert!(root.join(name).is_file(), "{name} is missing");
+    }
+    let mut documents = files(&root.join("docs"), "md");
+    documents.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root.join(name)));
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or("");
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            let target = document.parent().unwrap().join(path);
+            assert!(target.exists(), "{}: {link} leads nowhere", document.display());
+        }
+    }
+}
+
+#[test]
+fn examples_parse() {
+    for path in files(&workspace().join("examples"), "") {
+        let text = fs::read_to_string(&path).unwrap();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("toml") => drop(text.parse::<toml::Table>().unwrap_or_else(|error| panic!("{error}"))),
+            Some("json") => {
+                drop(serde_json::from_str::<Value>(&text).unwrap_or_else(|error| panic!("{error}")))
+            }
+            Some("sh") => {
+                let checked = Command::new("sh").arg("-n").arg(&path).status().unwrap();
+                assert!(checked.success(), "{}", path.display());
+            }
+            Some("md") => {}
+            _ => panic!("{}: say here how such an example is checked", path.display()),
+        }
+    }
+}
+
+#[test]
+fn licence_expressions_are_understood() {
+    let allowed = ["MIT", "Apache-2.0"];
+    for (expression, expected) in [
+        ("MIT", true),
+        ("GPL-3.0", false),
+        ("GPL-3.0 OR MIT", true),
+        ("MIT AND GPL-3.0", false),
+        ("MIT/GPL-3.0", true),
+        ("(MIT OR GPL-3.0) AND Apache-2.0", true),
+        ("(MIT OR Apache-2.0) AND Unicode-3.0", false),
+        ("Apache-2.0 WITH LLVM-exception OR GPL-3.0", false),
+    ] {
+        assert_eq!(Licence::allows(expression, &allowed), expected, "{expression}");
+    }
+}
+
+/// What cargo knows about the workspace, for the platform that it is built for.
+struct House {
+    packages: Vec<Value>,
+    members: BTreeSet<String>,
+    /// Package id to the ids that it needs when it is built as a dependency.
+    needs: BTreeMap<String, Vec<String>>,
+}
+
+impl House {
+    fn look() -> Self {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        let output = Command::new(cargo)
+            .args(["metadata", "--format-version", "1", "--locked", "--offline", "--all-features"])
+            .args(["--filter-platform", &platform])
+            .current_dir(workspace())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut data: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let Value::Array(packages) = data["packages"].take() else { panic!("no packages") };
+        let is_member =
+            |package: &&Value| data["workspace_members"].as_array().unwrap().contains(&package["id"]);
+        let members = packages.iter().filter(is_member).map(|package| text_of(package, "name").to_owned());
+        let members = members.collect();
+        let is_built = |dependency: &&Value| {
+            dependency["dep_kinds"].as_array().unwrap().iter().any(|kind| kind["kind"] != "dev")
+        };
+        let needs = data["resolve"]["nodes"].as_array().unwrap().iter().map(|node| {
+            let dependencies = node["deps"].as_array().unwrap().iter().filter(is_built);
+            let below = dependencies.map(|dependency| text_of(dependency, "pkg").to_owned()).collect();
+            (text_of(node, "id").to_owned(), below)
+        });
+        let needs = needs.collect();
+        Self { packages, members, needs }
+    }
+
+    /// Names that a crate of ours asks for in its own manifest, in whatever way: a test that leans upward would pull
+    /// the rooms together as well.
+    fn dependencies_of(&self, name: &str) -> impl Iterator<Item = &str> {
+        let package = self.packages.iter().find(|package| text_of(package, "name") == name).unwrap();
+        package["dependencies"].as_array().unwrap().iter().map(|dependency| text_of(dependency, "name"))
+    }
+
+    /// The names of everything that is built into a crate.
+    fn tree_of(&self, name: &str) -> BTreeSet<&str> {
+        let id_of = |package: &Value| text_of(package, "id").to_owned();
+        let root = self.packages.iter().find(|package| text_of(package, "name") == name).map(id_of).unwrap();
+        let mut ids = vec![root];
+        let mut at = 0;
+        while at < ids.len() {
+            for below in &self.needs[&ids[at]] {
+                if !ids.contains(below) {
+                    ids.push(below.clone());
+                }
+            }
+            at += 1;
+        }
+        let is_inside = |package: &&Value| ids.contains(&id_of(package));
+        self.packages.iter().filter(is_inside).map(|package| text_of(package, "name")).collect()
+    }
+}
+
+fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
+    value[field].as_str().unwrap()
+}
+
+/// Files below a folder with this ending; with an empty ending all.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if ending.is_empty() || path.extension().is_some_and(|found| found == ending) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+/// An SPDX expression, read as far as crates write them.
+struct Licence<'a> {
+    words: Vec<&'a str>,
+    at: usize,
+    allowed: &'a [&'a str],
+}
+
+impl<'a> Licence<'a> {
+    fn allows(expression: &'a str, allowed: &'a [&'a str]) -> bool {
+        let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+        let words = spaced.split_whitespace().collect();
+        Licence { words, at: 0, allowed }.any()
+    }
+
+    fn any(&mut self) -> bool {
+        let mut is_allowed = self.all();
+        while self.take("OR") {
+            is_allowed |= self.all();
+        }
+        is_allowed
+    }
+
+    fn all(&mut self) -> bool {
+        let mut is_allowed = self.one();
+        while self.take("AND") {
+            is_allowed &= self.one();
+        }
+        is_allowed
+    }
+
+    fn one(&mut self) -> bool {
+        if self.take("(") {
+            let is_allowed = self.any();
+            assert!(self.take(")"), "{:?}", self.words);
+            return is_allowed;
+        }
+        let name = self.words[self.at];
+        self.at += 1;
+        if self.take("WITH") {
+            // An exception is a licence of its own; none of ours is needed so far.
+            self.at += 1;
+            return false;
+        }
+        self.allowed.contains(&name)
+    }
+
+    fn take(&mut self, word: &str) -> bool {
+        let is_next = self.words.get(self.at) == Some(&word);
+        self.at += usize::from(is_next);
+        is_next
+    }
+}
