@@ -10,14 +10,26 @@ use serde_json::Value;
 use crate::tool::workspace;
 
 /// Which of our crates each one may lean on. Arrows point down only; edges never know each other.
-const ARROWS: [(&str, &[&str]); 7] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("goldwire-stdx", &[]),
     ("goldwire-disk", &["goldwire-stdx"]),
     ("goldwire-store", &["goldwire-disk", "goldwire-stdx"]),
     ("goldwire-replicate", &["goldwire-disk", "goldwire-stdx", "goldwire-store"]),
+    ("goldwire-netboot", &["goldwire-stdx"]),
+    ("goldwire-control", &["goldwire-netboot", "goldwire-stdx"]),
     // The agent is what `replicate` is on another host, and nothing more: it has to stay small.
     ("goldwire-agent", &["goldwire-replicate"]),
-    ("goldwire", &["goldwire-disk", "goldwire-replicate", "goldwire-stdx", "goldwire-store"]),
+    (
+        "goldwire",
+        &[
+            "goldwire-control",
+            "goldwire-disk",
+            "goldwire-netboot",
+            "goldwire-replicate",
+            "goldwire-stdx",
+            "goldwire-store",
+        ],
+    ),
     ("goldwire-e2e", &[]),
 ];
 
@@ -72,6 +84,19 @@ fn the_agent_carries_no_tls_no_http_and_no_database() {
     assert!(tree.contains("zstd"), "the tree was not found: {tree:?}");
     let heavy: Vec<_> = NOT_IN_THE_AGENT.iter().filter(|name| tree.contains(**name)).collect();
     assert!(heavy.is_empty(), "{heavy:?}");
+}
+
+/// Two providers of cryptography in one program make rustls refuse to choose, at run time. Asked of `cargo tree`, since
+/// cargo's metadata also names what an unused feature would bring.
+#[test]
+fn there_is_one_provider_of_cryptography() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let words = ["tree", "-p", "goldwire", "-e", "normal", "--prefix", "none", "--locked", "--offline"];
+    let output = Command::new(cargo).args(words).current_dir(workspace()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let tree: BTreeSet<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(tree.contains("aws-lc-rs"), "the tree was not found: {tree:?}");
+    assert!(!tree.contains("ring") && !tree.contains("openssl"), "{tree:?}");
 }
 
 #[test]

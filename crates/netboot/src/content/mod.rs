@@ -1,0 +1,113 @@
+//! What can be fetched: files of the boot tree and rendered scripts, the same over HTTP and TFTP.
+
+mod link;
+
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub use link::{Digest, Links};
+
+use crate::device::Mac;
+use crate::event::Protocol;
+
+/// Answers for paths. HTTP and TFTP ask the same one, so nothing is allowed on one and denied on the other.
+pub trait Contents: Send + Sync {
+    /// What is at `path` (percent-decoded, without a leading slash) for who asks. Does not wait for anybody but the
+    /// disk.
+    fn open(&self, path: &str, asker: &Asker) -> Result<Content, ContentError>;
+}
+
+/// Who asks for content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its hardware address, if somebody knows it.
+    pub mac: Option<Mac>,
+    /// How it asks.
+    pub protocol: Protocol,
+}
+
+/// Something that can be served, opened: it stays the same while it is read, whatever happens to its name.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Where the bytes are.
+    pub body: Body,
+    /// How many there are.
+    pub length: u64,
+    /// Their digest, the strong ETag; absent while a large file has not been read yet.
+    pub digest: Option<Digest>,
+    /// The `Content-Type`.
+    pub media_type: &'static str,
+    /// When a file was changed last.
+    pub modified: Option<SystemTime>,
+    /// What kind of step in a boot this is, for the timeline.
+    pub stage: crate::event::Stage,
+}
+
+/// Where content's bytes are.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// In memory.
+    Memory(Arc<[u8]>),
+    /// In a file.
+    File(Arc<File>),
+}
+
+impl Content {
+    /// Reads at an offset; fewer bytes than asked for only at the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match &self.body {
+            Body::Memory(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or(&[]);
+                let count = rest.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&rest[..count]);
+                Ok(count)
+            }
+            Body::File(file) => {
+                let mut done = 0;
+                while done < buffer.len() {
+                    match file.read_at(&mut buffer[done..], offset + done as u64) {
+                        Ok(0) => break,
+                        Ok(count) => done += count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                Ok(done)
+            }
+        }
+    }
+}
+
+/// Why there is no content.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// Nothing has this path, or what had it is not the same any more.
+    #[error("no such file")]
+    NotFound,
+    /// The policy does not allow it, or a token is missing, wrong or old. The reason is for the log, not for who asks.
+    #[error("not allowed: {0}")]
+    Forbidden(&'static str),
+    /// It is there and cannot be had.
+    #[error("read {path}")]
+    Failed {
+        /// The path as it was asked for.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A script could not be rendered.
+    #[error("render the script {name}: {reason}")]
+    Script {
+        /// The template's name.
+        name: String,
+        /// Line and reason.
+        reason: String,
+    },
+}

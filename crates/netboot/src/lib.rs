@@ -1,0 +1,18 @@
+//! Network boot: any firmware boots over the network from whichever server is alive.
+//!
+//! One question, many dialects. DHCP, proxyDHCP, TFTP, HTTP and the scripts all ask one [`BootPolicy`] what a
+//! [`Device`] boots and from which [`Member`]s of a boot group, in which order. Each firmware family has one encoder
+//! for the answer. This room knows protocols; it does not know databases, images or chunks, and not where the policy
+//! comes from.
+
+pub mod content;
+mod device;
+pub mod dhcp;
+mod event;
+pub mod member;
+mod policy;
+
+pub use device::{Architecture, Device, Firmware, Mac, Uuid};
+pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
+pub use member::{Member, MemberState};
+pub use policy::{Action, Boot, BootPolicy, Decision, Script, What};
