@@ -14,5 +14,5 @@ mod policy;
 
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
 pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
-pub use member::{Member, MemberState};
+pub use member::{LiveMembers, Member, MemberState};
 pub use policy::{Action, Boot, BootPolicy, Decision, Script, What};

@@ -54,6 +54,15 @@ impl Member {
     }
 }
 
+/// The members of the group as they are at this moment, in the order for one device. Asked on every request, so an
+/// answer comes from memory.
+pub trait LiveMembers: Send + Sync {
+    /// The live members that take new devices, the best for `key` first (rendezvous hash over weights; those with an
+    /// affinity to the subnet of the address before others). `key` is what stays the same through a device's boot: its
+    /// MAC address, or its UUID. Empty when all are dead or drained.
+    fn ordered_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<Member>;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
