@@ -15,4 +15,4 @@ mod policy;
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
 pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
 pub use member::{LiveMembers, Member, MemberState};
-pub use policy::{Action, Boot, BootPolicy, Decision, Script, What};
+pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, Script, Template, What};

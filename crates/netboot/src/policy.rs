@@ -75,8 +75,71 @@ pub enum What {
 pub struct Script {
     /// Its name, for errors.
     pub name: String,
-    /// The template's text.
-    pub template: String,
+    /// What it is made from.
+    pub template: Template,
     /// The profile's and the device's variables, the device's over the profile's.
     pub variables: BTreeMap<String, String>,
+}
+
+/// What a script does. Places of files are paths of the boot tree or whole URLs. Texts may hold `{{ … }}` expressions,
+/// so that one profile serves many devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Template {
+    /// Loads a kernel.
+    Kernel {
+        /// Where it is.
+        kernel: String,
+        /// Where its initial RAM disks are, in their order.
+        initrds: Vec<String>,
+        /// Its command line.
+        arguments: String,
+    },
+    /// Loads a program and runs it.
+    Chain {
+        /// Where it is.
+        program: String,
+    },
+    /// Boots from a disk over the network: several places are paths to the same disk.
+    San {
+        /// iSCSI and HTTP URIs, or images of the boot tree.
+        disks: Vec<String>,
+        /// The name by which the device logs in to iSCSI.
+        initiator: Option<String>,
+    },
+    /// Lets somebody choose.
+    Menu {
+        /// Its heading.
+        title: String,
+        /// What there is.
+        entries: Vec<MenuEntry>,
+        /// After so many seconds the first is taken; 0 waits for ever.
+        timeout_seconds: u32,
+    },
+    /// Boots from the device's own disk.
+    Local,
+    /// The administrator's own text.
+    Text(Arc<str>),
+}
+
+impl From<&str> for Template {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<String> for Template {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+/// A line of a menu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MenuEntry {
+    /// The profile's name.
+    pub profile: String,
+    /// What the menu shows.
+    pub title: String,
+    /// What it does.
+    pub script: Arc<Script>,
 }
