@@ -11,6 +11,7 @@ pub mod dhcp;
 mod event;
 pub mod member;
 mod policy;
+pub mod script;
 
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
 pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
