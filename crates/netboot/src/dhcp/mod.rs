@@ -1,3 +1,6 @@
 //! DHCP for IPv4: the wire, the server with its leases, the proxy, and what each firmware family wants to hear.
 
+pub mod client;
+pub mod destination;
+pub mod dialect;
 pub mod wire;
