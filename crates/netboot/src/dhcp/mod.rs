@@ -3,4 +3,5 @@
 pub mod client;
 pub mod destination;
 pub mod dialect;
+pub mod proxy;
 pub mod wire;
