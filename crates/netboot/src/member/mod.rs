@@ -1,6 +1,15 @@
 //! The boot servers of a group that can answer for each other, and which of them a device is given.
 
+mod health;
+pub mod heartbeat;
+mod rank;
+mod subnet;
+mod table;
+
 use std::net::IpAddr;
+
+pub use subnet::Subnet;
+pub use table::{Known, MEMBERS_MAX, NAME_MAX, Seat, Table, TableError};
 
 /// What a member is just now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
