@@ -136,3 +136,120 @@ fn uuid(option: &[u8]) -> Option<Uuid> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dhcp::testing::{capture, discover, discover_of_ipxe};
+
+    const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+
+    fn subnet(message: &Message) -> String {
+        classify(message, HERE).subnet.unwrap().to_string()
+    }
+
+    #[test]
+    fn real_firmware_is_told_apart() {
+        for (name, arch, firmware) in [
+            ("ipxe-bios-server", 0, Firmware::Ipxe),
+            ("ovmf-http-server", 16, Firmware::HttpClient),
+            ("ovmf-pxe-server", 7, Firmware::EfiPxe),
+        ] {
+            let device = classify(&capture(name)[0].message, HERE);
+            assert_eq!((device.arch, device.firmware), (Some(Architecture(arch)), firmware), "{name}");
+            assert_eq!(device.uuid.unwrap().to_string(), "01234567-89ab-cdef-0123-456789000001");
+        }
+    }
+
+    #[test]
+    fn ipxe_is_known_by_its_options_or_its_class_in_either_form() {
+        let firmware = |user_class: &[u8], has_options: bool| {
+            let mut message = discover("PXEClient:Arch:00000:UNDI:002001", 0);
+            message.options.set(code::USER_CLASS, user_class);
+            if has_options {
+                message.options.set(code::IPXE, [0xb1, 1, 1]);
+            }
+            classify(&message, HERE).firmware
+        };
+        assert_eq!(firmware(b"iPXE", false), Firmware::Ipxe);
+        assert_eq!(firmware(b"\x04iPXE", false), Firmware::Ipxe);
+        assert_eq!(firmware(b"\x03lab\x04iPXE", false), Firmware::Ipxe);
+        assert_eq!(firmware(b"", true), Firmware::Ipxe);
+        // A site's own class in a script hides the word, and 175 still tells.
+        assert_eq!(firmware(b"goldwire", true), Firmware::Ipxe);
+        assert_eq!(firmware(b"gPXE", true), Firmware::Gpxe);
+        assert_eq!(firmware(b"\x04gPXE", false), Firmware::Gpxe);
+        // Counts that point past the end, and words that only look like it.
+        assert_eq!(firmware(b"\xffiPXE", false), Firmware::BiosPxe);
+        assert_eq!(firmware(b"\x08not iPXE", false), Firmware::BiosPxe);
+    }
+
+    #[test]
+    fn missing_and_odd_options_do_not_keep_a_machine_from_booting() {
+        let mut message = discover("PXEClient:Arch:00007:UNDI:003000", 7);
+        message.options.remove(code::CLIENT_UUID);
+        message.options.remove(code::CLIENT_ARCH);
+        let device = classify(&message, HERE);
+        assert_eq!((device.uuid, device.arch), (None, Some(Architecture::EFI_X64)), "from the class alone");
+        assert_eq!(device.firmware, Firmware::EfiPxe);
+        // OVMF of a machine without a UUID; a type that is none; a short one.
+        for uuid in [&[0; 17][..], &[1; 17], &[0; 5], &[]] {
+            message.options.set(code::CLIENT_UUID, uuid);
+            assert_eq!(classify(&message, HERE).uuid, None);
+        }
+        message.options.set(code::VENDOR_CLASS, *b"PXEClient");
+        assert_eq!(classify(&message, HERE).firmware, Firmware::BiosPxe, "no architecture at all");
+        for class in [&b"PXEClient:Arch:abcde"[..], b"PXEClient:Arch:7", b"\xffPXE:Arch:00007", b""] {
+            message.options.set(code::VENDOR_CLASS, class);
+            assert_eq!(classify(&message, HERE).arch, None);
+        }
+        // A list: what it likes best comes first.
+        message.options.set(code::CLIENT_ARCH, [0, 16, 0, 7]);
+        assert_eq!(classify(&message, HERE).arch, Some(Architecture::HTTP_X64));
+    }
+
+    #[test]
+    fn hardware_of_other_types() {
+        let mut message = discover_of_ipxe();
+        message.htype = 6; // IEEE 802: the same address.
+        assert_eq!(classify(&message, HERE).mac, Some(Mac([0x52, 0x54, 0, 0x77, 0, 1])));
+        (message.htype, message.hlen, message.chaddr) = (32, 0, [0; 16]); // InfiniBand, RFC 4390.
+        let device = classify(&message, HERE);
+        assert_eq!((device.mac, device.firmware), (None, Firmware::Ipxe));
+    }
+
+    #[test]
+    fn raspberry_pi_by_its_address_block() {
+        let mut message = discover("PXEClient:Arch:00000:UNDI:002001", 0);
+        message.chaddr[..3].copy_from_slice(&[0x2c, 0xcf, 0x67]);
+        assert_eq!(classify(&message, HERE).firmware, Firmware::RaspberryPi);
+        // A Pi that runs UEFI or iPXE is what it runs.
+        message.options.set(code::CLIENT_ARCH, [0, 11]);
+        assert_eq!(classify(&message, HERE).firmware, Firmware::EfiPxe);
+        message.options.set(code::USER_CLASS, *b"iPXE");
+        assert_eq!(classify(&message, HERE).firmware, Firmware::Ipxe);
+        // IANA's own number says it without the block.
+        assert_eq!(classify(&discover("PXEClient", 41), HERE).firmware, Firmware::RaspberryPi);
+    }
+
+    #[test]
+    fn the_subnet_is_the_most_particular_that_is_told() {
+        let mut message = discover_of_ipxe();
+        assert_eq!(subnet(&message), "10.0.0.9");
+        message.ciaddr = Ipv4Addr::new(10, 1, 0, 5);
+        assert_eq!(subnet(&message), "10.1.0.5");
+        message.giaddr = Ipv4Addr::new(10, 2, 0, 1);
+        assert_eq!(subnet(&message), "10.2.0.1");
+        message.options.set(code::SUBNET_SELECTION, [10, 3, 0, 0]);
+        assert_eq!(subnet(&message), "10.3.0.0");
+        message.options.set(code::RELAY_AGENT, *b"\x01\x03ge1\x02\x02sw\x05\x04\x0a\x04\x00\x00");
+        assert_eq!(subnet(&message), "10.4.0.0");
+        let device = classify(&message, HERE);
+        assert_eq!((&*device.circuit_id, &*device.remote_id), (&b"ge1"[..], &b"sw"[..]));
+        assert_eq!(device.relay, Some(Ipv4Addr::new(10, 2, 0, 1).into()));
+        // Cut off in the middle: what stands before it counts.
+        message.options.set(code::RELAY_AGENT, *b"\x01\x03ge1\x05\x04\x0a");
+        assert_eq!(subnet(&message), "10.3.0.0");
+        assert_eq!(classify(&message, HERE).circuit_id, b"ge1");
+    }
+}

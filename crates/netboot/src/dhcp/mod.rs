@@ -4,4 +4,6 @@ pub mod client;
 pub mod destination;
 pub mod dialect;
 pub mod proxy;
+#[cfg(test)]
+mod testing;
 pub mod wire;
