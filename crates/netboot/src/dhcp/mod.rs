@@ -3,6 +3,7 @@
 pub mod client;
 pub mod destination;
 pub mod dialect;
+pub mod lease;
 pub mod proxy;
 #[cfg(test)]
 mod testing;

@@ -1,0 +1,274 @@
+//! The lease log (`docs/lease-log.md`): batches appended and synced, now and then rewritten.
+//!
+//! The log knows nothing of leases. Who rewrites it hands over, piece by piece, what is true now, and goes on committing
+//! meanwhile; every batch then goes to both files.
+
+use std::io;
+
+use super::Time;
+use super::record::{MemberId, Place, Record};
+use super::scan::{HEADER, Header, Scan, scan};
+use super::volume::Volume;
+
+const NAME: &str = "leases.log";
+const NEW: &str = "leases.log.new";
+const DAMAGED: &str = "leases.log.damaged";
+/// A log is not rewritten for less than this many bytes that nobody needs.
+const WASTE_MIN: u64 = 4 << 20;
+/// While rewriting, this much is synced at once: some tens of milliseconds on a slow disk.
+const SYNC_PIECE: u64 = 4 << 20;
+
+/// Why the log does not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The log cannot be read.
+    #[error("read the lease log")]
+    Read(#[source] io::Error),
+    /// The log is of a version that we do not know.
+    #[error("the lease log is of version {0}, which this program does not know")]
+    Version(u32),
+    /// The log's end cannot be repaired.
+    #[error("repair the lease log")]
+    Repair(#[source] io::Error),
+    /// A batch could not be written; none of its leases may be acknowledged.
+    #[error("write to the lease log")]
+    Append(#[source] io::Error),
+    /// A batch could not be made durable; none of its leases may be acknowledged.
+    #[error("sync the lease log")]
+    Sync(#[source] io::Error),
+    /// The log could not be rewritten; the old one goes on.
+    #[error("rewrite the lease log")]
+    Rewrite(#[source] io::Error),
+    /// An earlier write failed; the log has to be rewritten first.
+    #[error("the lease log is not trusted since a write failed; it has to be rewritten")]
+    Suspect,
+}
+
+/// What was found when the log was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The state of the file; all zero if there was none.
+    pub scan: Scan,
+    /// The least number for this member's next record.
+    pub member_sequence: u64,
+    /// Whether the file has to be rewritten before the first batch.
+    pub needs_rewrite: bool,
+}
+
+/// An open lease log.
+pub struct Log {
+    volume: Box<dyn Volume>,
+    member: MemberId,
+    file: Written,
+    /// Bytes that the file had when it was fresh.
+    fresh: u64,
+    /// Set while nothing may be acknowledged.
+    is_suspect: bool,
+    /// Whether the old file shall be kept when it is rewritten.
+    is_damaged: bool,
+    rewriting: Option<Written>,
+    buffer: Vec<u8>,
+}
+
+/// A file that grows.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    name: &'static str,
+    generation: u32,
+    /// The last record's number.
+    sequence: u64,
+    length: u64,
+    synced: u64,
+}
+
+impl Log {
+    /// Opens the log, makes one if there is none, cuts a torn tail off, and hands every record to `visit` in order.
+    ///
+    /// # Errors
+    /// `Read`, `Version`, `Repair`.
+    pub fn open(
+        mut volume: Box<dyn Volume>,
+        member: MemberId,
+        visit: impl FnMut(Record),
+    ) -> Result<(Self, Opened), LogError> {
+        volume.remove(NEW).map_err(LogError::Repair)?;
+        let found = match volume.read(NAME).map_err(LogError::Read)? {
+            Some(mut reader) => Some(scan(&mut *reader, visit).map_err(LogError::Read)?),
+            None => None,
+        };
+        if let Some(version) = found.as_ref().and_then(|scan| scan.other_version) {
+            return Err(LogError::Version(version));
+        }
+        let is_new = found.is_none();
+        let scan = found.unwrap_or_default();
+        let is_damaged = scan.damage_count > 0 || (!is_new && scan.header.is_none());
+        let needs_rewrite = is_new
+            || is_damaged
+            || scan.has_survivors
+            || scan.header.is_none_or(|header| header.member != member);
+        if !needs_rewrite && scan.torn_bytes > 0 {
+            volume.truncate(NAME, scan.valid_until).map_err(LogError::Repair)?;
+            volume.sync(NAME).map_err(LogError::Repair)?;
+        }
+        let file = Written {
+            name: NAME,
+            generation: scan.generation.unwrap_or(0),
+            sequence: scan.sequence,
+            length: scan.valid_until,
+            synced: scan.valid_until,
+        };
+        let member_sequence =
+            scan.header.filter(|header| header.member == member).map_or(1, |header| header.member_sequence);
+        let log = Self {
+            volume,
+            member,
+            file,
+            fresh: HEADER as u64,
+            is_suspect: needs_rewrite,
+            is_damaged,
+            rewriting: None,
+            buffer: Vec::new(),
+        };
+        Ok((log, Opened { scan, member_sequence, needs_rewrite }))
+    }
+
+    /// Makes a batch durable: one append, one sync. When this has succeeded, its leases may be acknowledged.
+    ///
+    /// # Errors
+    /// `Append`, `Sync`, `Suspect`: nothing of the batch may be acknowledged.
+    pub fn commit(&mut self, batch: &[Record]) -> Result<(), LogError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if let Some(new) = &mut self.rewriting {
+            let is_written = append(&mut *self.volume, new, batch, &mut self.buffer)
+                .and_then(|()| sync_piece(&mut *self.volume, new));
+            if is_written.is_err() {
+                // The old file goes on alone.
+                self.rewriting = None;
+            }
+        }
+        if self.is_suspect {
+            return Err(LogError::Suspect);
+        }
+        let before = self.file;
+        if let Err(error) = append(&mut *self.volume, &mut self.file, batch, &mut self.buffer) {
+            self.file = before;
+            self.is_suspect = self.volume.truncate(NAME, before.length).is_err();
+            return Err(LogError::Append(error));
+        }
+        if let Err(error) = self.volume.sync(NAME) {
+            // The kernel may have dropped what it could not write and would report success the next time.
+            self.is_suspect = true;
+            return Err(LogError::Sync(error));
+        }
+        self.file.synced = self.file.length;
+        Ok(())
+    }
+
+    /// Whether the log should be rewritten.
+    pub fn wants_rewrite(&self) -> bool {
+        let waste = self.file.length.saturating_sub(self.fresh);
+        self.rewriting.is_none() && (self.is_suspect || (waste >= WASTE_MIN && waste >= self.fresh))
+    }
+
+    /// Whether nothing can be acknowledged before the log has been rewritten.
+    pub fn is_suspect(&self) -> bool {
+        self.is_suspect
+    }
+
+    /// Bytes in the file.
+    pub fn length(&self) -> u64 {
+        self.file.length
+    }
+
+    /// Begins a new file. From here on, what is committed goes to both; hand over the state of every address with
+    /// [`Self::rewrite`], then call [`Self::finish_rewrite`].
+    ///
+    /// # Errors
+    /// `Rewrite`: the old file goes on.
+    pub fn begin_rewrite(&mut self, now: Time, member_sequence: u64) -> Result<(), LogError> {
+        let header = Header {
+            generation: self.file.generation.wrapping_add(1),
+            member: self.member,
+            created: now,
+            member_sequence,
+        };
+        let start = |volume: &mut dyn Volume| {
+            volume.create(NEW)?;
+            volume.append(NEW, &header.encode())
+        };
+        start(&mut *self.volume).map_err(LogError::Rewrite)?;
+        self.rewriting = Some(Written {
+            name: NEW,
+            generation: header.generation,
+            sequence: 0,
+            length: HEADER as u64,
+            synced: 0,
+        });
+        Ok(())
+    }
+
+    /// Writes a piece of what is true now to the new file. Does nothing if none was begun or it failed meanwhile.
+    ///
+    /// # Errors
+    /// `Rewrite`: the new file is given up, the old one goes on.
+    pub fn rewrite(&mut self, piece: &[Record]) -> Result<(), LogError> {
+        let Some(new) = &mut self.rewriting else { return Ok(()) };
+        let done = append(&mut *self.volume, new, piece, &mut self.buffer)
+            .and_then(|()| sync_piece(&mut *self.volume, new));
+        done.map_err(|error| {
+            self.rewriting = None;
+            LogError::Rewrite(error)
+        })
+    }
+
+    /// Puts the new file in the old one's place. Says whether it did: not if it was given up meanwhile.
+    ///
+    /// # Errors
+    /// `Rewrite`: the old file goes on, if it was trusted.
+    pub fn finish_rewrite(&mut self) -> Result<bool, LogError> {
+        let Some(mut new) = self.rewriting.take() else { return Ok(false) };
+        self.volume.sync(NEW).map_err(LogError::Rewrite)?;
+        if self.is_damaged {
+            self.volume.link(NAME, DAMAGED).map_err(LogError::Rewrite)?;
+            self.is_damaged = false;
+        }
+        self.volume.rename(NEW, NAME).map_err(LogError::Rewrite)?;
+        new.name = NAME;
+        new.synced = new.length;
+        self.file = new;
+        self.fresh = new.length;
+        // Until the names are durable, a crash may bring the old file back, without what comes next.
+        self.is_suspect = true;
+        self.volume.sync_names().map_err(LogError::Rewrite)?;
+        self.is_suspect = false;
+        Ok(true)
+    }
+}
+
+fn append(
+    volume: &mut dyn Volume,
+    file: &mut Written,
+    batch: &[Record],
+    buffer: &mut Vec<u8>,
+) -> io::Result<()> {
+    buffer.clear();
+    for (position, record) in batch.iter().enumerate() {
+        let sequence = file.sequence + 1 + position as u64;
+        record.encode(Place { generation: file.generation, sequence, position: position as u32 }, buffer);
+    }
+    volume.append(file.name, buffer)?;
+    file.sequence += batch.len() as u64;
+    file.length += buffer.len() as u64;
+    Ok(())
+}
+
+/// Syncs the new file when enough has come together, so that no sync at its end takes long.
+fn sync_piece(volume: &mut dyn Volume, file: &mut Written) -> io::Result<()> {
+    if file.length - file.synced >= SYNC_PIECE {
+        volume.sync(file.name)?;
+        file.synced = file.length;
+    }
+    Ok(())
+}

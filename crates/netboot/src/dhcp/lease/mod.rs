@@ -1,0 +1,41 @@
+//! Leases: who holds which address, in memory ([`Table`]) and on the disk ([`Log`], `docs/lease-log.md`).
+
+use std::time::Duration;
+
+mod identity;
+mod log;
+mod pool;
+mod record;
+mod scan;
+mod subnet;
+mod table;
+mod volume;
+
+pub use identity::{Hardware, Holder, IdentifiedBy, Key};
+pub use log::{Log, LogError, Opened};
+pub use pool::{Pool, Range};
+pub use record::{MemberId, Record, RecordState};
+pub use scan::{Damage, Header, Scan, scan};
+pub use subnet::{Asker, Plan, Reservation, Terms};
+pub use table::{Denied, Held, Lease, State, Table};
+pub use volume::{Folder, Volume};
+
+/// A point in time: milliseconds since the Unix epoch. The driver's clock never runs backwards while it runs, whatever
+/// is done to the machine's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// This much later; the end of time where there is none.
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// How long until this, seen from `now`; zero when it is over.
+    pub fn remaining(self, now: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(now.0))
+    }
+}
+
+#[cfg(test)]
+mod tests;

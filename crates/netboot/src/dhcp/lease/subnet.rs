@@ -1,0 +1,134 @@
+//! Which addresses of a subnet may be given to whom, and what of that is free.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use super::Time;
+use super::identity::Holder;
+use super::pool::{Pool, Range};
+use super::table::{Lease, State};
+use crate::device::{Mac, Uuid};
+
+/// For whom an address is reserved.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reservation {
+    /// For a MAC address.
+    Mac(Mac),
+    /// For an SMBIOS UUID.
+    Uuid(Uuid),
+    /// For a client identifier (option 61).
+    ClientId(Vec<u8>),
+    /// For whoever is behind a relay's port (option 82, sub-option 1).
+    CircuitId(Vec<u8>),
+}
+
+/// Which addresses of a subnet may be given to whom.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// The ranges from which this server gives addresses.
+    pub pools: Vec<Range>,
+    /// The ranges of the subnet's other servers.
+    pub peer_pools: Vec<Range>,
+    /// Addresses for certain clients; in a pool or not.
+    pub reservations: Vec<(Reservation, Ipv4Addr)>,
+}
+
+/// For how long things are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// An offered address waits so long for its request. iPXE and EDK2 take four seconds from offer to request.
+    pub hold: Duration,
+    /// A declined address is put aside for so long.
+    pub decline: Duration,
+    /// By so much may a member extend a lease of another one's range beyond the end that the owner knows.
+    pub grace: Duration,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(30),
+            decline: Duration::from_secs(15 * 60),
+            grace: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+/// Who asks for an address, and where from.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The client.
+    pub holder: &'a Holder,
+    /// The relay's port behind which it is (option 82, sub-option 1); empty if unknown.
+    pub circuit_id: &'a [u8],
+}
+
+#[derive(Debug)]
+pub(super) struct Subnet {
+    pub(super) pools: Vec<Pool>,
+    pub(super) peer_pools: Vec<Range>,
+    pub(super) reservations: HashMap<Reservation, Ipv4Addr>,
+    pub(super) reserved: HashSet<Ipv4Addr>,
+    /// Addresses of the pools that were given away once, by when they may be given to somebody else.
+    pub(super) reusable: BTreeSet<(Time, Ipv4Addr)>,
+    /// Offers, by when they end.
+    pub(super) holds: BTreeSet<(Time, Ipv4Addr)>,
+    /// So many offers may stand open to clients without a lease.
+    pub(super) holds_max: usize,
+}
+
+impl Subnet {
+    pub(super) fn new(plan: Plan) -> Self {
+        let mut pools: Vec<Pool> = plan.pools.into_iter().map(Pool::new).collect();
+        let reserved: HashSet<Ipv4Addr> = plan.reservations.iter().map(|(_, address)| *address).collect();
+        for pool in &mut pools {
+            reserved.iter().for_each(|address| pool.take(*address));
+        }
+        let free: u64 = pools.iter().map(Pool::free).sum();
+        Self {
+            pools,
+            peer_pools: plan.peer_pools,
+            reservations: plan.reservations.into_iter().collect(),
+            reserved,
+            reusable: BTreeSet::new(),
+            holds: BTreeSet::new(),
+            holds_max: usize::try_from(free / 4 * 3).unwrap_or(usize::MAX).max(4),
+        }
+    }
+
+    /// Whether this server gives the address to clients.
+    pub(super) fn has(&self, address: Ipv4Addr) -> bool {
+        self.pools.iter().any(|pool| pool.range().contains(address))
+    }
+
+    pub(super) fn is_of_peer(&self, address: Ipv4Addr) -> bool {
+        self.peer_pools.iter().any(|range| range.contains(address)) && !self.has(address)
+    }
+
+    pub(super) fn reservation_for(&self, asker: Asker<'_>) -> Option<Ipv4Addr> {
+        if self.reservations.is_empty() {
+            return None;
+        }
+        let holder = asker.holder;
+        let names = [
+            holder.hardware.and_then(|hardware| hardware.mac()).map(Reservation::Mac),
+            holder.uuid.map(Reservation::Uuid),
+            (!holder.client_id.is_empty()).then(|| Reservation::ClientId(holder.client_id.to_vec())),
+            (!asker.circuit_id.is_empty()).then(|| Reservation::CircuitId(asker.circuit_id.to_vec())),
+        ];
+        names.iter().flatten().find_map(|name| self.reservations.get(name)).copied()
+    }
+
+    /// From when an address may be given to another client than the one that has or had it.
+    pub(super) fn free_from(&self, address: Ipv4Addr, lease: &Lease, grace: Duration) -> Time {
+        let is_shared = !self.peer_pools.is_empty() && self.has(address);
+        let end = match lease.state {
+            State::Offered => lease.held_until,
+            // Another member may have extended it as far as this without telling us.
+            State::Granted if is_shared => lease.expires.max(lease.kept.after(grace)),
+            State::Granted | State::Released | State::Declined => lease.expires,
+        };
+        end.max(lease.held_until)
+    }
+}

@@ -1,0 +1,560 @@
+//! Who holds which address now.
+//!
+//! ```text
+//!          offer             grant             release, or the lease ends
+//!   free ────────► Offered ────────► Granted ──────────────────────────► reusable, oldest first,
+//!     ▲               │ hold ends       │ decline                        but the same client's until then
+//!     └───────────────┘                 ▼
+//!                                    Declined ── put aside for a while ─► reusable
+//! ```
+//!
+//! An address that was never given away goes out before one that was, so that clients that come back after their lease
+//! has ended find their old address as long as there is room. A hold is not logged and is forgotten when it ends: a flood
+//! of DISCOVERs leaves nothing behind, and can take only a part of a pool.
+//!
+//! Memory is bounded by the pools, the other members' ranges and the reservations: one entry and at most four index
+//! entries for each address, of at most 255 bytes of client identifier.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::ops::Bound;
+use std::time::Duration;
+
+use super::Time;
+use super::identity::{Hardware, Holder, Key};
+use super::pool::Pool;
+use super::record::{MemberId, Record, RecordState};
+use super::subnet::{Asker, Plan, Subnet, Terms};
+
+/// The state of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Held for a client that has not asked for it yet. Not logged.
+    Offered,
+    /// A client has it, or had it.
+    Granted,
+    /// A client gave it back.
+    Released,
+    /// A client, or our probe, found it in use.
+    Declined,
+}
+
+/// What is known of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its state.
+    pub state: State,
+    /// Whose it is, or was.
+    pub holder: Holder,
+    /// The member that decided this.
+    pub member: MemberId,
+    /// The number that this member gave it.
+    pub member_sequence: u64,
+    /// The client's last transaction.
+    pub changed: Time,
+    /// When the lease ends.
+    pub expires: Time,
+    /// Until when the address's owner keeps it for the client.
+    pub kept: Time,
+    /// Until when an offer of it stands.
+    pub held_until: Time,
+    key: Key,
+}
+
+impl Lease {
+    /// Whether a client has the address now.
+    pub fn is_active(&self, now: Time) -> bool {
+        self.state == State::Granted && self.expires > now
+    }
+}
+
+/// Why a client does not get an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Denied {
+    /// It is another client's: leased, offered or reserved.
+    #[error("the address is another client's")]
+    Taken,
+    /// It is put aside.
+    #[error("the address was found in use by somebody else")]
+    Declined,
+    /// It is in another member's range, and we have no record that proves the client's lease.
+    #[error("the address is another server's, and nothing proves the lease")]
+    Unproven,
+    /// It is in nobody's range.
+    #[error("the address is in no pool")]
+    Unmanaged,
+    /// All addresses are in use.
+    #[error("no address is free")]
+    Exhausted,
+    /// Too many offers to clients without a lease stand open.
+    #[error("too many offers stand open")]
+    Crowded,
+}
+
+/// All leases of a server.
+#[derive(Debug)]
+pub struct Table {
+    member: MemberId,
+    member_sequence: u64,
+    terms: Terms,
+    subnets: Vec<Subnet>,
+    leases: BTreeMap<Ipv4Addr, Lease>,
+    by_key: HashMap<(usize, Key), Ipv4Addr>,
+    /// The latest lease of a hardware address in a subnet.
+    by_hardware: HashMap<(usize, Hardware), Ipv4Addr>,
+    /// The latest lease of a client identifier in a subnet.
+    by_client_id: HashMap<(usize, Key), Ipv4Addr>,
+}
+
+/// An address that is held for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Whether the client had it before, or it is reserved for it: then nobody else can be using it.
+    pub is_known: bool,
+}
+
+/// Most holds that end in one call, so that no call takes long after a flood.
+const PURGE_MAX: usize = 64;
+
+impl Table {
+    /// An empty table for these subnets, which are known by their number from here on.
+    pub fn new(member: MemberId, plans: Vec<Plan>, terms: Terms) -> Self {
+        Self {
+            member,
+            member_sequence: 1,
+            terms,
+            subnets: plans.into_iter().map(Subnet::new).collect(),
+            leases: BTreeMap::new(),
+            by_key: HashMap::new(),
+            by_hardware: HashMap::new(),
+            by_client_id: HashMap::new(),
+        }
+    }
+
+    /// Takes in what the log says, in its order. Says whether the address is still in any subnet's plan.
+    pub fn restore(&mut self, record: Record) -> bool {
+        if record.member == self.member {
+            self.member_sequence = self.member_sequence.max(record.member_sequence + 1);
+        }
+        let Some(subnet) = self.subnet_of(record.address) else { return false };
+        let address = record.address;
+        self.put(subnet, address, Lease::from(record));
+        true
+    }
+
+    /// The number of this member's next record.
+    pub fn member_sequence(&self) -> u64 {
+        self.member_sequence
+    }
+
+    /// Begins numbering at least here: with what [`super::Opened::member_sequence`] says.
+    pub fn number_from(&mut self, member_sequence: u64) {
+        self.member_sequence = self.member_sequence.max(member_sequence);
+    }
+
+    /// What is known of an address.
+    pub fn lease(&self, address: Ipv4Addr) -> Option<&Lease> {
+        self.leases.get(&address)
+    }
+
+    /// The latest lease of a hardware address in each subnet.
+    pub fn of_hardware(&self, hardware: Hardware) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+        (0..self.subnets.len())
+            .filter_map(move |subnet| self.by_hardware.get(&(subnet, hardware)))
+            .filter_map(|address| Some((*address, self.leases.get(address)?)))
+    }
+
+    /// The latest lease of a client identifier in each subnet.
+    pub fn of_client_id(&self, client_id: &[u8]) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+        let key = Key::of_client_id(client_id);
+        (0..self.subnets.len())
+            .filter_map(move |subnet| self.by_client_id.get(&(subnet, key)))
+            .filter_map(|address| Some((*address, self.leases.get(address)?)))
+    }
+
+    /// Every lease after an address, in the order of addresses.
+    pub fn leases(&self, after: Option<Ipv4Addr>) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.leases.range((start, Bound::Unbounded)).map(|(address, lease)| (*address, lease))
+    }
+
+    /// What a rewritten log has to say of the next `count` addresses behind `after`, and the last of them; none at the
+    /// end.
+    pub fn snapshot(&self, after: Option<Ipv4Addr>, count: usize) -> (Vec<Record>, Option<Ipv4Addr>) {
+        let mut last = None;
+        let mut records = Vec::new();
+        for (address, lease) in self.leases(after).take(count) {
+            last = Some(address);
+            records.extend(lease.record(address));
+        }
+        (records, last)
+    }
+
+    /// Finds an address for a client and holds it: its reservation, the one that it has or had, the one that it wants,
+    /// one that nobody had, the one that has been unused for longest.
+    ///
+    /// # Errors
+    /// `Exhausted`, `Crowded`.
+    pub fn hold(
+        &mut self,
+        subnet: usize,
+        now: Time,
+        asker: Asker<'_>,
+        wanted: Option<Ipv4Addr>,
+    ) -> Result<Held, Denied> {
+        self.end_holds(subnet, now);
+        if let Some(address) = self.known_address(subnet, now, asker) {
+            self.hold_address(subnet, now, asker.holder, address);
+            return Ok(Held { address, is_known: true });
+        }
+        let entry = &mut self.subnets[subnet];
+        if entry.holds.len() >= entry.holds_max {
+            return Err(Denied::Crowded);
+        }
+        let wanted = wanted.filter(|address| {
+            self.subnets[subnet].has(*address) && self.usable(subnet, now, asker, *address).is_ok()
+        });
+        let entry = &mut self.subnets[subnet];
+        let address = wanted
+            .or_else(|| entry.pools.iter_mut().find_map(Pool::lowest_free))
+            .or_else(|| entry.reusable.first().filter(|(from, _)| *from <= now).map(|(_, address)| *address))
+            .ok_or(Denied::Exhausted)?;
+        self.hold_address(subnet, now, asker.holder, address);
+        Ok(Held { address, is_known: false })
+    }
+
+    /// Gives a client an address, or more time for it. Returns when the lease ends, and what has to be logged before the
+    /// client may be told: the lease itself, and the end of another one that the client had in this subnet.
+    ///
+    /// # Errors
+    /// Why it cannot have it.
+    pub fn grant(
+        &mut self,
+        subnet: usize,
+        now: Time,
+        asker: Asker<'_>,
+        address: Ipv4Addr,
+        duration: Duration,
+    ) -> Result<(Time, Vec<Record>), Denied> {
+        self.usable(subnet, now, asker, address)?;
+        let mut expires = now.after(duration);
+        let mut kept = expires;
+        if self.is_of_peer(subnet, address) {
+            kept = self.leases.get(&address).map_or(now, |lease| lease.kept);
+            expires = expires.min(kept.after(self.terms.grace));
+        }
+        let key = asker.holder.key();
+        let mut records = Vec::with_capacity(1);
+        if let Some(other) = self.by_key.get(&(subnet, key)).copied().filter(|other| *other != address) {
+            records.extend(self.end(subnet, now, other, State::Released, now));
+        }
+        let lease = Lease {
+            state: State::Granted,
+            holder: asker.holder.clone(),
+            member: self.member,
+            member_sequence: self.next_number(),
+            changed: now,
+            expires,
+            kept,
+            held_until: Time(0),
+            key,
+        };
+        records.extend(lease.record(address));
+        self.put(subnet, address, lease);
+        Ok((expires, records))
+    }
+
+    /// A client gives its address back. Returns what has to be logged; nothing if it is not its address.
+    pub fn release(
+        &mut self,
+        subnet: usize,
+        now: Time,
+        asker: Asker<'_>,
+        address: Ipv4Addr,
+    ) -> Option<Record> {
+        let lease = self.leases.get(&address).filter(|lease| lease.is_of(asker.holder))?;
+        match lease.state {
+            State::Granted => self.end(subnet, now, address, State::Released, now),
+            State::Offered => {
+                self.forget(subnet, address);
+                None
+            }
+            State::Released | State::Declined => None,
+        }
+    }
+
+    /// A client has found that somebody else uses the address it was given. Returns what has to be logged; nothing if it
+    /// is not its address.
+    pub fn decline(
+        &mut self,
+        subnet: usize,
+        now: Time,
+        asker: Asker<'_>,
+        address: Ipv4Addr,
+    ) -> Option<Record> {
+        self.leases
+            .get(&address)
+            .filter(|lease| lease.is_of(asker.holder) && lease.state != State::Declined)?;
+        self.put_aside(subnet, now, address)
+    }
+
+    /// Our own probe has found that somebody uses an address that is held. Returns what has to be logged.
+    pub fn put_aside(&mut self, subnet: usize, now: Time, address: Ipv4Addr) -> Option<Record> {
+        self.end(subnet, now, address, State::Declined, now.after(self.terms.decline))
+    }
+
+    /// Ends a hold before its time: the client has chosen another server.
+    pub fn let_go(&mut self, subnet: usize, holder: &Holder) {
+        let Some(address) = self.by_key.get(&(subnet, holder.key())).copied() else { return };
+        if self.leases.get(&address).is_some_and(|lease| lease.state == State::Offered) {
+            self.forget(subnet, address);
+        }
+    }
+
+    /// Takes in what another member has logged. Says whether that was news; then it has to be logged here, too.
+    ///
+    /// The owner of an address does not believe that another client has it while its own lease runs.
+    pub fn apply_foreign(&mut self, now: Time, record: &Record) -> bool {
+        let Some(subnet) = self.subnet_of(record.address) else { return false };
+        let mut lease = Lease::from(record.clone());
+        if let Some(known) = self.leases.get(&record.address).filter(|known| known.state != State::Offered) {
+            if (known.changed, known.member) >= (record.changed, record.member) {
+                return false;
+            }
+            if self.subnets[subnet].has(record.address) {
+                if known.is_active(now) && !lease.is_of(&known.holder) {
+                    return false;
+                }
+                lease.kept = lease.kept.max(known.kept);
+            }
+        }
+        self.put(subnet, record.address, lease);
+        true
+    }
+
+    /// The subnet in whose plan an address is.
+    fn subnet_of(&self, address: Ipv4Addr) -> Option<usize> {
+        self.subnets.iter().position(|subnet| {
+            subnet.has(address) || subnet.is_of_peer(address) || subnet.reserved.contains(&address)
+        })
+    }
+
+    fn is_of_peer(&self, subnet: usize, address: Ipv4Addr) -> bool {
+        let subnet = &self.subnets[subnet];
+        subnet.is_of_peer(address) && !subnet.reserved.contains(&address)
+    }
+
+    /// The address that a client has a claim to: reserved for it, or its own from earlier.
+    fn known_address(&self, subnet: usize, now: Time, asker: Asker<'_>) -> Option<Ipv4Addr> {
+        let reserved = self.subnets[subnet].reservation_for(asker);
+        let by_key = self.by_key.get(&(subnet, asker.holder.key())).copied();
+        let by_hardware =
+            asker.holder.hardware.and_then(|hardware| self.by_hardware.get(&(subnet, hardware)).copied());
+        let is_active =
+            |address: &Ipv4Addr| self.leases.get(address).is_some_and(|lease| lease.is_active(now));
+        // The address that the machine uses now comes first: a disk may hang on it.
+        let own = [by_key, by_hardware].into_iter().flatten();
+        let own = own.clone().filter(is_active).chain(own);
+        let is_own =
+            |address: &Ipv4Addr| self.leases.get(address).is_some_and(|lease| lease.is_of(asker.holder));
+        reserved
+            .into_iter()
+            .chain(own.filter(is_own))
+            .find(|address| self.usable(subnet, now, asker, *address).is_ok())
+    }
+
+    /// Whether a client can have an address now.
+    fn usable(&self, subnet: usize, now: Time, asker: Asker<'_>, address: Ipv4Addr) -> Result<(), Denied> {
+        let entry = &self.subnets[subnet];
+        let is_reserved = entry.reserved.contains(&address);
+        if is_reserved && entry.reservation_for(asker) != Some(address) {
+            return Err(Denied::Taken);
+        }
+        let lease = self.leases.get(&address);
+        if let Some(lease) = lease
+            && entry.free_from(address, lease, self.terms.grace) > now
+        {
+            if lease.state == State::Declined {
+                return Err(Denied::Declined);
+            }
+            if !lease.is_of(asker.holder) {
+                return Err(Denied::Taken);
+            }
+        }
+        if is_reserved || entry.has(address) {
+            return Ok(());
+        }
+        if !entry.is_of_peer(address) {
+            return Err(Denied::Unmanaged);
+        }
+        let is_proven = lease.is_some_and(|lease| {
+            lease.is_active(now) && lease.is_of(asker.holder) && lease.kept.after(self.terms.grace) > now
+        });
+        if is_proven { Ok(()) } else { Err(Denied::Unproven) }
+    }
+
+    fn hold_address(&mut self, subnet: usize, now: Time, holder: &Holder, address: Ipv4Addr) {
+        let held_until = now.after(self.terms.hold);
+        let lease = match self.leases.get(&address).filter(|lease| lease.is_of(holder)) {
+            Some(known) if known.state != State::Offered => Lease { held_until, ..known.clone() },
+            _ => Lease {
+                state: State::Offered,
+                holder: holder.clone(),
+                member: self.member,
+                member_sequence: 0,
+                changed: now,
+                expires: Time(0),
+                kept: Time(0),
+                held_until,
+                key: holder.key(),
+            },
+        };
+        self.put(subnet, address, lease);
+    }
+
+    /// Ends what an address is now.
+    fn end(
+        &mut self,
+        subnet: usize,
+        now: Time,
+        address: Ipv4Addr,
+        state: State,
+        expires: Time,
+    ) -> Option<Record> {
+        let known = self.leases.get(&address)?;
+        if state == State::Released && known.state != State::Granted {
+            if known.state == State::Offered {
+                self.forget(subnet, address);
+            }
+            return None;
+        }
+        let mut lease = known.clone();
+        lease.state = state;
+        lease.member = self.member;
+        lease.member_sequence = self.next_number();
+        lease.changed = now;
+        lease.expires = expires;
+        lease.held_until = Time(0);
+        let record = lease.record(address);
+        self.put(subnet, address, lease);
+        record
+    }
+
+    fn end_holds(&mut self, subnet: usize, now: Time) {
+        for _ in 0..PURGE_MAX {
+            match self.subnets[subnet].holds.first() {
+                Some((until, address)) if *until <= now => {
+                    let address = *address;
+                    self.forget(subnet, address);
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        let number = self.member_sequence;
+        self.member_sequence += 1;
+        number
+    }
+
+    fn put(&mut self, subnet: usize, address: Ipv4Addr, lease: Lease) {
+        self.forget(subnet, address);
+        let entry = &mut self.subnets[subnet];
+        let free_from = entry.free_from(address, &lease, self.terms.grace);
+        if entry.has(address) && !entry.reserved.contains(&address) {
+            entry.pools.iter_mut().for_each(|pool| pool.take(address));
+            if lease.state != State::Offered {
+                entry.reusable.insert((free_from, address));
+            }
+        }
+        if lease.state == State::Offered {
+            entry.holds.insert((lease.held_until, address));
+        }
+        self.by_key.insert((subnet, lease.key), address);
+        if let Some(hardware) = lease.holder.hardware {
+            self.by_hardware.insert((subnet, hardware), address);
+        }
+        if !lease.holder.client_id.is_empty() {
+            self.by_client_id.insert((subnet, Key::of_client_id(&lease.holder.client_id)), address);
+        }
+        self.leases.insert(address, lease);
+    }
+
+    fn forget(&mut self, subnet: usize, address: Ipv4Addr) {
+        let Some(lease) = self.leases.remove(&address) else { return };
+        let entry = &mut self.subnets[subnet];
+        entry.reusable.remove(&(entry.free_from(address, &lease, self.terms.grace), address));
+        entry.holds.remove(&(lease.held_until, address));
+        if !entry.reserved.contains(&address) {
+            entry.pools.iter_mut().for_each(|pool| pool.give_back(address));
+        }
+        remove_if(&mut self.by_key, &(subnet, lease.key), address);
+        if let Some(hardware) = lease.holder.hardware {
+            remove_if(&mut self.by_hardware, &(subnet, hardware), address);
+        }
+        if !lease.holder.client_id.is_empty() {
+            let key = Key::of_client_id(&lease.holder.client_id);
+            remove_if(&mut self.by_client_id, &(subnet, key), address);
+        }
+    }
+}
+
+/// An index names the latest lease of a client; an older one that goes must not take that away.
+fn remove_if<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Ipv4Addr>, key: &K, address: Ipv4Addr) {
+    if index.get(key) == Some(&address) {
+        index.remove(key);
+    }
+}
+
+impl Lease {
+    /// Whether it is this client's: by its key, or because one of a machine's boot stages has it. An operating system
+    /// takes over what its firmware has, and firmware what the machine had before it was restarted.
+    fn is_of(&self, holder: &Holder) -> bool {
+        let is_same_hardware = holder.hardware.is_some() && holder.hardware == self.holder.hardware;
+        self.key == holder.key() || (is_same_hardware && (holder.is_boot || self.holder.is_boot))
+    }
+
+    /// What the log says of it; nothing of an offer.
+    fn record(&self, address: Ipv4Addr) -> Option<Record> {
+        let state = match self.state {
+            State::Offered => return None,
+            State::Granted => RecordState::Granted,
+            State::Released => RecordState::Released,
+            State::Declined => RecordState::Declined,
+        };
+        Some(Record {
+            address,
+            state,
+            holder: self.holder.clone(),
+            member: self.member,
+            member_sequence: self.member_sequence,
+            changed: self.changed,
+            expires: self.expires,
+            kept: self.kept,
+        })
+    }
+}
+
+impl From<Record> for Lease {
+    fn from(record: Record) -> Self {
+        let state = match record.state {
+            RecordState::Granted => State::Granted,
+            RecordState::Released => State::Released,
+            RecordState::Declined => State::Declined,
+        };
+        Self {
+            state,
+            key: record.holder.key(),
+            holder: record.holder,
+            member: record.member,
+            member_sequence: record.member_sequence,
+            changed: record.changed,
+            expires: record.expires,
+            kept: record.kept,
+            held_until: Time(0),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Any record.
+
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use crate::device::Uuid;
+use crate::dhcp::lease::{Hardware, Holder, MemberId, Record, RecordState, Time};
+
+pub(in crate::dhcp::lease) fn any_holder() -> impl Strategy<Value = Holder> {
+    let hardware = (any::<u8>(), 0_u8..=16, any::<[u8; 16]>());
+    let uuid = proptest::option::of(any::<[u8; 16]>());
+    (hardware, uuid, proptest::collection::vec(any::<u8>(), 0..=255), any::<bool>()).prop_filter_map(
+        "nothing tells who it is",
+        |((kind, length, address), uuid, client_id, is_boot)| {
+            Holder::new(Hardware::new(kind, length, address), uuid.map(Uuid), &client_id, is_boot)
+        },
+    )
+}
+
+pub(in crate::dhcp::lease) fn any_record() -> impl Strategy<Value = Record> {
+    let state =
+        prop_oneof![Just(RecordState::Granted), Just(RecordState::Released), Just(RecordState::Declined)];
+    (any::<u32>(), state, any_holder(), any::<[u64; 5]>()).prop_map(
+        |(address, state, holder, [member, member_sequence, changed, expires, kept])| Record {
+            address: Ipv4Addr::from(address),
+            state,
+            holder,
+            member: MemberId(member),
+            member_sequence,
+            changed: Time(changed),
+            expires: Time(expires),
+            kept: Time(kept),
+        },
+    )
+}
