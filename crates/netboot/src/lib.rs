@@ -12,6 +12,7 @@ mod event;
 pub mod member;
 mod policy;
 pub mod script;
+pub mod tftp;
 
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
 pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};

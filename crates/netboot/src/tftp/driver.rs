@@ -1,0 +1,422 @@
+//! The sockets: as many workers as cores, each with a socket of its own on every address. The kernel gives a client's
+//! packets to one of them by a hash of the addresses and ports (SO_REUSEPORT), always the same one, so a worker knows all
+//! about its transfers and nothing of the others'.
+
+use std::collections::HashMap;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
+use rustix::buffer::spare_capacity;
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
+use socket2::{Domain, Socket, Type};
+
+use super::send::{Route, SendMethod, send};
+use super::server::{Admission, Key, Mode, Server, Settings, Surroundings, Transmit};
+
+/// No request and no ACK is longer; what is cut off was no packet of a client.
+const DATAGRAM_MAX: usize = 1024;
+/// Datagrams that are taken from one socket before the others are looked at.
+const BATCH: usize = 32;
+/// Requests of a boot storm wait here.
+const RECEIVE_BUFFER: usize = 1 << 20;
+/// Several windows of large blocks.
+const SEND_BUFFER: usize = 4 << 20;
+/// How long a full socket is waited for before a packet counts as lost.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a worker looks for the next packet of a transfer before it goes to sleep. A client on the same network
+/// answers sooner than a sleeping thread wakes up, and without a window it does so for every block.
+const LOOK_FOR: Duration = Duration::from_micros(50);
+/// A worker that found nothing so often in a row does not look any more until it finds something without looking.
+const LOOKS_MAX: u32 = 16;
+/// The event of [`Running::stop`], beside the numbers of sockets.
+const STOP: u64 = u64::MAX;
+
+/// Why the server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// An address is in use, not ours or not allowed.
+    #[error("listen for TFTP on {address}")]
+    Listen {
+        /// Which one.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel lacks something.
+    #[error("prepare the TFTP server")]
+    Prepare(#[source] io::Error),
+}
+
+/// A server that listens and does not answer yet: time to drop privileges.
+#[derive(Debug)]
+pub struct Bound {
+    settings: Arc<Settings>,
+    addresses: Vec<SocketAddr>,
+    /// For each worker, a socket for each address.
+    sockets: Vec<Vec<Socket>>,
+    stop: Arc<OwnedFd>,
+    method: SendMethod,
+}
+
+/// A server that answers. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<SocketAddr>,
+    stop: Arc<OwnedFd>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Listens on all addresses of the settings. An address with port 0 gets a free port.
+///
+/// # Errors
+/// `Listen`, `Prepare`.
+pub fn bind(settings: Settings) -> Result<Bound, BindError> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut addresses = Vec::new();
+    let mut sockets: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::new()).collect();
+    for address in &settings.listen {
+        let failed = |source| BindError::Listen { address: *address, source };
+        // Workers share the address by SO_REUSEPORT, and so would a second server with other settings, unnoticed, that
+        // runs as the same user. This socket does not share, so it notices.
+        let probe = listen(*address, false).map_err(failed)?;
+        let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(*address);
+        drop(probe);
+        for sockets in &mut sockets {
+            sockets.push(listen(address, true).map_err(failed)?);
+        }
+        addresses.push(address);
+    }
+    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| BindError::Prepare(error.into()))?);
+    let method =
+        sockets.iter().flatten().next().map_or(SendMethod::Batch, |socket| SendMethod::of(socket.as_fd()));
+    Ok(Bound { settings: Arc::new(settings), addresses, sockets, stop, method })
+}
+
+impl Bound {
+    /// Where it listens, in the order of the settings.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Sends in another way than the kernel's best one, to compare them.
+    #[must_use]
+    pub fn with_send_method(mut self, method: SendMethod) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// Answers from now on, in threads of its own.
+    ///
+    /// # Errors
+    /// `Prepare`.
+    pub fn run(self, surroundings: Surroundings) -> Result<Running, BindError> {
+        let admission = Admission::new(&self.settings);
+        let mut running =
+            Running { addresses: self.addresses, stop: Arc::clone(&self.stop), workers: Vec::new() };
+        for (number, sockets) in self.sockets.into_iter().enumerate() {
+            let server =
+                Server::new(Arc::clone(&self.settings), surroundings.clone(), Arc::clone(&admission));
+            let mut worker = Worker::new(&self.stop, self.settings.mode, sockets, self.method, server)
+                .map_err(BindError::Prepare)?;
+            let thread = std::thread::Builder::new()
+                .name(format!("tftp-{number}"))
+                .spawn(move || worker.run())
+                .map_err(BindError::Prepare)?;
+            running.workers.push(thread);
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Where it listens, in the order of the settings.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Breaks off all transfers and waits for the threads.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Nobody reads it, so it wakes all of them.
+        if rustix::io::write(&self.stop, &1_u64.to_le_bytes()).is_ok() {
+            for worker in self.workers.drain(..) {
+                // A panic was printed by its own thread.
+                let _ = worker.join();
+            }
+        }
+    }
+}
+
+/// A datagram socket for a server.
+fn listen(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
+    let socket = open(address)?;
+    socket.set_reuse_port(is_shared)?;
+    match address {
+        SocketAddr::V4(_) => {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &true)?
+        }
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    // More than the kernel's limit becomes the limit.
+    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+    // Without the bit that forbids fragments: ROMs do not take part in finding a path's MTU.
+    match address {
+        SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
+        SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?,
+    }
+    Ok(socket)
+}
+
+/// A transfer's own socket, in [`Mode::PortPerTransfer`].
+fn connect(key: Key) -> io::Result<Socket> {
+    let local = match (key.local, key.peer) {
+        // A link-local address is one only together with its interface.
+        (IpAddr::V6(address), SocketAddr::V6(peer)) => {
+            SocketAddrV6::new(address, 0, 0, peer.scope_id()).into()
+        }
+        (address, _) => SocketAddr::new(address, 0),
+    };
+    let socket = open(local)?;
+    socket.bind(&local.into())?;
+    socket.connect(&key.peer.into())?;
+    Ok(socket)
+}
+
+/// One thread's part.
+struct Worker {
+    epoll: OwnedFd,
+    mode: Mode,
+    /// Listening sockets; the number of one is the number of its events.
+    listening: Vec<Listening>,
+    /// In [`Mode::PortPerTransfer`], each transfer's socket with the number of its events.
+    own: HashMap<Key, (u64, Socket)>,
+    /// Whose events have this number.
+    keys: HashMap<u64, Key>,
+    next_number: u64,
+    method: SendMethod,
+    server: Server,
+    /// How often in a row it was looked for a packet in vain.
+    vain_looks: u32,
+}
+
+struct Listening {
+    socket: Socket,
+    address: IpAddr,
+}
+
+impl Worker {
+    fn new(
+        stop: &OwnedFd,
+        mode: Mode,
+        sockets: Vec<Socket>,
+        method: SendMethod,
+        server: Server,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+        let mut listening = Vec::new();
+        for (number, socket) in sockets.into_iter().enumerate() {
+            epoll::add(&epoll, &socket, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
+            let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+            let address = socket.local_addr()?.as_socket().map_or(unspecified, |address| address.ip());
+            listening.push(Listening { socket, address });
+        }
+        let next_number = listening.len() as u64;
+        let (own, keys) = (HashMap::new(), HashMap::new());
+        Ok(Self { epoll, mode, listening, own, keys, next_number, method, server, vain_looks: 0 })
+    }
+
+    fn run(&mut self) {
+        let mut events = Vec::with_capacity(BATCH);
+        loop {
+            events.clear();
+            match self.wait(&mut events) {
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a TFTP worker cannot wait for packets and ends");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.data.u64() {
+                    STOP => return,
+                    number => self.receive(number),
+                }
+            }
+            self.server.handle_timeout(Instant::now());
+            self.flush();
+        }
+    }
+
+    /// Waits for packets: a moment awake, then asleep.
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<(), Errno> {
+        if self.server.transfers() > 0 {
+            let start = Instant::now();
+            let patience = if self.vain_looks < LOOKS_MAX { LOOK_FOR } else { Duration::ZERO };
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            loop {
+                if epoll::wait(&self.epoll, spare_capacity(events), Some(&now))? > 0 {
+                    self.vain_looks = 0;
+                    return Ok(());
+                }
+                if start.elapsed() >= patience {
+                    break;
+                }
+            }
+            self.vain_looks += u32::from(!patience.is_zero());
+        }
+        let timeout = self.server.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout
+            .map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() });
+        epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref())?;
+        Ok(())
+    }
+
+    /// Takes what has come on one socket, and answers it.
+    fn receive(&mut self, number: u64) {
+        for _ in 0..BATCH {
+            let mut buffer = [0; DATAGRAM_MAX];
+            let received = match self.keys.get(&number).copied() {
+                Some(key) => {
+                    let Some((_, socket)) = self.own.get(&key) else { return };
+                    receive_connected(socket, &mut buffer).map(|length| Some((key, length)))
+                }
+                None => {
+                    let Some(listening) = self.listening.get(number as usize) else { return };
+                    receive(listening.socket.as_fd(), number as usize, listening.address, &mut buffer)
+                }
+            };
+            match received {
+                Ok(Some((key, length))) => {
+                    self.server.handle_datagram(Instant::now(), key, &buffer[..length]);
+                    self.close_ended();
+                    if self.mode == Mode::PortPerTransfer {
+                        self.open_own(key);
+                    }
+                    self.flush();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Not for us, or a router's word that an earlier packet did not arrive, which the timer knows better.
+                Ok(None) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Sends all that is to be sent.
+    fn flush(&mut self) {
+        let now = Instant::now();
+        while let Some(Transmit { key, payload }) = self.server.poll_transmit(now) {
+            // A packet of no transfer, an ERROR, goes out where the request came in.
+            if let Some((_, socket)) = self.own.get(&key) {
+                report(send(socket.as_fd(), Route { from: None, to: None }, payload, self.method), key);
+            } else if let Some(listening) = self.listening.get(key.listener) {
+                let from = listening.address.is_unspecified().then_some(key.local);
+                report(
+                    send(listening.socket.as_fd(), Route { from, to: Some(key.peer) }, payload, self.method),
+                    key,
+                );
+            }
+        }
+        self.close_ended();
+    }
+
+    /// Gives a new transfer its socket. Where that fails, the listening one has to do.
+    fn open_own(&mut self, key: Key) {
+        if !self.server.has(&key) || self.own.contains_key(&key) {
+            return;
+        }
+        let number = self.next_number;
+        let opened = connect(key).and_then(|socket| {
+            epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(number), epoll::EventFlags::IN)?;
+            Ok(socket)
+        });
+        match opened {
+            Ok(socket) => {
+                self.next_number += 1;
+                self.own.insert(key, (number, socket));
+                self.keys.insert(number, key);
+            }
+            Err(error) => tracing::warn!(peer = %key.peer, %error, "open a port for a TFTP transfer"),
+        }
+    }
+
+    fn close_ended(&mut self) {
+        while let Some(key) = self.server.poll_ended() {
+            if let Some((number, _)) = self.own.remove(&key) {
+                self.keys.remove(&number);
+            }
+        }
+    }
+}
+
+/// A datagram on a listening socket.
+fn receive(
+    socket: BorrowedFd<'_>,
+    listener: usize,
+    bound: IpAddr,
+    buffer: &mut [u8],
+) -> io::Result<Option<(Key, usize)>> {
+    // Room for one of the two; the one of IPv6 is the larger.
+    let mut control = [0; nix::sys::socket::cmsg_space::<nix::libc::in6_pktinfo>()];
+    let mut slices = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
+    let mut local = bound;
+    for control in message.cmsgs()? {
+        match control {
+            // What the packet was sent to, or for a broadcast the address of the interface.
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                local = Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr)).into();
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => {
+                local = Ipv6Addr::from(info.ipi6_addr.s6_addr).into()
+            }
+            _ => {}
+        }
+    }
+    let peer = message.address.and_then(|address| {
+        let v4 = address.as_sockaddr_in().map(|peer| SocketAddr::V4((*peer).into()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|peer| SocketAddr::V6((*peer).into())))
+    });
+    let key = peer.filter(|_| !local.is_multicast()).map(|peer| Key { listener, local, peer });
+    Ok(key.map(|key| (key, message.bytes)))
+}
+
+/// A datagram on a transfer's own socket: from its client, or the kernel would not have put it there.
+fn receive_connected(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
+}
+
+fn report(sent: io::Result<()>, key: Key) {
+    if let Err(error) = sent {
+        tracing::debug!(peer = %key.peer, %error, "send by TFTP");
+    }
+}

@@ -1,0 +1,16 @@
+//! TFTP (RFC 1350 with options by RFC 2347, 2348, 2349 and 7440), read-only: the last resort of firmware that knows no
+//! HTTP, and still quick and at home behind NAT.
+//!
+//! [`wire`] knows packets, [`transfer`] one transfer over time, [`server`] all transfers with their limits, `driver`
+//! the sockets.
+
+mod driver;
+pub mod receive;
+mod send;
+pub mod server;
+pub mod transfer;
+pub mod wire;
+
+pub use driver::{BindError, Bound, Running, bind};
+pub use send::SendMethod;
+pub use server::{BlockSizeCap, Mode, Settings, Surroundings};

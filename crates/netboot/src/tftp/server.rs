@@ -1,0 +1,580 @@
+//! All transfers of one worker: who is admitted, which packet belongs to which transfer, what is sent next. Without
+//! sockets and clock; a driver hands in packets and time and sends what it is given.
+//!
+//! A transfer is known by the address that was asked and the client's address and port, its transfer identifier
+//! (RFC 1350 §4). An ACK that belongs to none is dropped without an answer: its sender may be forged, and a ROM that uses
+//! one port for all its requests would take the ERROR for the end of its next transfer.
+//!
+//! Who is not admitted gets no answer either, but does not lose: every firmware asks again after a while, whereas an
+//! ERROR ends its boot.
+//!
+//! Only `octet` is served. Boot programs are not text, no firmware asks for `netascii`, and a client that does so by
+//! mistake (`tftp` of tftp-hpa without `-m binary`) would be given a broken file; it is told what to do instead.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use goldwire_stdx::Report;
+
+use super::transfer::{self, Limits, Outcome, Transfer};
+use super::wire::{self, BLOCK_SIZE_DEFAULT, ErrorCode, FILE_NAME_MAX, Packet, Request};
+use crate::content::{Asker, Content, ContentError, Contents};
+use crate::device::Mac;
+use crate::event::{Event, EventKind, Observer, Protocol};
+
+/// Most blocks that are sent at once: what the kernel takes in one call (UDP_MAX_SEGMENTS).
+const BURST_BLOCKS_MAX: usize = 64;
+/// Most bytes that are sent at once: an IP datagram's length is a 16-bit number, also that of many segments together.
+const BURST_BYTES_MAX: usize = 65_000;
+/// An IPv6 header is so much longer than one of IPv4.
+const IPV6_HEADER_EXTRA: u16 = 20;
+
+/// From which port the data comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// From the port that was asked: goes through NAT, firewalls and UDP load balancers.
+    #[default]
+    SinglePort,
+    /// From a new port for each transfer, as RFC 1350 §4 has it, for the odd client that insists.
+    PortPerTransfer,
+}
+
+/// A smaller block for some clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSizeCap {
+    /// The network's address.
+    pub network: IpAddr,
+    /// Bits of the network's prefix.
+    pub prefix_length: u8,
+    /// Most bytes in a block, in this network.
+    pub block_size_max: u16,
+}
+
+/// How the server behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it listens. A wildcard address is answered from the address that was asked.
+    pub listen: Vec<SocketAddr>,
+    /// From which port the data comes.
+    pub mode: Mode,
+    /// Most bytes in a block; 1468 fills an Ethernet frame. More is split into IP fragments, which some ROMs cannot
+    /// join. Clients with an IPv6 address get 20 bytes less, the difference of the headers.
+    pub block_size_max: u16,
+    /// Most blocks in a window (RFC 7440). More than a client's network card has buffers for is lost and sent again.
+    pub window_size_max: u16,
+    /// Networks with smaller blocks, where a tunnel or an overlay leaves less room. The longest prefix counts.
+    pub block_size_caps: Vec<BlockSizeCap>,
+    /// Most transfers at a time. Each holds an open file.
+    pub transfers_max: usize,
+    /// Most transfers at a time to one address. Behind NAT, one address may be a whole site.
+    pub transfers_per_address_max: usize,
+    /// How long an answer is waited for before something is sent again, at first; it doubles three times.
+    pub timeout: Duration,
+    /// How often something is sent again without an answer before the transfer is given up.
+    pub retries: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0; 4], 69)), SocketAddr::from(([0_u16; 8], 69))],
+            mode: Mode::default(),
+            block_size_max: 1468,
+            window_size_max: 64,
+            block_size_caps: Vec::new(),
+            transfers_max: 4096,
+            transfers_per_address_max: 256,
+            timeout: Duration::from_secs(1),
+            retries: 6,
+        }
+    }
+}
+
+impl Settings {
+    /// What is agreed to with a client at this address. Never less than 512 bytes, which need no agreement.
+    fn limits(&self, client: IpAddr) -> Limits {
+        let cap = self
+            .block_size_caps
+            .iter()
+            .filter(|cap| is_in(client, cap.network, cap.prefix_length))
+            .max_by_key(|cap| cap.prefix_length);
+        let header_extra = if client.is_ipv6() { IPV6_HEADER_EXTRA } else { 0 };
+        let usual = self.block_size_max.saturating_sub(header_extra);
+        let block_size_max = cap.map_or(usual, |cap| cap.block_size_max.min(usual)).max(BLOCK_SIZE_DEFAULT);
+        Limits {
+            block_size_max,
+            window_size_max: self.window_size_max,
+            timeout: self.timeout,
+            retries: self.retries,
+        }
+    }
+}
+
+fn is_in(address: IpAddr, network: IpAddr, prefix_length: u8) -> bool {
+    let (difference, width) = match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()) << 96, 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
+        _ => return false,
+    };
+    difference.leading_zeros() >= u32::from(prefix_length.min(width))
+}
+
+/// Whom the server asks and tells.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Has the files.
+    pub contents: Arc<dyn Contents>,
+    /// Hears what happens.
+    pub observer: Arc<dyn Observer>,
+    /// Tells the hardware address behind a network address, if somebody knows it.
+    pub mac_of: Arc<dyn Fn(IpAddr) -> Option<Mac> + Send + Sync>,
+}
+
+/// Counts the transfers of all workers.
+#[derive(Debug)]
+pub struct Admission {
+    transfers_max: usize,
+    transfers_per_address_max: usize,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of_address: HashMap<IpAddr, usize>,
+}
+
+impl Admission {
+    /// Nobody is there yet.
+    pub fn new(settings: &Settings) -> Arc<Self> {
+        Arc::new(Self {
+            transfers_max: settings.transfers_max,
+            transfers_per_address_max: settings.transfers_per_address_max,
+            counts: Mutex::default(),
+        })
+    }
+
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Permit, &'static str> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.all >= self.transfers_max {
+            return Err("there are as many transfers as may be at a time");
+        }
+        let of_address = counts.of_address.get(&address).copied().unwrap_or(0);
+        if of_address >= self.transfers_per_address_max {
+            return Err("this address has as many transfers as it may have at a time");
+        }
+        counts.all += 1;
+        counts.of_address.insert(address, of_address + 1);
+        Ok(Permit { admission: Arc::clone(self), address })
+    }
+}
+
+/// A place among the transfers, given back when it is dropped.
+#[derive(Debug)]
+struct Permit {
+    admission: Arc<Admission>,
+    address: IpAddr,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.admission.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Some(count) = counts.of_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.of_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// What tells one transfer from all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The number of the listening socket that was asked.
+    pub listener: usize,
+    /// The server's address that was asked, from which it answers.
+    pub local: IpAddr,
+    /// The client's address and port.
+    pub peer: SocketAddr,
+}
+
+/// Something to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit<'a> {
+    /// From where to whom.
+    pub key: Key,
+    /// What.
+    pub payload: Payload<'a>,
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// One packet.
+    Packet(&'a [u8]),
+    /// One packet for each of several consecutive blocks, each behind its header.
+    Blocks {
+        /// The number of the first one; after 65535 comes 0.
+        first: u16,
+        /// How many there are.
+        count: u16,
+        /// Bytes in each but the last.
+        block_size: u16,
+        /// The bytes of all of them. The last may have fewer than the others, or none.
+        bytes: &'a [u8],
+    },
+}
+
+/// One transfer with what it needs.
+struct Session {
+    transfer: Transfer,
+    content: Content,
+    path: String,
+    mac: Option<Mac>,
+    /// The request as it came, to know it again.
+    request: Box<[u8]>,
+    started: Instant,
+    heard: Instant,
+    /// Whether it stands in [`Server::ready`].
+    is_ready: bool,
+    _permit: Permit,
+}
+
+/// The transfers of one worker.
+pub struct Server {
+    settings: Arc<Settings>,
+    surroundings: Surroundings,
+    admission: Arc<Admission>,
+    sessions: HashMap<Key, Session>,
+    /// Transfers that may have something to send, in turn.
+    ready: VecDeque<Key>,
+    /// Packets that belong to no transfer.
+    packets: VecDeque<(Key, Vec<u8>)>,
+    /// Transfers that are over, for who keeps something for each.
+    ended: Vec<Key>,
+    /// Not later than the earliest deadline of all transfers.
+    deadline: Option<Instant>,
+    buffer: Vec<u8>,
+}
+
+impl Server {
+    /// No transfers yet.
+    pub fn new(settings: Arc<Settings>, surroundings: Surroundings, admission: Arc<Admission>) -> Self {
+        Self {
+            settings,
+            surroundings,
+            admission,
+            sessions: HashMap::new(),
+            ready: VecDeque::new(),
+            packets: VecDeque::new(),
+            ended: Vec::new(),
+            deadline: None,
+            buffer: vec![0; BURST_BYTES_MAX + wire::DATA_HEADER],
+        }
+    }
+
+    /// A datagram came. [`Self::poll_transmit`] has the answer.
+    pub fn handle_datagram(&mut self, now: Instant, key: Key, bytes: &[u8]) {
+        if key.peer.port() == 0 {
+            return self.dropped(key, "a client's port is not 0");
+        }
+        match Packet::decode(bytes) {
+            Ok(Packet::Ack { block }) => {
+                let Some(session) = self.sessions.get_mut(&key) else { return };
+                session.heard = now;
+                session.transfer.handle_ack(block);
+                self.attend(now, key);
+            }
+            Ok(Packet::Error { code, message }) => {
+                let Some(session) = self.sessions.get_mut(&key) else { return };
+                session.transfer.handle_error(code, message);
+                self.attend(now, key);
+            }
+            Ok(Packet::Read(request)) => self.handle_request(now, key, &request, bytes),
+            Ok(Packet::Write(request)) => {
+                let path = String::from_utf8_lossy(request.file).into_owned();
+                self.refuse(
+                    key,
+                    &path,
+                    ErrorCode::ACCESS_VIOLATION,
+                    "read-only server",
+                    "it wanted to write",
+                );
+            }
+            Ok(Packet::Data { .. } | Packet::OptionAck(_)) => {
+                self.dropped(key, "a server's packet, not a client's")
+            }
+            Err(error) => self.dropped(key, &error.to_string()),
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is to be called at the latest. Changes with every call of the others.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Time has passed. Looks at all transfers, but only when one of them may be late.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        self.deadline = None;
+        let mut late = Vec::new();
+        for (key, session) in &self.sessions {
+            let deadline = session.transfer.deadline();
+            if deadline <= now {
+                late.push(*key);
+            } else {
+                self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+            }
+        }
+        for key in late {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.transfer.handle_timeout(now);
+            }
+            self.attend(now, key);
+        }
+    }
+
+    /// The next thing to be sent. To be asked until there is none.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Transmit<'_>> {
+        if let Some((key, packet)) = self.packets.pop_front() {
+            self.buffer[..packet.len()].copy_from_slice(&packet);
+            return Some(Transmit { key, payload: Payload::Packet(&self.buffer[..packet.len()]) });
+        }
+        let (key, step) = loop {
+            let key = self.ready.pop_front()?;
+            let Some(session) = self.sessions.get_mut(&key) else { continue };
+            session.is_ready = false;
+            let packet = usize::from(session.transfer.block_size()) + wire::DATA_HEADER;
+            let count_max = (BURST_BYTES_MAX / packet).clamp(1, BURST_BLOCKS_MAX) as u16;
+            let Some(step) = session.transfer.poll_transmit(now, count_max) else { continue };
+            self.note_deadline(key);
+            break (key, step);
+        };
+        self.payload(now, key, step)
+    }
+
+    /// The next transfer that is over.
+    pub fn poll_ended(&mut self) -> Option<Key> {
+        self.ended.pop()
+    }
+
+    /// How many transfers there are.
+    pub fn transfers(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether there is this transfer.
+    pub fn has(&self, key: &Key) -> bool {
+        self.sessions.contains_key(key)
+    }
+
+    fn payload(&mut self, now: Instant, key: Key, step: transfer::Transmit) -> Option<Transmit<'_>> {
+        let session = self.sessions.get_mut(&key)?;
+        match step {
+            transfer::Transmit::OptionAck => {
+                let packet = Packet::OptionAck(session.transfer.accepted().clone()).encode();
+                self.buffer[..packet.len()].copy_from_slice(&packet);
+                Some(Transmit { key, payload: Payload::Packet(&self.buffer[..packet.len()]) })
+            }
+            transfer::Transmit::Blocks { first, count } => {
+                let (offset, length) = session.transfer.extent(first, count);
+                let read = session.content.read_at(&mut self.buffer[..length], offset);
+                let reason = match read {
+                    Ok(read) if read == length => {
+                        let block_size = session.transfer.block_size();
+                        if !session.is_ready {
+                            session.is_ready = true;
+                            self.ready.push_back(key);
+                        }
+                        let bytes = &self.buffer[..length];
+                        let payload = Payload::Blocks { first: first as u16, count, block_size, bytes };
+                        return Some(Transmit { key, payload });
+                    }
+                    Ok(_) => "the file has become shorter while it was sent".to_owned(),
+                    Err(error) => format!("the file cannot be read: {error}"),
+                };
+                let session = self.sessions.remove(&key)?;
+                self.ended.push(key);
+                self.refuse_as(
+                    key,
+                    session.mac,
+                    &session.path,
+                    ErrorCode::NOT_DEFINED,
+                    "read error",
+                    &reason,
+                );
+                self.transferred(now, key, &session, false);
+                self.poll_transmit(now)
+            }
+        }
+    }
+
+    fn handle_request(&mut self, now: Instant, key: Key, request: &Request<'_>, bytes: &[u8]) {
+        if let Some(session) = self.sessions.get(&key) {
+            // The same request again: a copy, or a client that is impatient. Its transfer goes on and its timer repeats
+            // what is lost. After a silence as long as a timeout, though, it is a client that starts anew from the same
+            // port, after a reset.
+            let is_copy = *session.request == *bytes
+                && (!session.transfer.is_confirmed() || now < session.heard + self.settings.timeout);
+            if is_copy {
+                return;
+            }
+            self.end(now, key);
+        }
+        let path = match clean_path(request.file) {
+            Ok(path) => path,
+            Err(reason) => {
+                let path = String::from_utf8_lossy(request.file).into_owned();
+                return self.refuse(key, &path, ErrorCode::ACCESS_VIOLATION, "no such name", reason);
+            }
+        };
+        if request.mode != wire::Mode::Octet {
+            let message = "only binary (octet) mode";
+            return self.refuse(
+                key,
+                &path,
+                ErrorCode::ILLEGAL_OPERATION,
+                message,
+                "it asked for another mode than octet",
+            );
+        }
+        let address = key.peer.ip();
+        let permit = match self.admission.enter(address) {
+            Ok(permit) => permit,
+            Err(reason) => return self.dropped(key, reason),
+        };
+        let mac = (self.surroundings.mac_of)(address);
+        let content =
+            match self.surroundings.contents.open(&path, &Asker { address, mac, protocol: Protocol::Tftp }) {
+                Ok(content) => content,
+                Err(error) => {
+                    let (code, message) = match &error {
+                        ContentError::NotFound => (ErrorCode::FILE_NOT_FOUND, "file not found"),
+                        ContentError::Forbidden(_) => (ErrorCode::ACCESS_VIOLATION, "access violation"),
+                        ContentError::Failed { .. } => (ErrorCode::NOT_DEFINED, "the server cannot read it"),
+                        ContentError::Script { .. } => {
+                            (ErrorCode::NOT_DEFINED, "the server cannot make the script")
+                        }
+                    };
+                    return self.refuse_as(key, mac, &path, code, message, &Report::of(&error).line());
+                }
+            };
+        let limits = self.settings.limits(address);
+        let transfer = Transfer::new(&request.options, limits, content.length, now);
+        let session = Session {
+            transfer,
+            content,
+            path,
+            mac,
+            request: bytes.into(),
+            started: now,
+            heard: now,
+            is_ready: false,
+            _permit: permit,
+        };
+        self.sessions.insert(key, session);
+        self.attend(now, key);
+    }
+
+    /// Something happened to a transfer: it may have something to send, or be over.
+    fn attend(&mut self, now: Instant, key: Key) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        if session.transfer.outcome().is_some() {
+            return self.end(now, key);
+        }
+        if !session.is_ready {
+            session.is_ready = true;
+            self.ready.push_back(key);
+        }
+        self.note_deadline(key);
+    }
+
+    fn note_deadline(&mut self, key: Key) {
+        let Some(session) = self.sessions.get(&key) else { return };
+        let deadline = session.transfer.deadline();
+        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+    }
+
+    /// Forgets a transfer and tells how it went.
+    fn end(&mut self, now: Instant, key: Key) {
+        let Some(session) = self.sessions.remove(&key) else { return };
+        self.ended.push(key);
+        let is_complete = matches!(session.transfer.outcome(), Some(Outcome::Complete | Outcome::SizeQuery));
+        self.transferred(now, key, &session, is_complete);
+        if session.transfer.outcome() == Some(&Outcome::Complete) {
+            let kind = EventKind::Reached {
+                protocol: Protocol::Tftp,
+                stage: session.content.stage,
+                device: None,
+                detail: &session.path,
+            };
+            self.tell(key, session.mac, kind);
+        }
+    }
+
+    fn transferred(&self, now: Instant, key: Key, session: &Session, is_complete: bool) {
+        let kind = EventKind::Transferred {
+            protocol: Protocol::Tftp,
+            path: &session.path,
+            bytes: session.transfer.bytes_acknowledged(),
+            seconds: now.saturating_duration_since(session.started).as_secs_f64(),
+            is_complete,
+        };
+        self.tell(key, session.mac, kind);
+    }
+
+    fn refuse(&mut self, key: Key, path: &str, code: ErrorCode, message: &str, reason: &str) {
+        let mac = (self.surroundings.mac_of)(key.peer.ip());
+        self.refuse_as(key, mac, path, code, message, reason);
+    }
+
+    /// Answers with an ERROR: `message` for the client, `reason` for the log.
+    fn refuse_as(
+        &mut self,
+        key: Key,
+        mac: Option<Mac>,
+        path: &str,
+        code: ErrorCode,
+        message: &str,
+        reason: &str,
+    ) {
+        self.packets.push_back((key, Packet::Error { code, message: message.into() }.encode()));
+        self.tell(key, mac, EventKind::Refused { protocol: Protocol::Tftp, path, reason });
+    }
+
+    fn dropped(&self, key: Key, reason: &str) {
+        self.tell(key, None, EventKind::Dropped { protocol: Protocol::Tftp, reason });
+    }
+
+    fn tell(&self, key: Key, mac: Option<Mac>, kind: EventKind<'_>) {
+        self.surroundings.observer.observe(&Event { mac, address: Some(key.peer.ip()), kind });
+    }
+}
+
+/// The path that a request names, as [`Contents`] wants it: with slashes, none of them in front, and nothing that leads
+/// out of the tree. What case means and which links may be followed is not decided here.
+fn clean_path(file: &[u8]) -> Result<String, &'static str> {
+    if file.len() > FILE_NAME_MAX {
+        return Err("the name is too long");
+    }
+    // Some ROMs take the end mark of the DHCP options (255) for the last character of the boot file's name.
+    let file = file.strip_suffix(&[0xff]).unwrap_or(file);
+    let name = std::str::from_utf8(file).map_err(|_| "the name is not UTF-8")?;
+    if name.chars().any(char::is_control) {
+        return Err("there are control characters in the name");
+    }
+    let parts: Vec<&str> = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | ".")).collect();
+    if parts.contains(&"..") {
+        return Err("the name leads out of the tree");
+    }
+    if parts.is_empty() {
+        return Err("the name is empty");
+    }
+    Ok(parts.join("/"))
+}
