@@ -5,11 +5,14 @@
 //! for the answer. This room knows protocols; it does not know databases, images or chunks, and not where the policy
 //! comes from.
 
+pub mod certificate;
 pub mod content;
 mod device;
 pub mod dhcp;
 mod event;
+pub mod http;
 pub mod member;
+mod neighbours;
 mod policy;
 pub mod script;
 pub mod tftp;
@@ -18,3 +21,6 @@ pub use device::{Architecture, Device, Firmware, Mac, Uuid};
 pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
 pub use member::{LiveMembers, Member, MemberState};
 pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, Script, Template, What};
+pub use member::{Member, MemberState};
+pub use neighbours::Neighbours;
+pub use policy::{Action, Boot, BootPolicy, Decision, Script, What};

@@ -1,6 +1,11 @@
 //! What can be fetched: files of the boot tree and rendered scripts, the same over HTTP and TFTP.
 
+mod digests;
+mod library;
 mod link;
+mod path;
+mod token;
+mod tree;
 
 use std::fs::File;
 use std::io;
@@ -9,7 +14,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use link::{Digest, Links};
+pub use library::{Library, LibraryError, LibrarySettings, ScriptRenderer};
+pub use link::{Digest, Links, percent_encode};
+pub use token::LinkKey;
 
 use crate::device::Mac;
 use crate::event::Protocol;
@@ -93,6 +100,9 @@ pub enum ContentError {
     /// The policy does not allow it, or a token is missing, wrong or old. The reason is for the log, not for who asks.
     #[error("not allowed: {0}")]
     Forbidden(&'static str),
+    /// It is there and large, and its digest, on which the answer depends, is not known yet. Asking again helps.
+    #[error("not read yet")]
+    NotReady,
     /// It is there and cannot be had.
     #[error("read {path}")]
     Failed {

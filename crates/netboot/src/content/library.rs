@@ -1,0 +1,272 @@
+//! The boot tree as devices see it: files of a folder and of named other folders, and scripts that are rendered for
+//! who asks.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::digests::{Digests, Identity};
+use super::link::{Digest, Links, percent_encode};
+use super::path::{AUTOEXEC, Asked, Named, canonical_script, parse};
+use super::tree::{Found, Tree};
+use super::{Asker, Body, Content, ContentError, Contents};
+use crate::device::Device;
+use crate::event::Stage;
+use crate::policy::{Action, Boot, BootPolicy, Script, What};
+
+/// Renders a script for a device: `script::render` with its context closed over.
+pub type ScriptRenderer = Box<dyn Fn(&Script, &Device, &Boot) -> Result<String, ContentError> + Send + Sync>;
+
+/// What every script's media type is; iPXE tells a script by its first line, people by this.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Which folders are served.
+#[derive(Clone, Debug)]
+pub struct LibrarySettings {
+    /// The boot tree.
+    pub root: PathBuf,
+    /// Other folders, each under a name at the top: `("ipxe", "/usr/lib/ipxe")` serves that as `ipxe/…`. What the boot
+    /// tree has under the same name comes first.
+    pub extra: Vec<(String, PathBuf)>,
+}
+
+/// Why a library cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// A folder cannot be opened.
+    #[error("open the folder {path}")]
+    Open {
+        /// Where it should be.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that reads large files cannot be started.
+    #[error("start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// Answers for paths (see [`Links`] for their forms) from folders and a policy.
+///
+/// A file that is replaced (written under another name, then renamed) stays whole for who is fetching it. One that is
+/// overwritten in place does not.
+pub struct Library {
+    root: Arc<Tree>,
+    extra: Vec<(String, Arc<Tree>)>,
+    digests: Digests,
+    policy: Arc<dyn BootPolicy>,
+    links: Links,
+    render: ScriptRenderer,
+}
+
+impl Library {
+    /// Opens the folders.
+    pub fn open(
+        settings: &LibrarySettings,
+        policy: Arc<dyn BootPolicy>,
+        links: Links,
+        render: ScriptRenderer,
+    ) -> Result<Self, LibraryError> {
+        let tree = |path: &PathBuf| {
+            Tree::open(path).map(Arc::new).map_err(|source| LibraryError::Open { path: path.clone(), source })
+        };
+        let extra = settings.extra.iter().map(|(name, path)| Ok((name.clone(), tree(path)?)));
+        Ok(Self {
+            root: tree(&settings.root)?,
+            extra: extra.collect::<Result<_, _>>()?,
+            digests: Digests::new().map_err(LibraryError::Thread)?,
+            policy,
+            links,
+            render,
+        })
+    }
+
+    /// Starts to read every file in the background, so that large ones have their ETags when they are asked for.
+    pub fn warm(&self) {
+        let trees = std::iter::once(&self.root).chain(self.extra.iter().map(|(_, tree)| tree));
+        self.digests.warm(trees.map(Arc::clone).collect());
+    }
+
+    fn may_fetch(&self, path: &str, asked: &Asked, asker: &Asker) -> Result<(), ContentError> {
+        let has_token =
+            asked.token.as_ref().is_some_and(|token| self.links.is_good(token, &asked.path, asker.mac));
+        let mac = match &asked.what {
+            Named::Script(device) => asker.mac.or(device.mac),
+            _ => asker.mac,
+        };
+        if self.policy.may_fetch(path, asker.address, mac, has_token) {
+            return Ok(());
+        }
+        Err(ContentError::Forbidden(match (&asked.token, has_token) {
+            (Some(_), false) => "the token is wrong or old and the policy does not allow it without",
+            _ => "the policy does not allow it",
+        }))
+    }
+
+    fn file(
+        &self,
+        name: &str,
+        pinned: Option<Digest>,
+        asked: &Asked,
+        asker: &Asker,
+    ) -> Result<Content, ContentError> {
+        let Some(found) = self.find(name)? else {
+            let is_autoexec = name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case(AUTOEXEC));
+            if !is_autoexec || pinned.is_some() {
+                return Err(ContentError::NotFound);
+            }
+            self.may_fetch(AUTOEXEC, asked, asker)?;
+            return Ok(script(autoexec()));
+        };
+        // By the name that it has, not by the spelling in which it was asked for: a rule about `secret/` is one about
+        // `SECRET/` too.
+        self.may_fetch(&found.name, asked, asker)?;
+        let content = self.content(found)?;
+        match (pinned, content.digest) {
+            (Some(wanted), Some(digest)) if wanted != digest => Err(ContentError::NotFound),
+            (Some(_), None) => Err(ContentError::NotReady),
+            _ => Ok(content),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<Option<Found>, ContentError> {
+        let failed = |tree: &Tree, source| ContentError::Failed {
+            path: tree.path().join(name).display().to_string(),
+            source,
+        };
+        if let Some(found) = self.root.find(name).map_err(|error| failed(&self.root, error))? {
+            return Ok(Some(found));
+        }
+        let Some((first, below)) = name.split_once('/') else { return Ok(None) };
+        let Some((root, tree)) = self.extra.iter().find(|(root, _)| root.eq_ignore_ascii_case(first)) else {
+            return Ok(None);
+        };
+        let found = tree.find(below).map_err(|error| failed(tree, error))?;
+        Ok(found.map(|found| Found { name: format!("{root}/{}", found.name), ..found }))
+    }
+
+    fn content(&self, found: Found) -> Result<Content, ContentError> {
+        let file = Arc::new(found.file);
+        let digest = self
+            .digests
+            .of(&file, &found.stat)
+            .map_err(|source| ContentError::Failed { path: found.name.clone(), source })?;
+        let seconds = u64::try_from(found.stat.st_mtime).unwrap_or(0);
+        Ok(Content {
+            length: Identity::of(&found.stat).size(),
+            body: Body::File(file),
+            digest,
+            media_type: media_type(&found.name),
+            modified: UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+            stage: stage(&found.name),
+        })
+    }
+
+    fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
+        self.may_fetch(&canonical_script(device), asked, asker)?;
+        let mut device = device.clone();
+        device.subnet = Some(asker.address);
+        let decision = self.policy.decide(&device);
+        let text = match &decision.action {
+            Action::Boot(boot) => match &boot.what {
+                What::Script(template) => (self.render)(template, &device, boot)?,
+                What::File(path) => {
+                    let path = percent_encode(&self.links.path_to(path, boot, &device));
+                    format!("#!ipxe\nchain --autofree /{path}\n")
+                }
+                What::Elsewhere(url) => elsewhere(url)?,
+            },
+            // The next boot option of the firmware, which is the machine's own disk.
+            Action::Local => "#!ipxe\nexit 0\n".to_owned(),
+            Action::Ignore => return Err(ContentError::Forbidden("the policy ignores this device")),
+        };
+        Ok(script(text))
+    }
+}
+
+impl Contents for Library {
+    fn open(&self, path: &str, asker: &Asker) -> Result<Content, ContentError> {
+        let asked = parse(path).ok_or(ContentError::NotFound)?;
+        match &asked.what {
+            Named::File(name) => self.file(name, None, &asked, asker),
+            Named::Pinned(digest, name) => self.file(name, Some(*digest), &asked, asker),
+            Named::Script(device) => self.script(device, &asked, asker),
+        }
+    }
+}
+
+/// What an unmodified iPXE ≥ 2.0 runs, which cannot be told anything but by this file: asks for an address (its own
+/// fetch of this file used the firmware's) and goes on with its machine's script, on the server that this came from.
+/// Paths begin with a slash, so they hold wherever this lay. There is no name in it: firmware that loaded iPXE by
+/// HTTP Boot may have lost its DNS server on the way (https://github.com/ipxe/ipxe/issues/1200).
+fn autoexec() -> String {
+    "#!ipxe
+# Goes on with the script of this machine, from the server that this came from.
+set tries:int32 0
+:again
+dhcp || goto wait
+set machine -
+isset ${uuid} && set machine ${uuid} ||
+isset ${netX/mac} && set card ${netX/mac:hexhyp} || set card ${net0/mac:hexhyp}
+chain --timeout 5000 /s/${card}/${platform}-${buildarch}/${machine}/boot.ipxe && exit 0 ||
+:wait
+inc tries
+iseq ${tries} 10 && exit 1 ||
+echo No script from the boot server yet, trying again
+sleep ${tries}
+goto again
+"
+    .to_owned()
+}
+
+/// A script that goes on with what lies elsewhere. A URL that could be more than one word to iPXE is no URL.
+fn elsewhere(url: &str) -> Result<String, ContentError> {
+    if url.is_empty() || url.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let reason = "the URL to go on with is empty or has spaces".to_owned();
+        return Err(ContentError::Script { name: "elsewhere".into(), reason });
+    }
+    Ok(format!("#!ipxe\nchain --autofree {url}\n"))
+}
+
+fn script(text: String) -> Content {
+    let bytes: Arc<[u8]> = text.into_bytes().into();
+    Content {
+        length: bytes.len() as u64,
+        digest: Some(Digest::of(&bytes)),
+        body: Body::Memory(bytes),
+        media_type: TEXT,
+        modified: None,
+        stage: Stage::Script,
+    }
+}
+
+/// By the name's end. UEFI HTTP Boot tells programs and RAM disks apart by these types (UEFI 2.10, 24.7.2).
+fn media_type(name: &str) -> &'static str {
+    match extension(name).as_str() {
+        "efi" => "application/efi",
+        "iso" => "application/vnd.efi-iso",
+        "img" => "application/vnd.efi-img",
+        "ipxe" | "gpxe" | "cfg" | "txt" | "ks" | "conf" | "seed" | "sh" | "yaml" | "yml" => TEXT,
+        _ => "application/octet-stream",
+    }
+}
+
+fn stage(name: &str) -> Stage {
+    match extension(name).as_str() {
+        "ipxe" | "gpxe" => Stage::Script,
+        "efi" | "bin" | "kpxe" | "kkpxe" | "kkkpxe" | "pxe" | "0" | "com" | "n12" => Stage::Bootstrap,
+        "iso" | "img" | "raw" | "vhd" | "vhdx" | "qcow2" => Stage::San,
+        _ => Stage::Kernel,
+    }
+}
+
+fn extension(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase()).unwrap_or_default()
+}
+
+#[cfg(test)]
+#[path = "library_tests.rs"]
+mod tests;

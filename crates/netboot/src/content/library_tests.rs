@@ -1,0 +1,238 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use super::*;
+use crate::content::LinkKey;
+use crate::device::{Architecture, Mac};
+use crate::event::Protocol;
+use crate::policy::Decision;
+
+const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
+
+/// Says one thing about every device, denies what lies below `secret/`, and wants a token below `signed/`.
+struct Fixed {
+    action: Action,
+    asked: Mutex<Vec<Device>>,
+}
+
+impl BootPolicy for Fixed {
+    fn decide(&self, device: &Device) -> Decision {
+        self.asked.lock().unwrap().push(device.clone());
+        Decision { rule: "fixed".into(), action: self.action.clone() }
+    }
+
+    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, has_token: bool) -> bool {
+        !path.starts_with("secret/") && (has_token || !path.starts_with("signed/"))
+    }
+}
+
+fn boot(what: What) -> Action {
+    Action::Boot(Box::new(Boot {
+        profile: "p".into(),
+        what,
+        members: Vec::new(),
+        is_secure: false,
+        has_token: true,
+        root_path: None,
+        host_name: None,
+    }))
+}
+
+fn links() -> Links {
+    Links::new(LinkKey::from_secret(b"shared"), Duration::from_secs(600))
+}
+
+struct Bench {
+    folder: tempfile::TempDir,
+    policy: Arc<Fixed>,
+    library: Library,
+}
+
+fn bench(action: Action) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        ("tree/pvs/ARDBP32.BIN", "bootstrap"),
+        ("tree/x.efi", "efi"),
+        ("tree/secret/key", "secret"),
+        ("tree/signed/image.iso", "iso"),
+        ("tree/own/autoexec.ipxe", "#!ipxe\n"),
+        ("tree/.htpasswd", "hidden"),
+        ("ipxe/undionly.kpxe", "kpxe"),
+        ("outside", "outside"),
+    ] {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let policy = Arc::new(Fixed { action, asked: Mutex::default() });
+    let settings = LibrarySettings {
+        root: folder.path().join("tree"),
+        extra: vec![("ipxe".into(), folder.path().join("ipxe"))],
+    };
+    let render: ScriptRenderer =
+        Box::new(|script, device, _| Ok(format!("#!ipxe\n# {} {:?}\n", script.template, device.mac)));
+    let shared: Arc<dyn BootPolicy> = policy.clone();
+    let library = Library::open(&settings, shared, links(), render).unwrap();
+    Bench { folder, policy, library }
+}
+
+fn asker(protocol: Protocol) -> Asker {
+    Asker { address: "192.0.2.7".parse().unwrap(), mac: Some(MAC), protocol }
+}
+
+impl Bench {
+    fn get(&self, path: &str) -> Result<Content, ContentError> {
+        let http = self.library.open(path, &asker(Protocol::Http));
+        let tftp = self.library.open(path, &asker(Protocol::Tftp));
+        // Nothing is allowed on one and denied on the other.
+        match (&http, &tftp) {
+            (Ok(a), Ok(b)) => assert_eq!((a.digest, a.length), (b.digest, b.length), "{path}"),
+            (Err(a), Err(b)) => assert_eq!(a.to_string(), b.to_string(), "{path}"),
+            (a, b) => panic!("{path}: {a:?} over HTTP and {b:?} over TFTP"),
+        }
+        http
+    }
+
+    fn text(&self, path: &str) -> String {
+        let content = self.get(path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let mut bytes = vec![0; content.length as usize];
+        assert_eq!(content.read_at(&mut bytes, 0).unwrap(), bytes.len());
+        assert_eq!(content.digest, Some(Digest::of(&bytes)));
+        String::from_utf8(bytes).unwrap()
+    }
+}
+
+#[test]
+fn files_of_the_tree_and_of_other_folders() {
+    let bench = bench(Action::Local);
+    assert_eq!(bench.text("pvs/ARDBP32.BIN"), "bootstrap");
+    assert_eq!(bench.text("\\PVS\\ardbp32.bin"), "bootstrap");
+    assert_eq!(bench.text("/ipxe/undionly.kpxe"), "kpxe");
+    assert_eq!(bench.text("IPXE/UNDIONLY.KPXE"), "kpxe");
+    fs::create_dir(bench.folder.path().join("tree/ipxe")).unwrap();
+    fs::write(bench.folder.path().join("tree/ipxe/undionly.kpxe"), "own").unwrap();
+    assert_eq!(bench.text("ipxe/undionly.kpxe"), "own", "the boot tree's own comes first");
+    let types = [("x.efi", "application/efi", Stage::Bootstrap), ("own/autoexec.ipxe", TEXT, Stage::Script)];
+    for (path, media_type, stage) in types {
+        let content = bench.get(path).unwrap();
+        assert_eq!((content.media_type, content.stage), (media_type, stage), "{path}");
+        assert!(content.modified.is_some());
+    }
+    bench.library.warm();
+}
+
+#[test]
+fn nothing_outside_by_any_spelling() {
+    let bench = bench(Action::Local);
+    std::os::unix::fs::symlink("../outside", bench.folder.path().join("tree/link")).unwrap();
+    for path in [
+        "../outside",
+        "..\\outside",
+        "pvs/../../outside",
+        "/../outside",
+        "link",
+        "LINK",
+        ".htpasswd",
+        "ipxe/../../outside",
+        "ipxe/..",
+        "",
+        "/",
+        "pvs",
+        "ipxe",
+        "t/x/../outside",
+        "c/00000000000000000000000000000000/../../outside",
+        "x.efi\0",
+    ] {
+        assert!(matches!(bench.get(path), Err(ContentError::NotFound)), "{path}");
+    }
+}
+
+// allowPXE=false still served the binary over another protocol (https://github.com/tinkerbell/tinkerbell/issues/223).
+#[test]
+fn row_22_one_policy_for_every_protocol_and_spelling() {
+    let bench = bench(Action::Ignore);
+    let digest = Digest::of(b"secret");
+    for path in
+        ["secret/key", "SECRET/KEY", "\\secret\\key", "x/../secret/key", &format!("c/{digest}/secret/key")]
+    {
+        assert!(bench.get(path).is_err(), "{path}");
+    }
+    let script = "s/52-54-00-12-34-56/efi-x64/-/boot.ipxe";
+    assert!(
+        matches!(bench.get(script), Err(ContentError::Forbidden(_))),
+        "a device that is ignored gets no script"
+    );
+}
+
+#[test]
+fn pinned_content_is_this_content_or_none() {
+    let bench = bench(Action::Local);
+    let pinned = format!("c/{}/x.efi", Digest::of(b"efi"));
+    assert_eq!(bench.text(&pinned), "efi");
+    fs::write(bench.folder.path().join("tree/x.efi"), "EFI").unwrap();
+    assert!(matches!(bench.get(&pinned), Err(ContentError::NotFound)));
+}
+
+#[test]
+fn tokens_open_what_wants_them() {
+    let bench = bench(Action::Local);
+    let Action::Boot(boot) = boot(What::File("signed/image.iso".into())) else { unreachable!() };
+    let path = links().path_of(&boot, &Device::new(Some(MAC), crate::Firmware::Ipxe)).unwrap();
+    assert_eq!(bench.text(&path), "iso");
+    assert!(matches!(bench.get("signed/image.iso"), Err(ContentError::Forbidden(_))));
+    let other = links().path_of(&boot, &Device::new(Some(Mac([2; 6])), crate::Firmware::Ipxe)).unwrap();
+    assert!(matches!(bench.get(&other), Err(ContentError::Forbidden(_))), "another device's");
+    assert!(matches!(bench.get(&path.replace("image", "img")), Err(ContentError::NotFound)));
+}
+
+#[test]
+fn a_device_gets_the_script_that_the_policy_says() {
+    let path = "s/52-54-00-12-34-56/efi-x86_64/01234567-89ab-cdef-0123-456789000001/boot.ipxe";
+    let template = Script { name: "t".into(), template: "T".into(), variables: BTreeMap::new() };
+    let rendered = bench(boot(What::Script(Arc::new(template))));
+    assert_eq!(rendered.text(path), "#!ipxe\n# T Some(52:54:00:12:34:56)\n");
+    let device = rendered.policy.asked.lock().unwrap()[0].clone();
+    assert_eq!((device.mac, device.arch), (Some(MAC), Some(Architecture::EFI_X64)));
+    assert_eq!(device.uuid.unwrap().to_string(), "01234567-89ab-cdef-0123-456789000001");
+    assert_eq!(device.subnet, Some("192.0.2.7".parse().unwrap()));
+
+    assert_eq!(bench(Action::Local).text(path), "#!ipxe\nexit 0\n");
+    let elsewhere = bench(boot(What::Elsewhere("http://192.0.2.1/x".into())));
+    assert_eq!(elsewhere.text(path), "#!ipxe\nchain --autofree http://192.0.2.1/x\n");
+    for bad in ["", "a b", "a\nshell"] {
+        assert!(matches!(
+            bench(boot(What::Elsewhere(bad.into()))).get(path),
+            Err(ContentError::Script { .. })
+        ));
+    }
+    let file = bench(boot(What::File("signed/image.iso".into())));
+    let text = file.text(path);
+    let link = text.strip_prefix("#!ipxe\nchain --autofree /").unwrap().trim_end();
+    assert_eq!(file.text(link), "iso");
+}
+
+#[test]
+fn autoexec_is_made_where_there_is_none() {
+    let bench = bench(Action::Local);
+    assert_eq!(bench.text("own/autoexec.ipxe"), "#!ipxe\n");
+    for path in ["autoexec.ipxe", "ipxe/autoexec.ipxe", "/a/b/autoexec.ipxe", "t/x/ipxe/AUTOEXEC.IPXE"] {
+        let text = bench.text(path);
+        assert!(text.starts_with("#!ipxe\n"), "{path}");
+        assert!(
+            text.contains("chain --timeout 5000 /s/${card}/${platform}-${buildarch}/${machine}/boot.ipxe")
+        );
+    }
+    assert!(matches!(bench.get("secret/../autoexec.ipxe"), Err(ContentError::NotFound)));
+}
+
+// Some firmware loses its DNS server on the way to iPXE (https://github.com/ipxe/ipxe/issues/1200): what we make up
+// ourselves names no host at all, so no name can fail.
+#[test]
+fn row_15_our_scripts_need_no_name_server() {
+    let bench = bench(boot(What::File("x.efi".into())));
+    for path in ["autoexec.ipxe", "s/-/-/-/boot.ipxe"] {
+        assert!(!bench.text(path).contains("://"), "{path}");
+    }
+}

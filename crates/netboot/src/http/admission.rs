@@ -1,0 +1,107 @@
+//! How much is taken on at once: connections, in all and per address, and transfers of large files.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts what is going on.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    connections: AtomicUsize,
+    per_address: Mutex<HashMap<IpAddr, usize>>,
+    large: AtomicUsize,
+}
+
+/// A connection that counts until it is dropped.
+#[derive(Debug)]
+pub(super) struct Connected(Arc<Gate>);
+
+/// An address's connection that counts until it is dropped.
+#[derive(Debug)]
+pub(super) struct FromAddress(Arc<Gate>, IpAddr);
+
+/// A large transfer that counts until it is dropped.
+#[derive(Debug)]
+pub(super) struct Large(Arc<Gate>);
+
+impl Gate {
+    /// Counts a connection, unless there are `most` already.
+    pub(super) fn connect(self: &Arc<Self>, most: usize) -> Option<Connected> {
+        let is_room = self.connections.fetch_add(1, Ordering::Relaxed) < most;
+        let counted = Connected(Arc::clone(self));
+        is_room.then_some(counted)
+    }
+
+    /// Counts a connection of this address, unless it has `most` already.
+    pub(super) fn connect_from(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<FromAddress> {
+        let mut counts = self.per_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(FromAddress(Arc::clone(self), address))
+    }
+
+    /// Counts a large transfer whatever their number, and says whether it is one of the first `most`.
+    pub(super) fn transfer(self: &Arc<Self>, most: usize) -> (Large, bool) {
+        let is_room = self.large.fetch_add(1, Ordering::Relaxed) < most;
+        (Large(Arc::clone(self)), is_room)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for FromAddress {
+    fn drop(&mut self) {
+        let mut counts = self.0.per_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.0.large.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// When a client that was turned away shall come back, in seconds: spread over 1 to 4, so that those who were turned
+/// away together do not come back together. A long wait would leave the server idle once the storm is over.
+pub(super) fn retry_after() -> u32 {
+    1 + getrandom::u32().unwrap_or(0) % 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_come_back() {
+        let gate = Arc::new(Gate::default());
+        let address = IpAddr::from([10, 0, 0, 1]);
+        let first = gate.connect(1).unwrap();
+        assert!(gate.connect(1).is_none() && gate.connect(1).is_none());
+        drop(first);
+        assert!(gate.connect(1).is_some());
+        let first = gate.connect_from(address, 1).unwrap();
+        assert!(gate.connect_from(address, 1).is_none());
+        assert!(gate.connect_from(IpAddr::from([10, 0, 0, 2]), 1).is_some());
+        drop(first);
+        assert!(gate.per_address.lock().unwrap().is_empty(), "nobody is remembered");
+        let (first, is_room) = gate.transfer(1);
+        assert!(is_room && !gate.transfer(1).1);
+        drop(first);
+        assert!(gate.transfer(1).1);
+        assert!((0..100).all(|_| (1..=4).contains(&retry_after())));
+    }
+}

@@ -1,0 +1,311 @@
+//! Request heads (RFC 9112): bytes ⇄ [`Request`]. Total and bounded; httparse splits the lines, this decides what is
+//! served.
+
+use httparse::{EMPTY_HEADER, Status};
+
+/// Longest head. Firmware sends 200 to 400 bytes; a browser with cookies 8 KiB.
+pub const HEAD_MAX: usize = 16 << 10;
+/// Most header lines.
+const HEADERS_MAX: usize = 64;
+/// Longest request target.
+const TARGET_MAX: usize = 4096;
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// How.
+    pub method: Method,
+    /// The path: percent-decoded, without a leading slash, slashes not doubled, without the query.
+    pub path: String,
+    /// Whether the client speaks HTTP/1.0.
+    pub is_old: bool,
+    /// Whether the client wants the connection kept.
+    pub is_kept: bool,
+    /// Whether a body follows the head, which nobody wants.
+    pub has_body: bool,
+    /// Who asks, cut to 128 bytes; empty if it does not say.
+    pub user_agent: String,
+    /// `Accept` names JSON.
+    pub takes_json: bool,
+    /// `Range`.
+    pub range: Option<String>,
+    /// `If-Match`.
+    pub if_match: Option<String>,
+    /// `If-None-Match`.
+    pub if_none_match: Option<String>,
+    /// `If-Modified-Since`.
+    pub if_modified_since: Option<String>,
+    /// `If-Unmodified-Since`.
+    pub if_unmodified_since: Option<String>,
+    /// `If-Range`.
+    pub if_range: Option<String>,
+}
+
+/// The methods that are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD.
+    Head,
+    /// Any other.
+    Other,
+}
+
+/// Why a head is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadHead {
+    /// It breaks the grammar.
+    #[error("the request's head is malformed")]
+    Malformed,
+    /// The path has a broken percent sign, a NUL or is no UTF-8, or the target has no path.
+    #[error("the request's target is malformed")]
+    Target,
+    /// The target is longer than 4096 bytes.
+    #[error("the request's target is too long")]
+    TargetTooLong,
+    /// More than 64 lines or 16 KiB.
+    #[error("the request's head is too large")]
+    TooLarge,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    #[error("the request is of another version than HTTP/1")]
+    Version,
+}
+
+/// Reads a head from the beginning of what came: the request and the head's length, or nothing while it is not whole.
+pub fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, BadHead> {
+    let mut headers = [EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Request::new(&mut headers);
+    let window = &bytes[..bytes.len().min(HEAD_MAX)];
+    let length = match head.parse(window) {
+        Ok(Status::Complete(length)) => length,
+        Ok(Status::Partial) if bytes.len() >= HEAD_MAX => {
+            // Which of the two it is decides between 414 and 431.
+            let is_target = !window.iter().take(TARGET_MAX + 16).any(|c| *c == b'\n');
+            return Err(if is_target { BadHead::TargetTooLong } else { BadHead::TooLarge });
+        }
+        Ok(Status::Partial) => return Ok(None),
+        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
+        Err(httparse::Error::Version) => return Err(BadHead::Version),
+        Err(_) => return Err(BadHead::Malformed),
+    };
+    let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else {
+        return Err(BadHead::Malformed);
+    };
+    if target.len() > TARGET_MAX {
+        return Err(BadHead::TargetTooLong);
+    }
+    let is_old = version == 0;
+    let mut request = Request {
+        method: match method {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            _ => Method::Other,
+        },
+        path: path(target).ok_or(BadHead::Target)?,
+        is_old,
+        is_kept: !is_old,
+        has_body: false,
+        user_agent: String::new(),
+        takes_json: false,
+        range: None,
+        if_match: None,
+        if_none_match: None,
+        if_modified_since: None,
+        if_unmodified_since: None,
+        if_range: None,
+    };
+    for header in head.headers.iter() {
+        request.take(header.name, header.value)?;
+    }
+    Ok(Some((request, length)))
+}
+
+impl Request {
+    fn take(&mut self, name: &str, value: &[u8]) -> Result<(), BadHead> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        // What is no text is no value of a header that we know.
+        let Ok(text) = std::str::from_utf8(value) else { return Ok(()) };
+        let text = text.trim_matches([' ', '\t']);
+        if is("connection") {
+            for word in text.split(',').map(|word| word.trim_matches([' ', '\t'])) {
+                if word.eq_ignore_ascii_case("close") {
+                    self.is_kept = false;
+                } else if word.eq_ignore_ascii_case("keep-alive") && self.is_old {
+                    self.is_kept = true;
+                }
+            }
+        } else if is("content-length") {
+            match text.parse::<u64>() {
+                Ok(0) => {}
+                Ok(_) => self.has_body = true,
+                Err(_) => return Err(BadHead::Malformed),
+            }
+        } else if is("transfer-encoding") {
+            self.has_body = true;
+        } else if is("user-agent") {
+            self.user_agent = text.chars().take(128).collect();
+        } else if is("accept") {
+            self.takes_json |= text.contains("application/json");
+        } else {
+            let slot = match () {
+                () if is("range") => &mut self.range,
+                () if is("if-match") => &mut self.if_match,
+                () if is("if-none-match") => &mut self.if_none_match,
+                () if is("if-modified-since") => &mut self.if_modified_since,
+                () if is("if-unmodified-since") => &mut self.if_unmodified_since,
+                () if is("if-range") => &mut self.if_range,
+                () => return Ok(()),
+            };
+            // Lists may come in several lines (RFC 9110 §5.3); a date or a range set twice ends as neither.
+            match slot {
+                Some(before) => {
+                    before.push_str(", ");
+                    before.push_str(text);
+                }
+                None => *slot = Some(text.to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether iPXE asks: it alone waits and asks again after 503 with `Retry-After` (src/net/tcp/httpcore.c).
+    pub fn is_ipxe(&self) -> bool {
+        self.user_agent.starts_with("iPXE/")
+    }
+}
+
+/// The path of a request target in origin form (`/a%20b?query`) or absolute form (`http://host/a`), which a proxy gets
+/// and a server has to take (RFC 9112 §3.2.2).
+fn path(target: &str) -> Option<String> {
+    let lower = target.get(..8).map(str::to_ascii_lowercase).unwrap_or_default();
+    let path = if target.starts_with('/') {
+        target
+    } else if lower.starts_with("http://") || lower == "https://" {
+        let authority = target.split_once("://")?.1;
+        authority.find(['/', '?']).map_or("/", |at| &authority[at..])
+    } else {
+        return None;
+    };
+    let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
+    let decoded = percent_decode(path)?;
+    let mut clean = String::with_capacity(decoded.len());
+    for part in decoded.split('/').filter(|part| !part.is_empty()) {
+        if !clean.is_empty() {
+            clean.push('/');
+        }
+        clean.push_str(part);
+    }
+    Some(clean)
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    if !text.contains(['%', '\0']) {
+        return Some(text.to_owned());
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, behind)) = rest.split_first() {
+        rest = behind;
+        if *first == b'%' {
+            let (digits, behind) = rest.split_at_checked(2)?;
+            let [byte] = goldwire_stdx::from_hex::<1>(std::str::from_utf8(digits).ok()?)?;
+            bytes.push(byte);
+            rest = behind;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn get(target: &str) -> Result<String, BadHead> {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (request, length) = parse(head.as_bytes())?.unwrap();
+        assert_eq!(length, head.len());
+        Ok(request.path)
+    }
+
+    #[test]
+    fn targets() {
+        for (target, path) in [
+            ("/", ""),
+            ("/a/b.efi", "a/b.efi"),
+            ("//a///b", "a/b"),
+            ("/a%20b%2Fc", "a b/c"),
+            ("/%c3%BC", "ü"),
+            ("/a?b=c&d", "a"),
+            ("http://10.0.0.1:8080/a/b", "a/b"),
+            ("HTTPS://x/a", "a"),
+            ("http://x", ""),
+            ("http://x?y", ""),
+            ("/a\\..\\b", "a\\..\\b"),
+            ("/%2e%2e/a", "../a"),
+        ] {
+            assert_eq!(get(target).as_deref(), Ok(path), "{target}");
+        }
+        for target in ["*", "a", "ftp://x/a", "/%", "/%1", "/%zz", "/%00", "/%ff", "/%+1"] {
+            assert_eq!(get(target), Err(BadHead::Target), "{target}");
+        }
+        assert_eq!(get(&format!("/{}", "x".repeat(TARGET_MAX))), Err(BadHead::TargetTooLong));
+    }
+
+    #[test]
+    fn what_ipxe_and_uefi_send() {
+        let head = b"GET /x.iso HTTP/1.1\r\nConnection: keep-alive\r\nUser-Agent: iPXE/1.0.0+git\r\nHost: 10.0.0.1\r\nRange: bytes=32768-34815\r\n\r\nGET";
+        let (request, length) = parse(head).unwrap().unwrap();
+        assert!(request.is_ipxe() && request.is_kept && !request.is_old && !request.has_body);
+        assert_eq!((request.range.as_deref(), length), (Some("bytes=32768-34815"), head.len() - 3));
+        let head =
+            b"HEAD /x.efi HTTP/1.1\r\nHost: 10.0.0.1\r\nAccept: */*\r\nUser-Agent: UefiHttpBoot/1.0\r\n\r\n";
+        let (request, _) = parse(head).unwrap().unwrap();
+        assert!(!request.is_ipxe() && request.method == Method::Head);
+    }
+
+    #[test]
+    fn versions_and_keeping() {
+        let kept =
+            |head: &str| parse(head.as_bytes()).map(|parsed| parsed.map(|(request, _)| request.is_kept));
+        assert_eq!(kept("GET / HTTP/1.1\r\n\r\n"), Ok(Some(true)));
+        assert_eq!(kept("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n"), Ok(Some(false)));
+        assert_eq!(kept("GET / HTTP/1.0\r\n\r\n"), Ok(Some(false)));
+        assert_eq!(kept("GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n"), Ok(Some(true)));
+        assert_eq!(kept("GET / HTTP/2.0\r\n\r\n"), Err(BadHead::Version));
+        assert_eq!(kept("GET / HTTP/1.1\r\n"), Ok(None));
+    }
+
+    #[test]
+    fn hostile_heads() {
+        let bad = |head: &[u8]| parse(head).err();
+        assert_eq!(bad(b"GET / HTTP/1.1\r\nA B: c\r\n\r\n"), Some(BadHead::Malformed));
+        assert_eq!(bad(b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"), Some(BadHead::Malformed));
+        assert_eq!(bad(b"\x16\x03\x01\x02\x00\x01\x00"), Some(BadHead::Malformed));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(HEADERS_MAX + 1));
+        assert_eq!(bad(many.as_bytes()), Some(BadHead::TooLarge));
+        let large = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(HEAD_MAX));
+        assert_eq!(bad(large.as_bytes()), Some(BadHead::TooLarge));
+        assert_eq!(bad(format!("GET /{}", "x".repeat(HEAD_MAX)).as_bytes()), Some(BadHead::TargetTooLong));
+        let body = parse(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap().0;
+        assert!(body.has_body && body.method == Method::Other);
+    }
+
+    proptest! {
+        #[test]
+        fn total(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn decoded_paths_have_no_nul_and_no_empty_part(target in "/[a./%0-9A-F?\\\\]{0,30}") {
+            if let Ok(path) = get(&target) {
+                prop_assert!(!path.contains('\0') && !path.contains("//") && !path.starts_with('/'));
+            }
+        }
+    }
+}

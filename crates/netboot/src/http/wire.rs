@@ -1,0 +1,80 @@
+//! What a connection's bytes travel on: TCP, or TLS over it.
+
+use std::fs::File;
+use std::io;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// Most bytes of one `sendfile`, after which others get their turn on the thread.
+const SENDFILE_MAX: u64 = 1 << 20;
+
+pub(super) enum Wire {
+    Plain(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// Appends what comes; 0 is the end. CANCEL-SAFETY: nothing is lost.
+    pub(super) async fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read_buf(buffer).await,
+            Self::Secure(stream) => stream.read_buf(buffer).await,
+        }
+    }
+
+    /// Writes some of these bytes.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes).await,
+            Self::Secure(stream) => stream.write(bytes).await,
+        }
+    }
+
+    /// Writes some of these bytes, which more will follow at once: they wait for it and share its packet.
+    pub(super) async fn write_more(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => {
+                let flags = rustix::net::SendFlags::MORE | rustix::net::SendFlags::NOSIGNAL;
+                let send = || Ok(rustix::net::send(&*stream, bytes, flags)?);
+                stream.async_io(Interest::WRITABLE, send).await
+            }
+            Self::Secure(stream) => stream.write(bytes).await,
+        }
+    }
+
+    /// Whether files go from the page cache to the socket.
+    pub(super) fn has_sendfile(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    /// Sends some bytes of a file from an offset on; 0 is the file's end. Only where there is [`has_sendfile`].
+    ///
+    /// [`has_sendfile`]: Self::has_sendfile
+    pub(super) async fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<usize> {
+        let Self::Plain(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
+        let count = length.min(SENDFILE_MAX) as usize;
+        let send = || {
+            let mut offset = offset;
+            Ok(rustix::fs::sendfile(&*stream, file, Some(&mut offset), count)?)
+        };
+        stream.async_io(Interest::WRITABLE, send).await
+    }
+
+    /// Sends what TLS still holds.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Secure(stream) => stream.flush().await,
+        }
+    }
+
+    /// Says that nothing more comes from us.
+    pub(super) async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.shutdown().await,
+            Self::Secure(stream) => stream.shutdown().await,
+        }
+    }
+}
