@@ -11,6 +11,7 @@ mod device;
 pub mod dhcp;
 mod event;
 pub mod http;
+pub mod media;
 pub mod member;
 mod neighbours;
 mod policy;
