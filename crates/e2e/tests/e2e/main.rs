@@ -1,21 +1,34 @@
-//! The tests that cross rooms: the built programs, real `sshd` processes as hosts, crashes, and the house rules.
+//! The tests that cross rooms: the built programs, real `sshd` processes as hosts, real firmware as guests, crashes,
+//! and the house rules.
 //!
 //! One binary with modules, because each further file in `tests/` would be another link of everything. What a
-//! test needs and the machine lacks (sshd, root, qemu-img) makes it say `SKIPPED: …` and pass.
+//! test needs and the machine lacks (sshd, root, qemu) makes it say `SKIPPED: …` and pass.
 
 // What helps the tests.
 #[cfg(test)]
+mod advertiser;
+#[cfg(test)]
 mod disks;
+#[cfg(test)]
+mod guest;
 #[cfg(test)]
 mod hosts;
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod plain_rom;
+#[cfg(test)]
 mod tool;
+#[cfg(test)]
+mod transcript;
 
 // The tests.
 #[cfg(test)]
 mod agent;
+#[cfg(test)]
+mod boot;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
