@@ -35,6 +35,10 @@ const FILES: [&str; 4] = [
     "/usr/share/OVMF/OVMF_CODE.fd",
 ];
 
+/// Which packets belong to the story of a failed test: who asks whom for what, not what is transferred.
+const PACKETS: &str =
+    "arp or icmp or port 67 or port 69 or port 4011 or tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0";
+
 /// The network.
 pub(crate) struct Lab {
     prefix: String,
@@ -216,12 +220,9 @@ impl Lab {
             self.transcripts.borrow().iter().map(|transcript| transcript.story()).collect();
         let packets = self.folder.join("packets");
         let mut command = Command::new("tcpdump");
-        command
-            .args(["-n", "-t", "-r"])
-            .arg(packets)
-            .args(["udp or tcp[tcpflags] & (tcp-syn|tcp-fin|tcp-rst) != 0"]);
+        command.args(["-n", "-t", "-r"]).arg(packets).args([PACKETS]);
         if let Ok(output) = command.stdin(Stdio::null()).output() {
-            story.push_str("--- packets: UDP, and where TCP begins and ends\n");
+            story.push_str("--- packets\n");
             let text = String::from_utf8_lossy(&output.stdout);
             text.lines().take(200).for_each(|line| story.extend([line, "\n"]));
         }

@@ -18,6 +18,8 @@ mod lab;
 #[cfg(test)]
 mod machine;
 #[cfg(test)]
+mod marker;
+#[cfg(test)]
 mod plain_rom;
 #[cfg(test)]
 mod tool;
