@@ -21,7 +21,5 @@ pub mod tftp;
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
 pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
 pub use member::{LiveMembers, Member, MemberState};
-pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, Script, Template, What};
-pub use member::{Member, MemberState};
 pub use neighbours::Neighbours;
-pub use policy::{Action, Boot, BootPolicy, Decision, Script, What};
+pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, Script, Template, What};

@@ -72,7 +72,7 @@ fn bench(action: Action) -> Bench {
         extra: vec![("ipxe".into(), folder.path().join("ipxe"))],
     };
     let render: ScriptRenderer =
-        Box::new(|script, device, _| Ok(format!("#!ipxe\n# {} {:?}\n", script.template, device.mac)));
+        Box::new(|script, device, _| Ok(format!("#!ipxe\n# {} {:?}\n", script.name, device.mac)));
     let shared: Arc<dyn BootPolicy> = policy.clone();
     let library = Library::open(&settings, shared, links(), render).unwrap();
     Bench { folder, policy, library }
@@ -190,7 +190,7 @@ fn tokens_open_what_wants_them() {
 #[test]
 fn a_device_gets_the_script_that_the_policy_says() {
     let path = "s/52-54-00-12-34-56/efi-x86_64/01234567-89ab-cdef-0123-456789000001/boot.ipxe";
-    let template = Script { name: "t".into(), template: "T".into(), variables: BTreeMap::new() };
+    let template = Script { name: "T".into(), template: "T".into(), variables: BTreeMap::new() };
     let rendered = bench(boot(What::Script(Arc::new(template))));
     assert_eq!(rendered.text(path), "#!ipxe\n# T Some(52:54:00:12:34:56)\n");
     let device = rendered.policy.asked.lock().unwrap()[0].clone();

@@ -457,6 +457,7 @@ impl Server {
                     let (code, message) = match &error {
                         ContentError::NotFound => (ErrorCode::FILE_NOT_FOUND, "file not found"),
                         ContentError::Forbidden(_) => (ErrorCode::ACCESS_VIOLATION, "access violation"),
+                        ContentError::NotReady => (ErrorCode::NOT_DEFINED, "not read yet; ask again"),
                         ContentError::Failed { .. } => (ErrorCode::NOT_DEFINED, "the server cannot read it"),
                         ContentError::Script { .. } => {
                             (ErrorCode::NOT_DEFINED, "the server cannot make the script")

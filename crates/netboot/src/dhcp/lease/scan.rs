@@ -100,11 +100,11 @@ pub fn scan(reader: &mut dyn Read, mut visit: impl FnMut(Record)) -> io::Result<
     let mut window = Window::new(reader);
     window.fill()?;
     found.header = Header::decode(window.rest());
-    if let (Some(version), None) = (version(window.rest()), found.header) {
-        if version != VERSION {
-            found.other_version = Some(version);
-            return Ok(found);
-        }
+    if let (Some(version), None) = (version(window.rest()), found.header)
+        && version != VERSION
+    {
+        found.other_version = Some(version);
+        return Ok(found);
     }
     found.generation = found.header.map(|header| header.generation);
     let mut stretches = Stretches::default();
