@@ -31,7 +31,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         &LibrarySettings { root: folder.into(), extra: Vec::new() },
         Arc::new(Open),
         Links::default(),
-        Box::new(|_, _, _| Ok("#!ipxe\n".into())),
     )?;
     library.warm();
     let settings = Settings {

@@ -14,9 +14,7 @@ use super::{Asker, Body, Content, ContentError, Contents};
 use crate::device::Device;
 use crate::event::Stage;
 use crate::policy::{Action, Boot, BootPolicy, Script, What};
-
-/// Renders a script for a device: `script::render` with its context closed over.
-pub type ScriptRenderer = Box<dyn Fn(&Script, &Device, &Boot) -> Result<String, ContentError> + Send + Sync>;
+use crate::script::{Context, render};
 
 /// What every script's media type is; iPXE tells a script by its first line, people by this.
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -53,12 +51,16 @@ pub enum LibraryError {
 /// A file that is replaced (written under another name, then renamed) stays whole for who is fetching it. One that is
 /// overwritten in place does not.
 pub struct Library {
+    shelves: Arc<Shelves>,
+    policy: Arc<dyn BootPolicy>,
+    links: Links,
+}
+
+/// The folders, with what is known of the files in them.
+struct Shelves {
     root: Arc<Tree>,
     extra: Vec<(String, Arc<Tree>)>,
     digests: Digests,
-    policy: Arc<dyn BootPolicy>,
-    links: Links,
-    render: ScriptRenderer,
 }
 
 impl Library {
@@ -67,26 +69,62 @@ impl Library {
         settings: &LibrarySettings,
         policy: Arc<dyn BootPolicy>,
         links: Links,
-        render: ScriptRenderer,
     ) -> Result<Self, LibraryError> {
         let tree = |path: &PathBuf| {
             Tree::open(path).map(Arc::new).map_err(|source| LibraryError::Open { path: path.clone(), source })
         };
         let extra = settings.extra.iter().map(|(name, path)| Ok((name.clone(), tree(path)?)));
-        Ok(Self {
+        let shelves = Shelves {
             root: tree(&settings.root)?,
             extra: extra.collect::<Result<_, _>>()?,
             digests: Digests::new().map_err(LibraryError::Thread)?,
-            policy,
-            links,
-            render,
-        })
+        };
+        Ok(Self { shelves: Arc::new(shelves), policy, links })
     }
 
     /// Starts to read every file in the background, so that large ones have their ETags when they are asked for.
     pub fn warm(&self) {
-        let trees = std::iter::once(&self.root).chain(self.extra.iter().map(|(_, tree)| tree));
-        self.digests.warm(trees.map(Arc::clone).collect());
+        let Shelves { root, extra, digests } = &*self.shelves;
+        let trees = std::iter::once(root).chain(extra.iter().map(|(_, tree)| tree));
+        digests.warm(trees.map(Arc::clone).collect());
+    }
+
+    /// The iPXE script of a device, as it would be served to it now.
+    ///
+    /// # Errors
+    /// If the policy gives it none, no member lives, or the template has a mistake.
+    pub fn script_of(&self, device: &Device) -> Result<String, ContentError> {
+        match self.policy.decide(device).action {
+            Action::Boot(boot) => match &boot.what {
+                What::Script(template) => self.render(template, device, &boot),
+                What::File(path) => {
+                    let path = percent_encode(&self.links.path_to(path, &boot, device));
+                    Ok(format!("#!ipxe\nchain --autofree --timeout 8000 /{path}\n"))
+                }
+                What::Elsewhere(url) => elsewhere(url),
+            },
+            // The next boot option of the firmware, which is the machine's own disk.
+            Action::Local => Ok("#!ipxe\nexit 0\n".to_owned()),
+            Action::Ignore => Err(ContentError::Forbidden("the policy ignores this device")),
+        }
+    }
+
+    /// Scripts name files by their content where it is known, so that a member whose file differs refuses it instead of
+    /// giving a device half of two versions.
+    fn render(&self, template: &Script, device: &Device, boot: &Boot) -> Result<String, ContentError> {
+        let (shelves, links) = (Arc::clone(&self.shelves), self.links.clone());
+        let (for_boot, for_device) = (boot.clone(), device.clone());
+        let path_of = move |path: &str| {
+            let path = path.trim_start_matches('/');
+            let found = shelves.find(path).ok().flatten().and_then(|found| shelves.content(found).ok());
+            let pinned = match found.and_then(|content| content.digest) {
+                Some(digest) => format!("c/{digest}/{path}"),
+                None => path.to_owned(),
+            };
+            links.path_to(&pinned, &for_boot, &for_device)
+        };
+        let script_path = self.links.path_to(&canonical_script(device), boot, device);
+        render(template, device, boot, &Context { path_of: Arc::new(path_of), script_path })
     }
 
     fn may_fetch(&self, path: &str, asked: &Asked, asker: &Asker) -> Result<(), ContentError> {
@@ -112,7 +150,7 @@ impl Library {
         asked: &Asked,
         asker: &Asker,
     ) -> Result<Content, ContentError> {
-        let Some(found) = self.find(name)? else {
+        let Some(found) = self.shelves.find(name)? else {
             let is_autoexec = name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case(AUTOEXEC));
             if !is_autoexec || pinned.is_some() {
                 return Err(ContentError::NotFound);
@@ -123,7 +161,7 @@ impl Library {
         // By the name that it has, not by the spelling in which it was asked for: a rule about `secret/` is one about
         // `SECRET/` too.
         self.may_fetch(&found.name, asked, asker)?;
-        let content = self.content(found)?;
+        let content = self.shelves.content(found)?;
         match (pinned, content.digest) {
             (Some(wanted), Some(digest)) if wanted != digest => Err(ContentError::NotFound),
             (Some(_), None) => Err(ContentError::NotReady),
@@ -131,6 +169,16 @@ impl Library {
         }
     }
 
+    fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
+        self.may_fetch(&canonical_script(device), asked, asker)?;
+        let mut device = device.clone();
+        device.subnet = Some(asker.address);
+        let text = self.script_of(&device)?;
+        Ok(script(text))
+    }
+}
+
+impl Shelves {
     fn find(&self, name: &str) -> Result<Option<Found>, ContentError> {
         let failed = |tree: &Tree, source| ContentError::Failed {
             path: tree.path().join(name).display().to_string(),
@@ -162,27 +210,6 @@ impl Library {
             modified: UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
             stage: stage(&found.name),
         })
-    }
-
-    fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
-        self.may_fetch(&canonical_script(device), asked, asker)?;
-        let mut device = device.clone();
-        device.subnet = Some(asker.address);
-        let decision = self.policy.decide(&device);
-        let text = match &decision.action {
-            Action::Boot(boot) => match &boot.what {
-                What::Script(template) => (self.render)(template, &device, boot)?,
-                What::File(path) => {
-                    let path = percent_encode(&self.links.path_to(path, boot, &device));
-                    format!("#!ipxe\nchain --autofree /{path}\n")
-                }
-                What::Elsewhere(url) => elsewhere(url)?,
-            },
-            // The next boot option of the firmware, which is the machine's own disk.
-            Action::Local => "#!ipxe\nexit 0\n".to_owned(),
-            Action::Ignore => return Err(ContentError::Forbidden("the policy ignores this device")),
-        };
-        Ok(script(text))
     }
 }
 

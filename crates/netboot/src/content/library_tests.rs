@@ -7,6 +7,7 @@ use super::*;
 use crate::content::LinkKey;
 use crate::device::{Architecture, Mac};
 use crate::event::Protocol;
+use crate::member::Member;
 use crate::policy::Decision;
 
 const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
@@ -32,7 +33,13 @@ fn boot(what: What) -> Action {
     Action::Boot(Box::new(Boot {
         profile: "p".into(),
         what,
-        members: Vec::new(),
+        members: vec![Member {
+            name: "boot1".into(),
+            address: "192.0.2.1".parse().unwrap(),
+            http_port: 80,
+            https_port: None,
+            https_name: None,
+        }],
         is_secure: false,
         has_token: true,
         root_path: None,
@@ -71,10 +78,8 @@ fn bench(action: Action) -> Bench {
         root: folder.path().join("tree"),
         extra: vec![("ipxe".into(), folder.path().join("ipxe"))],
     };
-    let render: ScriptRenderer =
-        Box::new(|script, device, _| Ok(format!("#!ipxe\n# {} {:?}\n", script.name, device.mac)));
     let shared: Arc<dyn BootPolicy> = policy.clone();
-    let library = Library::open(&settings, shared, links(), render).unwrap();
+    let library = Library::open(&settings, shared, links()).unwrap();
     Bench { folder, policy, library }
 }
 
@@ -190,9 +195,17 @@ fn tokens_open_what_wants_them() {
 #[test]
 fn a_device_gets_the_script_that_the_policy_says() {
     let path = "s/52-54-00-12-34-56/efi-x86_64/01234567-89ab-cdef-0123-456789000001/boot.ipxe";
-    let template = Script { name: "T".into(), template: "T".into(), variables: BTreeMap::new() };
+    let text = "#!ipxe\necho {{ mac }}\nchain {{ url('x.efi') }}\n";
+    let template = Script { name: "T".into(), template: text.into(), variables: BTreeMap::new() };
     let rendered = bench(boot(What::Script(Arc::new(template))));
-    assert_eq!(rendered.text(path), "#!ipxe\n# T Some(52:54:00:12:34:56)\n");
+    let script = rendered.text(path);
+    let link =
+        script.strip_prefix("#!ipxe\necho 52:54:00:12:34:56\nchain http://192.0.2.1/").unwrap().trim_end();
+    // By its content, behind a token; and another content is not found there.
+    assert!(link.starts_with("t/") && link.contains(&format!("/c/{}/x.efi", Digest::of(b"efi"))), "{script}");
+    assert_eq!(rendered.text(link), "efi");
+    fs::write(rendered.folder.path().join("tree/x.efi"), "another").unwrap();
+    assert!(matches!(rendered.get(link), Err(ContentError::NotFound)));
     let device = rendered.policy.asked.lock().unwrap()[0].clone();
     assert_eq!((device.mac, device.arch), (Some(MAC), Some(Architecture::EFI_X64)));
     assert_eq!(device.uuid.unwrap().to_string(), "01234567-89ab-cdef-0123-456789000001");
@@ -209,7 +222,7 @@ fn a_device_gets_the_script_that_the_policy_says() {
     }
     let file = bench(boot(What::File("signed/image.iso".into())));
     let text = file.text(path);
-    let link = text.strip_prefix("#!ipxe\nchain --autofree /").unwrap().trim_end();
+    let link = text.strip_prefix("#!ipxe\nchain --autofree --timeout 8000 /").unwrap().trim_end();
     assert_eq!(file.text(link), "iso");
 }
 

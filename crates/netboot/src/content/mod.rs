@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use library::{Library, LibraryError, LibrarySettings, ScriptRenderer};
+pub use library::{Library, LibraryError, LibrarySettings};
 pub use link::{Digest, Links, percent_encode};
 pub use token::LinkKey;
 
