@@ -1,6 +1,29 @@
 //! The boot policy: a file of devices, groups and profiles, and the decision for each device. And what happened: the
 //! timeline, the metrics, the log.
+//!
+//! Three types, one direction: what was written (`file`), what is true ([`Settings`] and [`Rules`]), and what answers
+//! ([`Policy`]). A file is good as a whole or not used; all that is wrong with it is told at once.
 
+mod check;
+mod file;
+mod load;
 pub mod metrics;
+mod policy;
+mod problem;
+mod profiles;
+mod rules;
+mod settings;
 pub mod telemetry;
+#[cfg(test)]
+mod tests;
 pub mod timeline;
+mod value;
+
+pub use load::{LoadError, Loaded, load, parse};
+pub use policy::Policy;
+pub use problem::{Place, Problem, Problems, Severity};
+pub use rules::Rules;
+pub use settings::{
+    Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
+};
+pub use value::{AddressRange, Network, Secret};

@@ -1,0 +1,517 @@
+//! From what was written to what is true: servers, members, subnets. Every problem is found in one go.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use goldwire_netboot::Member;
+use toml::Spanned;
+
+use super::file::{self, File};
+use super::problem::{Collector, did_you_mean};
+use super::settings::{
+    Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
+};
+use super::value::{AddressRange, Network, Parsed, Secret, Several};
+
+/// A key shorter than this can be guessed.
+const SECRET_LENGTH_MIN: usize = 16;
+/// No client asks for more, and IP carries no more (RFC 2348: 65464).
+const BLOCK_SIZE_RANGE: std::ops::RangeInclusive<u64> = 512..=65464;
+/// A frame of Ethernet less the headers of IPv4, UDP and TFTP.
+const BLOCK_SIZE: u16 = 1468;
+/// RFC 7440 allows 65535. What is in flight is lost together, and 64 is where measurements stop to gain.
+const WINDOW_SIZE: u16 = 64;
+const TRANSFERS_MAX: u32 = 512;
+const LEASE: Duration = Duration::from_secs(12 * 3600);
+/// Long enough for firmware to load iPXE and iPXE its script; each asks anew.
+const BOOT_LEASE: Duration = Duration::from_secs(600);
+/// Three missed ones make a member dead, within the 2 s in which it has to leave the answers.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Makes settings of a file. What is wrong goes into `problems`; the result is used only if that holds no error.
+pub(super) fn settings(file: &File, path: &Path, problems: &mut Collector<'_>) -> Settings {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut subnets = subnets(&file.subnets, problems);
+    reserve_for_devices(&file.devices, &mut subnets, problems);
+    check_reservations(&subnets, file, problems);
+    let members = members(&file.members, problems);
+    let secret = file.server.secret_file.as_ref().and_then(|file| secret(file, folder, problems));
+    let settings = Settings {
+        server: server(file, folder, &members, secret, problems),
+        http: http(&file.http, folder, problems),
+        tftp: tftp(&file.tftp, problems),
+        dhcp: dhcp(&file.dhcp, problems),
+        dhcp6_interfaces: list(&file.dhcp6.interfaces),
+        metrics_listen: value(&file.metrics.listen),
+        heartbeat: Heartbeat {
+            listen: value(&file.heartbeat.listen),
+            interval: value(&file.heartbeat.interval).map_or(HEARTBEAT_INTERVAL, |wait| wait.0),
+        },
+        subnets,
+        members,
+    };
+    check_together(&settings, file, problems);
+    settings
+}
+
+fn value<T: Clone>(written: &Option<Spanned<Parsed<T>>>) -> Option<T> {
+    written.as_ref().map(|value| value.get_ref().0.clone())
+}
+
+fn list<T: Clone>(written: &Option<Spanned<Several<T>>>) -> Vec<T> {
+    written.as_ref().map(|list| list.get_ref().0.clone()).unwrap_or_default()
+}
+
+fn text(written: &Option<Spanned<String>>) -> Option<String> {
+    written.as_ref().map(|text| text.get_ref().clone())
+}
+
+fn span_of<T>(written: &Option<Spanned<T>>) -> Range<usize> {
+    written.as_ref().map_or(0..0, Spanned::span)
+}
+
+/// The header of a table, or what stands in its place.
+fn header<T>(table: &Spanned<T>) -> Range<usize> {
+    table.span()
+}
+
+fn listen(written: &Option<Spanned<Several<SocketAddr>>>, port: u16) -> Vec<SocketAddr> {
+    let usual = || vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))];
+    written.as_ref().map_or_else(usual, |list| list.get_ref().0.clone())
+}
+
+fn server(
+    file: &File,
+    folder: &Path,
+    members: &[MemberSettings],
+    secret: Option<Secret>,
+    problems: &mut Collector<'_>,
+) -> Server {
+    let written = &file.server;
+    let names = || members.iter().map(|member| member.member.name.as_str());
+    let name = match &written.name {
+        Some(name) => {
+            if !members.is_empty() && !names().any(|known| known == name.get_ref()) {
+                let hint = did_you_mean(name.get_ref(), names());
+                problems.error_with_hint(
+                    name.span(),
+                    format!("no [[member]] is called {:?}", name.get_ref()),
+                    hint,
+                );
+            }
+            name.get_ref().clone()
+        }
+        None => {
+            let host = host_name();
+            match members {
+                [only] => only.member.name.clone(),
+                [] => host,
+                _ => {
+                    if !names().any(|known| known == host) {
+                        problems.error_of_file(
+                            format!("no [[member]] is called {host:?}, as this host is"),
+                            "write the name of this server's member as server.name",
+                        );
+                    }
+                    host
+                }
+            }
+        }
+    };
+    let place = |written: &Option<Spanned<PathBuf>>, usual: &str| {
+        written.as_ref().map_or_else(|| PathBuf::from(usual), |path| folder.join(path.get_ref()))
+    };
+    let root = place(&written.root, "/srv/boot");
+    if !root.is_dir() {
+        problems.warning(
+            written.root.as_ref().map(Spanned::span),
+            format!("server.root is no folder: {}", root.display()),
+        );
+    }
+    let ipxe = place(&written.ipxe, "/usr/lib/ipxe");
+    let user = text(&written.user);
+    Server {
+        name,
+        state: written
+            .state
+            .as_ref()
+            .map_or_else(|| "/var/lib/goldwire/boot".into(), |state| folder.join(state)),
+        root,
+        ipxe,
+        user,
+        secret,
+    }
+}
+
+fn host_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+}
+
+fn secret(file: &Spanned<PathBuf>, folder: &Path, problems: &mut Collector<'_>) -> Option<Secret> {
+    let path = folder.join(file.get_ref());
+    let fault = |error: std::io::Error| format!("read {}: {error}", path.display());
+    let bytes = match fs::metadata(&path).and_then(|about| Ok((about, fs::read(&path)?))) {
+        Ok((about, _)) if about.permissions().mode() & 0o007 != 0 => {
+            problems.error_with_hint(
+                file.span(),
+                format!("{} can be read by everybody", path.display()),
+                Some(format!("chmod o= {}", path.display())),
+            );
+            return None;
+        }
+        Ok((_, bytes)) => bytes.trim_ascii().to_vec(),
+        Err(error) => {
+            problems.error(file.span(), fault(error));
+            return None;
+        }
+    };
+    if bytes.len() < SECRET_LENGTH_MIN {
+        problems.error_with_hint(
+            file.span(),
+            format!(
+                "the key in {} has {} bytes; {SECRET_LENGTH_MIN} is the least",
+                path.display(),
+                bytes.len()
+            ),
+            Some(format!("(umask 077 && openssl rand -hex 32 > {})", path.display())),
+        );
+        return None;
+    }
+    Some(Secret::new(bytes))
+}
+
+fn http(written: &file::Http, folder: &Path, problems: &mut Collector<'_>) -> Http {
+    let tls = match (&written.certificate, &written.key) {
+        (Some(certificate), Some(key)) => {
+            for path in [certificate, key] {
+                if !folder.join(path.get_ref()).is_file() {
+                    problems
+                        .warning(Some(path.span()), format!("no such file: {}", path.get_ref().display()));
+                }
+            }
+            Some(Tls {
+                listen: listen(&written.tls_listen, 443),
+                certificate: folder.join(certificate.get_ref()),
+                key: folder.join(key.get_ref()),
+            })
+        }
+        (None, None) => {
+            if let Some(listen) = &written.tls_listen {
+                problems.error(listen.span(), "http.tls-listen needs http.certificate and http.key");
+            }
+            None
+        }
+        (Some(one), None) | (None, Some(one)) => {
+            problems.error(one.span(), "http.certificate and http.key are needed together");
+            None
+        }
+    };
+    if let Some(zero) = written.transfers_max.as_ref().filter(|max| *max.get_ref() == 0) {
+        problems.error(zero.span(), "http.transfers-max has to be at least 1");
+    }
+    Http {
+        listen: listen(&written.listen, 80),
+        tls,
+        transfers_max: written.transfers_max.as_ref().map_or(TRANSFERS_MAX, |max| *max.get_ref()) as usize,
+        proxy_protocol_from: list(&written.proxy_protocol_from),
+    }
+}
+
+fn tftp(written: &file::Tftp, problems: &mut Collector<'_>) -> Tftp {
+    if let Some(zero) = written.window_size_max.as_ref().filter(|max| *max.get_ref() == 0) {
+        problems.error(zero.span(), "tftp.window-size-max has to be at least 1");
+    }
+    Tftp {
+        listen: listen(&written.listen, 69),
+        is_single_port: written.single_port.unwrap_or(true),
+        block_size_max: block_size(&written.block_size_max, problems).unwrap_or(BLOCK_SIZE),
+        window_size_max: written.window_size_max.as_ref().map_or(WINDOW_SIZE, |max| *max.get_ref()),
+        proxy_protocol_from: list(&written.proxy_protocol_from),
+    }
+}
+
+fn block_size(
+    written: &Option<Spanned<Parsed<goldwire_stdx::ByteSize>>>,
+    problems: &mut Collector<'_>,
+) -> Option<u16> {
+    let written = written.as_ref()?;
+    let size = written.get_ref().0.0;
+    if !BLOCK_SIZE_RANGE.contains(&size) {
+        problems.error(written.span(), format!("a TFTP block has 512 to 65464 bytes, not {size}"));
+    }
+    u16::try_from(size).ok()
+}
+
+fn dhcp(written: &file::Dhcp, problems: &mut Collector<'_>) -> Dhcp {
+    const MODES: [(&str, DhcpMode); 3] =
+        [("server", DhcpMode::Server), ("proxy", DhcpMode::Proxy), ("off", DhcpMode::Off)];
+    let mode = match &written.mode {
+        None => DhcpMode::Off,
+        Some(mode) => {
+            let known = MODES.iter().find(|(name, _)| name == mode.get_ref());
+            if known.is_none() {
+                problems.error(mode.span(), "dhcp.mode is \"server\", \"proxy\" or \"off\"");
+            }
+            known.map_or(DhcpMode::Off, |(_, mode)| *mode)
+        }
+    };
+    Dhcp {
+        mode,
+        interfaces: list(&written.interfaces),
+        is_authoritative: written.authoritative.unwrap_or(false),
+        is_probing: written.probe.unwrap_or(false),
+        lease_query_from: list(&written.lease_query_from),
+    }
+}
+
+fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> Vec<MemberSettings> {
+    let mut members: Vec<MemberSettings> = Vec::new();
+    if written.is_empty() && !problems.has_error() {
+        problems.error_of_file(
+            "no [[member]]: devices have to be told where to load from",
+            "add [[member]] with a name and the address at which devices reach this server",
+        );
+    }
+    for table in written {
+        let member = table.get_ref();
+        let (Some(name), Some(address)) = (text(&member.name), value(&member.address)) else {
+            problems.error(header(table), "a member needs a name and an address");
+            continue;
+        };
+        if address.is_unspecified() || address.is_multicast() {
+            problems.error(span_of(&member.address), format!("devices cannot reach a member at {address}"));
+        }
+        for other in &members {
+            if other.member.name == name {
+                problems.error(span_of(&member.name), format!("another member is called {name:?}"));
+            }
+        }
+        members.push(MemberSettings {
+            member: Member {
+                name,
+                address,
+                http_port: member.http_port.unwrap_or(80),
+                https_port: member.https_port,
+                https_name: text(&member.https_name),
+            },
+            heartbeat: value(&member.heartbeat),
+            weight: member.weight.as_ref().map_or(1, |weight| *weight.get_ref()),
+            is_draining: member.drain.unwrap_or(false),
+            subnets: list(&member.subnets),
+        });
+        if let Some(weight) = member.weight.as_ref().filter(|weight| *weight.get_ref() == 0) {
+            problems.error_with_hint(
+                weight.span(),
+                "a weight is at least 1",
+                Some("drain = true gives a member no devices".into()),
+            );
+        }
+    }
+    members
+}
+
+fn subnets(written: &[Spanned<file::Subnet>], problems: &mut Collector<'_>) -> Vec<Subnet> {
+    let mut subnets: Vec<Subnet> = Vec::new();
+    for table in written {
+        let subnet = table.get_ref();
+        let Some(network) = value(&subnet.network) else {
+            problems.error(header(table), "a subnet needs a network");
+            continue;
+        };
+        let span = span_of(&subnet.network);
+        if !network.address.is_ipv4() {
+            problems.error(
+                span.clone(),
+                "addresses are given out by DHCPv4 only; leave IPv6 to router advertisements",
+            );
+        }
+        if let Some(other) = subnets.iter().find(|other| other.network.overlaps(&network)) {
+            problems.error(span, format!("overlaps the subnet {}", other.network));
+        }
+        let pools: Vec<AddressRange> = list(&subnet.pools);
+        let routers: Vec<Ipv4Addr> = list(&subnet.router);
+        check_pools(subnet, &network, &pools, &routers, &subnets, problems);
+        for router in routers.iter().filter(|router| !network.contains((**router).into())) {
+            problems.error(span_of(&subnet.router), format!("the router {router} is outside {network}"));
+        }
+        if let Some(mtu) = subnet.mtu.as_ref().filter(|mtu| *mtu.get_ref() < 576) {
+            problems.error(mtu.span(), "an MTU is at least 576 (RFC 791)");
+        }
+        let lease = value(&subnet.lease).map_or(LEASE, |wait| wait.0);
+        let boot_lease = value(&subnet.boot_lease).map_or(BOOT_LEASE, |wait| wait.0);
+        for (written, wait) in [(&subnet.lease, lease), (&subnet.boot_lease, boot_lease)] {
+            if wait < Duration::from_secs(30) {
+                problems.error(span_of(written), "a lease shorter than 30s ends while firmware still loads");
+            }
+        }
+        let reservations =
+            subnet.reservation.iter().filter_map(|table| reservation(table, problems)).collect();
+        subnets.push(Subnet {
+            network,
+            pools,
+            routers,
+            dns: list(&subnet.dns),
+            ntp: list(&subnet.ntp),
+            domain: text(&subnet.domain),
+            search: list(&subnet.search),
+            mtu: subnet.mtu.as_ref().map(|mtu| *mtu.get_ref()),
+            routes: subnet.routes.iter().filter_map(|table| route(table, problems)).collect(),
+            lease,
+            boot_lease,
+            tftp_block_size_max: block_size(&subnet.tftp_block_size_max, problems),
+            reservations,
+        });
+    }
+    subnets
+}
+
+fn check_pools(
+    subnet: &file::Subnet,
+    network: &Network,
+    pools: &[AddressRange],
+    routers: &[Ipv4Addr],
+    others: &[Subnet],
+    problems: &mut Collector<'_>,
+) {
+    let span = span_of(&subnet.pools);
+    for (at, pool) in pools.iter().enumerate() {
+        if !network.contains(pool.first.into()) || !network.contains(pool.last.into()) {
+            problems.error(span.clone(), format!("the pool {pool} is outside {network}"));
+        }
+        let earlier = pools[..at].iter().chain(others.iter().flat_map(|other| &other.pools));
+        for other in earlier.filter(|other| other.contains(pool.first) || pool.contains(other.first)) {
+            problems.error(span.clone(), format!("the pool {pool} overlaps {other}"));
+        }
+        for router in routers.iter().filter(|router| pool.contains(**router)) {
+            problems.error(span.clone(), format!("the pool {pool} holds the router {router}"));
+        }
+    }
+}
+
+fn route(table: &Spanned<file::Route>, problems: &mut Collector<'_>) -> Option<(Network, Ipv4Addr)> {
+    let route = table.get_ref();
+    let found = value(&route.to).filter(|to| to.address.is_ipv4()).zip(value(&route.via));
+    if found.is_none() {
+        problems.error(table.span(), "a route is { to = \"10.9.0.0/16\", via = \"10.0.0.1\" }");
+    }
+    found
+}
+
+fn reservation(table: &Spanned<file::Reservation>, problems: &mut Collector<'_>) -> Option<Reservation> {
+    let written = table.get_ref();
+    let (mac, uuid) = (value(&written.mac), value(&written.uuid));
+    let client_id = value(&written.client_id).map(|bytes| bytes.0);
+    let address = value(&written.address);
+    if mac.is_none() && uuid.is_none() && client_id.is_none() {
+        problems.error(table.span(), "a reservation needs mac, uuid or client-id");
+        return None;
+    }
+    if address.is_none() {
+        problems.error(table.span(), "a reservation needs an address");
+    }
+    Some(Reservation { mac, uuid, client_id, address: address?, name: text(&written.name) })
+}
+
+/// A device with an address has a reservation in the subnet of the address.
+fn reserve_for_devices(
+    devices: &[Spanned<file::Device>],
+    subnets: &mut [Subnet],
+    problems: &mut Collector<'_>,
+) {
+    for device in devices.iter().map(Spanned::get_ref) {
+        let Some(address) = value(&device.address) else { continue };
+        match subnets.iter_mut().find(|subnet| subnet.network.contains(address.into())) {
+            Some(subnet) => subnet.reservations.push(Reservation {
+                mac: value(&device.mac),
+                uuid: value(&device.uuid),
+                client_id: None,
+                address,
+                name: text(&device.name),
+            }),
+            None => {
+                problems.error(span_of(&device.address), format!("no [[subnet]] has the address {address}"))
+            }
+        }
+    }
+}
+
+/// Reserved addresses lie in their subnet, and nobody shares one.
+fn check_reservations(subnets: &[Subnet], file: &File, problems: &mut Collector<'_>) {
+    let mut spans: HashMap<Ipv4Addr, Vec<Range<usize>>> = HashMap::new();
+    let tables = file.subnets.iter().flat_map(|subnet| &subnet.get_ref().reservation);
+    let reserved = tables.map(|table| &table.get_ref().address);
+    for written in reserved.chain(file.devices.iter().map(|device| &device.get_ref().address)).flatten() {
+        spans.entry(written.get_ref().0).or_default().push(written.span());
+    }
+    for (address, places) in &spans {
+        for again in places.iter().skip(1) {
+            problems.error(again.clone(), format!("{address} is reserved already"));
+        }
+    }
+    for subnet in subnets {
+        for reservation in &subnet.reservations {
+            let address = reservation.address;
+            let span = || spans.get(&address).and_then(|places| places.first()).cloned().unwrap_or(0..0);
+            if !subnet.network.contains(address.into()) {
+                problems.error(span(), format!("{address} is outside the subnet {}", subnet.network));
+            } else if subnet.routers.contains(&address) {
+                problems.error(span(), format!("{address} is the router's"));
+            }
+        }
+    }
+}
+
+/// What one table needs of another.
+fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
+    if settings.dhcp.mode == DhcpMode::Server && settings.subnets.is_empty() && !problems.has_error() {
+        problems.error_with_hint(
+            span_of(&file.dhcp.mode),
+            "a DHCP server needs a [[subnet]]",
+            Some("mode = \"proxy\" leaves addresses to another server".into()),
+        );
+    }
+    if settings.dhcp.mode != DhcpMode::Off
+        && !settings.members.is_empty()
+        && settings.members.iter().all(|member| member.address_v4().is_none())
+    {
+        problems.error(span_of(&file.dhcp.mode), "DHCPv4 can name no member: none has an IPv4 address");
+    }
+    for (member, table) in settings.members.iter().zip(&file.members) {
+        if settings.dhcp.mode != DhcpMode::Off && member.address_v4().is_none() {
+            let span = span_of(&table.get_ref().address);
+            problems.warning(Some(span), "DHCPv4 never names this member: its address is an IPv6 one");
+        }
+    }
+    if settings.heartbeat.listen.is_some() && file.server.secret_file.is_none() {
+        problems.error(span_of(&file.heartbeat.listen), "heartbeats need server.secret-file");
+    }
+    let interval = settings.heartbeat.interval;
+    if interval.is_zero() || interval > Duration::from_secs(60) {
+        problems.error(span_of(&file.heartbeat.interval), "heartbeat.interval is between 1ms and 60s");
+    } else if interval > Duration::from_millis(600) {
+        let span = Some(span_of(&file.heartbeat.interval));
+        problems.warning(span, "a dead member is named for longer than 2 s with this interval");
+    }
+    if let (Some(own), None) = (settings.own_member(), &settings.http.tls)
+        && own.member.https_port.is_some()
+    {
+        problems.warning(None, "this member has an https-port, and no http.certificate");
+    }
+    let unspecified = |address: &SocketAddr| matches!(address.ip(), IpAddr::V4(ip) if ip.is_unspecified());
+    if settings.http.listen.iter().all(|address| !unspecified(address))
+        && let Some(own) = settings.own_member()
+        && !settings.http.listen.is_empty()
+        && !settings.http.listen.iter().any(|address| address.port() == own.member.http_port)
+    {
+        problems.warning(
+            Some(span_of(&file.http.listen)),
+            format!("devices are sent to port {}, which is not listened on", own.member.http_port),
+        );
+    }
+}

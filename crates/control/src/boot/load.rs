@@ -1,0 +1,59 @@
+//! Reading a boot file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::problem::{Collector, Problems};
+use super::{Rules, Settings, check, file, profiles};
+
+/// A boot file of 100,000 devices has 10 MiB.
+const LENGTH_MAX: u64 = 256 << 20;
+
+/// A good boot file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What the servers are told.
+    pub settings: Settings,
+    /// What devices boot.
+    pub rules: Rules,
+    /// What is odd about it.
+    pub warnings: Problems,
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file cannot be read.
+    #[error("read the boot file {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is wrong.
+    #[error("{0}")]
+    Wrong(Problems),
+}
+
+/// Reads a boot file and the templates and the secret that it names.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let failed = |source| LoadError::Read { path: path.to_owned(), source };
+    if fs::metadata(path).map_err(failed)?.len() > LENGTH_MAX {
+        return Err(failed(io::Error::other("larger than 256 MiB")));
+    }
+    let source = fs::read_to_string(path).map_err(failed)?;
+    parse(&source, path).map_err(LoadError::Wrong)
+}
+
+/// Reads the text of a boot file. `path` is for messages, and relative paths begin at its folder.
+pub fn parse(source: &str, path: &Path) -> Result<Loaded, Problems> {
+    let mut problems = Collector::new(path, source);
+    let file = file::read(source, &mut problems);
+    let settings = check::settings(&file, path, &mut problems);
+    let rules = profiles::rules(&file, path, &settings.server, &mut problems);
+    let warnings = problems.finish();
+    if warnings.has_error() { Err(warnings) } else { Ok(Loaded { settings, rules, warnings }) }
+}

@@ -1,0 +1,217 @@
+//! What is true after a boot file was read and found good.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use goldwire_netboot::{Mac, Member, Uuid};
+
+use super::value::{AddressRange, Network, Secret};
+
+/// Everything that a boot server is told, except what devices boot (that is the [`Policy`](super::Policy)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// This process.
+    pub server: Server,
+    /// HTTP and HTTPS.
+    pub http: Http,
+    /// TFTP.
+    pub tftp: Tftp,
+    /// DHCP and proxyDHCP.
+    pub dhcp: Dhcp,
+    /// Interfaces on which DHCPv6 boot options are given; none means off.
+    pub dhcp6_interfaces: Vec<String>,
+    /// Where metrics are served; none means nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How members find out whether others live.
+    pub heartbeat: Heartbeat,
+    /// Subnets with the addresses that are given out.
+    pub subnets: Vec<Subnet>,
+    /// Every member of the group, this one among them.
+    pub members: Vec<MemberSettings>,
+}
+
+impl Settings {
+    /// This process's own entry among the members.
+    pub fn own_member(&self) -> Option<&MemberSettings> {
+        self.members.iter().find(|member| member.member.name == self.server.name)
+    }
+
+    /// The tables that differ in a way which needs a restart: sockets are bound and pools are in use.
+    pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        let differs = [
+            ("server", self.server != new.server),
+            ("http", self.http != new.http),
+            ("tftp", self.tftp != new.tftp),
+            ("dhcp", self.dhcp != new.dhcp),
+            ("dhcp6", self.dhcp6_interfaces != new.dhcp6_interfaces),
+            ("metrics", self.metrics_listen != new.metrics_listen),
+            ("heartbeat", self.heartbeat != new.heartbeat),
+            ("subnet", self.subnets != new.subnets),
+            ("member", self.members != new.members),
+        ];
+        differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
+/// This process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Which member it is.
+    pub name: String,
+    /// Folder of the lease log and the timeline.
+    pub state: PathBuf,
+    /// The boot tree.
+    pub root: PathBuf,
+    /// Folder of iPXE's programs, which stand in the boot tree below `ipxe/`.
+    pub ipxe: PathBuf,
+    /// Whom root becomes once ports are bound.
+    pub user: Option<String>,
+    /// The key that all members share, for heartbeats and tokens.
+    pub secret: Option<Secret>,
+}
+
+/// HTTP and HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Addresses of the plain server.
+    pub listen: Vec<SocketAddr>,
+    /// The TLS server, if there is one.
+    pub tls: Option<Tls>,
+    /// Large transfers at one time; iPXE is asked to wait when there are more.
+    pub transfers_max: usize,
+    /// From whom a PROXY header is believed.
+    pub proxy_protocol_from: Vec<Network>,
+}
+
+/// HTTPS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Its addresses.
+    pub listen: Vec<SocketAddr>,
+    /// PEM file with the certificate and its chain.
+    pub certificate: PathBuf,
+    /// PEM file with its key.
+    pub key: PathBuf,
+}
+
+/// TFTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tftp {
+    /// Its addresses; none means off.
+    pub listen: Vec<SocketAddr>,
+    /// Whether data comes from the port that was asked, which passes NAT and balancers.
+    pub is_single_port: bool,
+    /// Largest block in bytes.
+    pub block_size_max: u16,
+    /// Largest window in blocks.
+    pub window_size_max: u16,
+    /// From whom a PROXY header is believed.
+    pub proxy_protocol_from: Vec<Network>,
+}
+
+/// How DHCP is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DhcpMode {
+    /// Addresses and boot options.
+    Server,
+    /// Boot options beside somebody else's DHCP server.
+    Proxy,
+    /// Not at all.
+    Off,
+}
+
+/// DHCP and proxyDHCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dhcp {
+    /// How it is answered.
+    pub mode: DhcpMode,
+    /// On which interfaces; none means all.
+    pub interfaces: Vec<String>,
+    /// Whether clients that ask for a foreign address are refused (NAK).
+    pub is_authoritative: bool,
+    /// Whether an address is probed before it is offered.
+    pub is_probing: bool,
+    /// Who may ask about leases (RFC 4388).
+    pub lease_query_from: Vec<Network>,
+}
+
+/// How members find out whether others live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Where heartbeats are heard; none means that members are only probed by their health URL.
+    pub listen: Option<SocketAddr>,
+    /// Time between two heartbeats or probes.
+    pub interval: Duration,
+}
+
+/// A subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Its network; IPv4.
+    pub network: Network,
+    /// Addresses that are given to anybody.
+    pub pools: Vec<AddressRange>,
+    /// Option 3.
+    pub routers: Vec<Ipv4Addr>,
+    /// Option 6.
+    pub dns: Vec<Ipv4Addr>,
+    /// Option 42.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Option 15.
+    pub domain: Option<String>,
+    /// Option 119.
+    pub search: Vec<String>,
+    /// Option 26.
+    pub mtu: Option<u16>,
+    /// Option 121.
+    pub routes: Vec<(Network, Ipv4Addr)>,
+    /// Of an operating system.
+    pub lease: Duration,
+    /// Of a boot program, which soon gives way to another.
+    pub boot_lease: Duration,
+    /// The largest TFTP block that passes this subnet, in bytes.
+    pub tftp_block_size_max: Option<u16>,
+    /// Addresses kept for somebody: `[[subnet.reservation]]`, and `[[device]]` with an address.
+    pub reservations: Vec<Reservation>,
+}
+
+/// An address kept for somebody. At least one of `mac`, `uuid` and `client_id` is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// By hardware address.
+    pub mac: Option<Mac>,
+    /// By SMBIOS UUID.
+    pub uuid: Option<Uuid>,
+    /// By client identifier (option 61), which iPXE and systems send; with its type byte.
+    pub client_id: Option<Vec<u8>>,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The host name (option 12).
+    pub name: Option<String>,
+}
+
+/// A member with what decides about its share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberSettings {
+    /// As devices reach it.
+    pub member: Member,
+    /// Where it hears heartbeats.
+    pub heartbeat: Option<SocketAddr>,
+    /// Its share of the devices, against the other members' weights.
+    pub weight: u32,
+    /// Whether it is given to no new device.
+    pub is_draining: bool,
+    /// Subnets whose devices it serves before others; none means no preference.
+    pub subnets: Vec<Network>,
+}
+
+impl MemberSettings {
+    /// Its address, where it is an IPv4 one: only that can stand in DHCPv4's fields.
+    pub fn address_v4(&self) -> Option<Ipv4Addr> {
+        match self.member.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        }
+    }
+}

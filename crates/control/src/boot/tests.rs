@@ -1,0 +1,466 @@
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use goldwire_netboot::script::{self, Context};
+use goldwire_netboot::{
+    Action, Architecture, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, Member, What,
+};
+
+use super::*;
+
+/// Two members that always live, in the same order.
+struct Two;
+
+impl LiveMembers for Two {
+    fn ordered_for(&self, _key: &[u8], _subnet: Option<IpAddr>) -> Vec<Member> {
+        let member = |name: &str, address: &str| Member {
+            name: name.into(),
+            address: address.parse().unwrap(),
+            http_port: 80,
+            https_port: None,
+            https_name: None,
+        };
+        vec![member("boot1", "10.0.0.11"), member("boot2", "10.0.0.12")]
+    }
+}
+
+const MEMBER: &str = "[[member]]\nname = \"a\"\naddress = \"10.0.0.1\"\n";
+
+fn policy(text: &str) -> Policy {
+    let loaded = parse(text, Path::new("boot.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+    Policy::new(loaded.rules, Arc::new(Two))
+}
+
+fn problems(text: &str) -> Problems {
+    parse(text, Path::new("boot.toml")).unwrap_err()
+}
+
+/// The messages of errors only: the folders that tests name are not there.
+fn errors(text: &str) -> Vec<String> {
+    let is_error = |problem: &Problem| problem.severity == Severity::Error;
+    problems(text).list.into_iter().filter(is_error).map(|problem| problem.message).collect()
+}
+
+fn device(mac: &str, firmware: Firmware, arch: u16) -> Device {
+    let mut device = Device::new(Some(mac.parse().unwrap()), firmware);
+    device.arch = Some(Architecture(arch));
+    device
+}
+
+fn what(decision: &Decision) -> &What {
+    match &decision.action {
+        Action::Boot(boot) => &boot.what,
+        other => panic!("{other:?} by {}", decision.rule),
+    }
+}
+
+#[test]
+fn examples_are_good() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("boot.key"), [b'k'; 32]).unwrap();
+    fs::set_permissions(folder.path().join("boot.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut count = 0;
+    for entry in fs::read_dir(examples).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with("boot") || !name.ends_with(".toml") {
+            continue;
+        }
+        fs::copy(entry.path(), folder.path().join(&name)).unwrap();
+        let loaded = load(&folder.path().join(&name)).unwrap_or_else(|error| panic!("{error}"));
+        // The files that examples name are on nobody's machine; that may be all that is odd.
+        for problem in &loaded.warnings.list {
+            let is_expected = ["no such file", "server.root is no folder", "no undionly", "no snponly"]
+                .iter()
+                .any(|known| problem.message.starts_with(known));
+            assert!(is_expected, "{name}: {}", problem.message);
+        }
+        count += 1;
+    }
+    assert!(count >= 3);
+}
+
+/// Every fenced block of the guide that begins with a table is a good file, alone or with a member.
+#[test]
+fn the_guides_snippets_are_good() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/boot.md");
+    let text = fs::read_to_string(guide).unwrap();
+    let mut count = 0;
+    for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+        let file = if block.contains("[[member]]") { block.to_owned() } else { format!("{block}\n{MEMBER}") };
+        if let Err(problems) = parse(&file, Path::new("docs/boot.md")) {
+            panic!("{block}\n{problems}");
+        }
+        count += 1;
+    }
+    assert!(count >= 5, "{count}");
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_their_lines() {
+    let text = "\
+default-profile = \"lnux\"
+[http]
+listn = [\"0.0.0.0:80\"]
+[[member]]
+name = \"a\"
+address = \"10.0.0.256\"
+[[device]]
+mac = \"52:54:00:12:34\"
+[[device]]
+mac = \"52:54:00:12:34:56\"
+profile = \"linux\"
+[[device]]
+mac = \"52-54-00-12-34-56\"
+profile = \"linux\"
+[profile.linux]
+kernel = \"k\"
+url = \"http://x\"
+[profle.x]
+";
+    let problems = problems(text);
+    let found: Vec<(usize, &str)> = problems
+        .list
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error && problem.place.is_some())
+        .map(|problem| (problem.place.as_ref().unwrap().line, problem.message.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, "no profile is called \"lnux\""),
+            (3, "unknown key \"listn\""),
+            (6, "\"10.0.0.256\": invalid IP address syntax"),
+            (8, "\"52:54:00:12:34\": a MAC address is twelve hexadecimal digits, such as 52:54:00:12:34:56"),
+            (13, "52:54:00:12:34:56 has a [[device]] already, in line 9"),
+            (15, "the profile \"linux\" says kernel and url at once"),
+            (18, "unknown key \"profle\""),
+        ],
+        "{problems}"
+    );
+    let text = problems.to_string();
+    assert!(
+        text.contains(
+            "boot.toml:3:1\n  |\n3 | listn = [\"0.0.0.0:80\"]\n  | ^^^^^\nhint: did you mean \"listen\"?"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("did you mean \"linux\"?") && text.contains("did you mean \"profile\"?"));
+}
+
+#[test]
+fn syntax_errors_have_a_line() {
+    let problems = problems("[server]\nname = \n");
+    assert_eq!(problems.list[0].place.as_ref().unwrap().line, 2, "{problems}");
+}
+
+#[test]
+fn addresses_are_checked() {
+    let file = |subnets: &str| format!("{MEMBER}[dhcp]\nmode = \"server\"\n{subnets}");
+    for (subnets, expected) in [
+        ("", "a DHCP server needs a [[subnet]]"),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.1/24\"",
+            "\"10.0.0.1/24\" has bits behind its prefix; the network is 10.0.0.0/24",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\n[[subnet]]\nnetwork = \"10.0.0.128/25\"",
+            "overlaps the subnet 10.0.0.0/24",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\npools = [\"10.0.1.1-10.0.1.9\"]",
+            "the pool 10.0.1.1-10.0.1.9 is outside 10.0.0.0/24",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\npools = [\"10.0.0.1-10.0.0.9\", \"10.0.0.9-10.0.0.10\"]",
+            "the pool 10.0.0.9-10.0.0.10 overlaps 10.0.0.1-10.0.0.9",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\nrouter = \"10.0.0.1\"\npools = \"10.0.0.1-10.0.0.9\"",
+            "the pool 10.0.0.1-10.0.0.9 holds the router 10.0.0.1",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\nreservation = [{ mac = \"52:54:00:00:00:01\", address = \"10.0.9.9\" }]",
+            "10.0.9.9 is outside the subnet 10.0.0.0/24",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\nreservation = [{ mac = \"52:54:00:00:00:01\", address = \"10.0.0.9\" }]\n\
+             [[device]]\nmac = \"52:54:00:00:00:02\"\naddress = \"10.0.0.9\"",
+            "10.0.0.9 is reserved already",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"10.0.0.0/24\"\n[[device]]\nmac = \"52:54:00:00:00:02\"\naddress = \"10.0.9.9\"",
+            "no [[subnet]] has the address 10.0.9.9",
+        ),
+        (
+            "[[subnet]]\nnetwork = \"2001:db8::/64\"",
+            "addresses are given out by DHCPv4 only; leave IPv6 to router advertisements",
+        ),
+    ] {
+        assert_eq!(errors(&file(subnets)).first().map(String::as_str), Some(expected), "{subnets}");
+    }
+}
+
+#[test]
+fn profiles_are_checked() {
+    let file = |profiles: &str| format!("{MEMBER}{profiles}");
+    for (profiles, expected) in [
+        ("[profile.a]\n", "the profile \"a\" says nothing to boot"),
+        ("[profile.a]\nfile = \"../etc/shadow\"", "\"../etc/shadow\" has to be a path below server.root"),
+        (
+            "[profile.a]\nfile = \"ipxe/undionly.kpxe\"",
+            "iPXE would load itself for ever: ipxe/undionly.kpxe is iPXE",
+        ),
+        ("[profile.a]\nmenu = [\"b\"]\n[profile.b]\nmenu = [\"a\"]", "the menu \"b\" leads back to \"a\""),
+        ("[profile.a]\nmenu = [\"a\"]", "the menu \"a\" leads back to \"a\""),
+        ("[profile.a]\nmenu = [\"x\"]", "no profile is called \"x\""),
+        (
+            "[profile.a]\nmenu = [\"b\"]\n[profile.b]\nignore = true",
+            "the profile \"b\" ignores devices; a menu cannot offer that",
+        ),
+        ("[profile.a]\nlocal = true\ninitrd = \"x\"", "initrd belongs to a profile with kernel"),
+        ("[profile.a]\nfiles = { efi-x86 = \"x\" }", "no architecture is called \"efi-x86\""),
+        ("[profile.a]\nscript = \"x\"", "script names a template, and server.templates is not set"),
+        (
+            "[profile.a]\nfile = \"x\"\ntoken = true",
+            "token needs server.secret-file, with which tokens are signed",
+        ),
+        (
+            "[profile.a]\nkernel = \"x\"\narguments = \"a={{ vars.nobody }}\"",
+            "render the script a: line 1: undefined value",
+        ),
+        (
+            "[profile.a]\nscript-text = \"#!ipxe\\n{% if %}\"",
+            "the script script-text: line 2: syntax error: unexpected end of block",
+        ),
+        ("[profile.a]\nurl = \"x\"\nvariables = { a-b = \"x\" }", ""),
+        (
+            "[[group]]\nprofile = \"a\"\n[profile.a]\nlocal = true",
+            "a group without a key matches every device",
+        ),
+        (
+            "[[group]]\nprofile = \"a\"\nfirmware = \"ipx\"\n[profile.a]\nlocal = true",
+            "no firmware is called \"ipx\"",
+        ),
+        ("[[device]]\nname = \"x\"", "a device needs mac or uuid"),
+    ] {
+        match parse(&file(profiles), Path::new("boot.toml")) {
+            Ok(_) => assert_eq!(expected, "", "{profiles}"),
+            Err(_) => assert_eq!(errors(&file(profiles)), [expected], "{profiles}"),
+        }
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("boot.key");
+    let text = format!("[server]\nsecret-file = \"boot.key\"\n{MEMBER}");
+    let parsed = || parse(&text, &folder.path().join("boot.toml"));
+    fs::write(&key, "0123456789abcdef\n").unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(parsed().unwrap_err().to_string().contains("can be read by everybody"));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    let settings = parsed().unwrap().settings;
+    assert_eq!(settings.server.secret.as_ref().unwrap().expose(), b"0123456789abcdef");
+    assert!(!format!("{settings:?}").contains("0123456789"));
+    fs::write(&key, "short\n").unwrap();
+    assert!(parsed().unwrap_err().to_string().contains("has 5 bytes"));
+}
+
+const RULES: &str = "
+default-profile = \"menu\"
+[[device]]
+mac = \"52:54:00:00:00:01\"
+name = \"seat-1\"
+profile = \"linux\"
+variables = { disk = \"/dev/vda\" }
+[[device]]
+uuid = \"01234567-89ab-cdef-0123-456789000001\"
+profile = \"local\"
+[[device]]
+mac = \"52:54:00:00:00:03\"
+profile = \"nothing\"
+[[group]]
+name = \"racks\"
+circuit-id = \"rack-*\"
+profile = \"pvs\"
+[[group]]
+name = \"vms\"
+oui = \"00:16:3e\"
+arch = [\"bios\", \"efi-x64\"]
+profile = \"url\"
+[profile.linux]
+kernel = \"k\"
+arguments = \"disk={{ vars.disk }}\"
+variables = { disk = \"/dev/sda\", other = \"x\" }
+[profile.local]
+local = true
+[profile.nothing]
+ignore = true
+[profile.pvs]
+files = { bios = \"pvs/ARDBP32.BIN\", efi-x64 = \"pvs/pvsnbpx64.efi\" }
+[profile.url]
+url = \"http://10.9.9.9/boot.ipxe\"
+[profile.menu]
+menu = [\"local\", \"linux\", \"pvs\"]
+";
+
+fn rules() -> Policy {
+    policy(&format!("{RULES}{MEMBER}"))
+}
+
+#[test]
+fn device_then_group_then_default() {
+    let policy = rules();
+    let decision = policy.decide(&device("52:54:00:00:00:01", Firmware::Ipxe, 0));
+    assert_eq!(decision.rule, "device seat-1 (boot.toml:3)");
+    let What::Script(script) = what(&decision) else { panic!("{decision:?}") };
+    assert_eq!(script.variables["disk"], "/dev/vda", "the device's over the profile's");
+    assert_eq!(script.variables["other"], "x");
+
+    let mut by_uuid = device("52:54:00:00:00:77", Firmware::Ipxe, 0);
+    by_uuid.uuid = Some("01234567-89ab-cdef-0123-456789000001".parse().unwrap());
+    assert_eq!(policy.decide(&by_uuid).action, Action::Local);
+    // The MAC address goes before the UUID.
+    by_uuid.mac = Some("52:54:00:00:00:01".parse().unwrap());
+    assert_eq!(policy.decide(&by_uuid).rule, "device seat-1 (boot.toml:3)");
+
+    let vm = policy.decide(&device("00:16:3e:00:00:01", Firmware::Ipxe, 7));
+    assert_eq!(
+        (vm.rule.as_str(), what(&vm)),
+        ("group vms (boot.toml:18)", &What::Elsewhere("http://10.9.9.9/boot.ipxe".into()))
+    );
+    // Every key of a group has to match.
+    let arm = policy.decide(&device("00:16:3e:00:00:01", Firmware::Ipxe, 11));
+    assert_eq!(arm.rule, "default-profile (boot.toml:2)");
+    assert_eq!(policy.decide(&device("52:54:00:00:00:03", Firmware::Ipxe, 0)).action, Action::Ignore);
+    let none = self::policy(MEMBER).decide(&device("52:54:00:00:00:03", Firmware::BiosPxe, 0));
+    assert_eq!((none.rule.as_str(), none.action), ("no rule", Action::Local));
+}
+
+#[test]
+fn row_1_each_firmware_gets_what_it_can_load_and_ipxe_never_itself() {
+    let policy = rules();
+    let next = |firmware, arch| {
+        let decision = policy.decide(&device("52:54:00:00:00:01", firmware, arch));
+        match decision.action {
+            Action::Boot(boot) => match boot.what {
+                What::Script(_) => "script".to_owned(),
+                What::File(path) | What::Elsewhere(path) => path,
+            },
+            _ => decision.rule,
+        }
+    };
+    assert_eq!(next(Firmware::BiosPxe, 0), "ipxe/undionly.kpxe");
+    assert_eq!(next(Firmware::EfiPxe, 7), "ipxe/snponly.efi");
+    assert_eq!(next(Firmware::EfiPxe, 9), "ipxe/snponly.efi");
+    assert_eq!(next(Firmware::HttpClient, 16), "ipxe/snponly.efi");
+    assert_eq!(next(Firmware::Gpxe, 0), "ipxe/undionly.kpxe");
+    assert_eq!(next(Firmware::Ipxe, 0), "script");
+    assert_eq!(next(Firmware::EfiPxe, 11), "device seat-1 (boot.toml:3): no iPXE for efi-arm64");
+    assert_eq!(next(Firmware::Other, 0), "device seat-1 (boot.toml:3)");
+
+    let file = |firmware, arch| {
+        let mut device = device("52:54:00:00:00:99", firmware, arch);
+        device.circuit_id = b"rack-7".to_vec();
+        device.vendor_class = b"PXEClient".to_vec();
+        what(&policy.decide(&device)).clone()
+    };
+    // A file profile needs no iPXE: the firmware's own loader takes it, and so does iPXE.
+    for firmware in [Firmware::BiosPxe, Firmware::Ipxe, Firmware::Gpxe] {
+        assert_eq!(file(firmware, 0), What::File("pvs/ARDBP32.BIN".into()));
+    }
+    assert_eq!(file(Firmware::HttpClient, 16), What::File("pvs/pvsnbpx64.efi".into()));
+}
+
+/// Option 82 is in DHCP only; the script that is fetched by HTTP afterwards has to be the same group's.
+#[test]
+fn what_dhcp_told_is_remembered_for_http() {
+    let policy = rules();
+    let mut dhcp = device("52:54:00:00:00:99", Firmware::Ipxe, 0);
+    dhcp.circuit_id = b"rack-7".to_vec();
+    dhcp.vendor_class = b"PXEClient:Arch:00000:UNDI:002001".to_vec();
+    assert_eq!(policy.decide(&dhcp).rule, "group racks (boot.toml:14)");
+    let http = device("52:54:00:00:00:99", Firmware::Ipxe, 0);
+    assert_eq!(policy.decide(&http).rule, "group racks (boot.toml:14)");
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let policy = rules();
+    for number in 0..100_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        let mut dhcp = Device::new(Some(Mac([2, 0, 0, a, b, c])), Firmware::Ipxe);
+        dhcp.vendor_class = b"PXEClient".to_vec();
+        policy.decide(&dhcp);
+    }
+    assert!(policy.remembered() <= 65_536);
+}
+
+#[test]
+fn row_22_ignored_devices_get_nothing_and_tokens_open_their_files() {
+    let address = "10.0.0.7".parse().unwrap();
+    let mac = |text: &str| Some(text.parse::<Mac>().unwrap());
+    let policy = rules();
+    assert!(!policy.may_fetch("ipxe/undionly.kpxe", address, mac("52:54:00:00:00:03"), true));
+    assert!(policy.may_fetch("ipxe/undionly.kpxe", address, mac("52:54:00:00:00:01"), false));
+    assert!(policy.may_fetch("k", address, None, false));
+
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("key"), "0123456789abcdef").unwrap();
+    fs::set_permissions(folder.path().join("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    let text = format!(
+        "[server]\nsecret-file = \"key\"\n{MEMBER}[profile.a]\nkernel = \"a/k\"\ninitrd = [\"a/{{{{ arch }}}}.img\"]\ntoken = true\n\
+         [profile.b]\nkernel = \"b/k\"\n"
+    );
+    let loaded = parse(&text, &folder.path().join("boot.toml")).unwrap();
+    let policy = Policy::new(loaded.rules, Arc::new(Two));
+    for (path, is_open) in [("a/k", false), ("a/bios.img", false), ("b/k", true), ("ipxe/snponly.efi", true)]
+    {
+        assert_eq!(policy.may_fetch(path, address, None, false), is_open, "{path}");
+        assert!(policy.may_fetch(path, address, None, true), "{path}");
+    }
+    let shared = text.replace("\"b/k\"", "\"a/k\"");
+    let problems = parse(&shared, &folder.path().join("boot.toml")).unwrap_err().to_string();
+    assert!(
+        problems.contains("a/k needs a token in another profile, so \"b\" needs token = true too"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_menu_holds_its_entries_with_the_devices_variables() {
+    let policy = rules();
+    let menu = policy.decide(&device("52:54:00:00:00:88", Firmware::Ipxe, 7));
+    let (Action::Boot(boot), What::Script(script)) = (&menu.action, what(&menu)) else { panic!("{menu:?}") };
+    let context = Context { path_of: Arc::new(str::to_owned), script_path: "s/x".into() };
+    let text =
+        script::render(script, &device("52:54:00:00:00:88", Firmware::Ipxe, 7), boot, &context).unwrap();
+    assert!(text.contains("disk=/dev/sda") && text.contains("http://10.0.0.11/pvs/pvsnbpx64.efi"), "{text}");
+}
+
+/// A hundred thousand devices are found as fast as one.
+#[test]
+fn many_devices_are_found_at_once() {
+    let mut text = format!("{MEMBER}[profile.a]\nlocal = true\n");
+    for number in 0..100_000_u32 {
+        let [_, a, b, c] = number.to_be_bytes();
+        text.push_str(&format!(
+            "[[device]]\nmac = \"02:00:00:{a:02x}:{b:02x}:{c:02x}\"\nprofile = \"a\"\nname = \"n{number}\"\n"
+        ));
+    }
+    let began = std::time::Instant::now();
+    let policy = policy(&text);
+    eprintln!("100,000 devices read in {:?}", began.elapsed());
+    let began = std::time::Instant::now();
+    for number in 0..10_000_u32 {
+        let [_, a, b, c] = (number * 10).to_be_bytes();
+        let decision = policy.decide(&Device::new(Some(Mac([2, 0, 0, a, b, c])), Firmware::Ipxe));
+        assert!(decision.rule.starts_with("device n"), "{}", decision.rule);
+    }
+    eprintln!("10,000 decisions in {:?}", began.elapsed());
+}
