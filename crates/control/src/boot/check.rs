@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use goldwire_netboot::Member;
+use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use toml::Spanned;
 
 use super::file::{self, File};
@@ -145,6 +146,7 @@ fn server(
         ipxe,
         user,
         secret,
+        templates: written.templates.as_ref().map(|templates| folder.join(templates.get_ref())),
     }
 }
 
@@ -272,6 +274,9 @@ fn dhcp(written: &file::Dhcp, problems: &mut Collector<'_>) -> Dhcp {
 
 fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> Vec<MemberSettings> {
     let mut members: Vec<MemberSettings> = Vec::new();
+    if let Some(surplus) = written.get(MEMBERS_MAX) {
+        problems.error(header(surplus), format!("a group has at most {MEMBERS_MAX} members"));
+    }
     if written.is_empty() && !problems.has_error() {
         problems.error_of_file(
             "no [[member]]: devices have to be told where to load from",
@@ -292,6 +297,9 @@ fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> V
                 problems.error(span_of(&member.name), format!("another member is called {name:?}"));
             }
         }
+        if name.is_empty() || name.len() > NAME_MAX {
+            problems.error(span_of(&member.name), format!("a member's name has 1 to {NAME_MAX} bytes"));
+        }
         members.push(MemberSettings {
             member: Member {
                 name,
@@ -300,6 +308,7 @@ fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> V
                 https_port: member.https_port,
                 https_name: text(&member.https_name),
             },
+            tftp_port: member.tftp_port.unwrap_or(69),
             heartbeat: value(&member.heartbeat),
             weight: member.weight.as_ref().map_or(1, |weight| *weight.get_ref()),
             is_draining: member.drain.unwrap_or(false),

@@ -66,7 +66,7 @@ tables! {
              tftp_block_size_max: Value<ByteSize>, reservation: Vec<Spanned<Reservation>> }
     Route { to: Value<Network>, via: Value<Ipv4Addr> }
     Reservation { mac: Value<Mac>, uuid: Value<Uuid>, client_id: Value<Bytes>, address: Value<Ipv4Addr>, name: Text }
-    Member { name: Text, address: Value<IpAddr>, http_port: Option<u16>, https_port: Option<u16>, https_name: Text,
+    Member { name: Text, address: Value<IpAddr>, http_port: Option<u16>, https_port: Option<u16>, tftp_port: Option<u16>, https_name: Text,
              heartbeat: Value<SocketAddr>, weight: Option<Spanned<u32>>, drain: Switch, subnets: List<Network> }
     Device { mac: Value<Mac>, uuid: Value<Uuid>, name: Text, profile: Text, address: Value<Ipv4Addr>,
              variables: BTreeMap<Spanned<String>, Spanned<String>> }

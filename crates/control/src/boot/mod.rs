@@ -5,12 +5,14 @@
 //! ([`Policy`]). A file is good as a whole or not used; all that is wrong with it is told at once.
 
 mod check;
+mod explain;
 mod file;
 mod load;
 pub mod metrics;
 mod policy;
 mod problem;
 mod profiles;
+mod reload;
 mod rules;
 mod settings;
 pub mod telemetry;
@@ -19,9 +21,11 @@ mod tests;
 pub mod timeline;
 mod value;
 
+pub use explain::{Answer, Considered, Explanation, Question, explain};
 pub use load::{LoadError, Loaded, load, parse};
 pub use policy::Policy;
 pub use problem::{Place, Problem, Problems, Severity};
+pub use reload::{Reload, Reloader, Watch};
 pub use rules::Rules;
 pub use settings::{
     Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac};
+use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, What};
 
 use super::rules::{Found, Kind, Rules, next_of};
 
@@ -58,9 +58,13 @@ impl Policy {
         match &*profile.kind {
             Kind::Ignore => return Ok(Action::Ignore),
             Kind::Local => return Ok(Action::Local),
-            _ if device.firmware == Firmware::Other => return Ok(Action::Local),
             _ => {}
         }
+        // An operating system boots nothing, and still has its host name from here.
+        let what = match device.firmware {
+            Firmware::Other => What::Elsewhere(String::new()),
+            _ => next_of(profile, device, found.device)?,
+        };
         let key = match (device.mac, device.uuid) {
             (Some(mac), _) => mac.0.to_vec(),
             (None, Some(uuid)) => uuid.0.to_vec(),
@@ -68,7 +72,7 @@ impl Policy {
         };
         Ok(Action::Boot(Box::new(Boot {
             profile: profile.name.clone(),
-            what: next_of(profile, device, found.device)?,
+            what,
             members: self.members.ordered_for(&key, device.subnet),
             is_secure: profile.is_secure,
             has_token: profile.has_token,
@@ -92,15 +96,19 @@ impl BootPolicy for Policy {
 
     fn may_fetch(&self, path: &str, address: IpAddr, mac: Option<Mac>, has_token: bool) -> bool {
         let rules = self.rules();
-        if let Some(mac) = mac {
+        let profile_of = |mac: Mac| {
             let mut device = Device::new(Some(mac), Firmware::Ipxe);
             device.subnet = Some(address);
-            let device = self.completed(&rules, &device);
-            if rules.find(&device).profile.is_some_and(|profile| matches!(*profile.kind, Kind::Ignore)) {
-                return false;
-            }
-        }
-        has_token || !rules.is_protected(path)
+            rules.find(&self.completed(&rules, &device)).profile
+        };
+        let is_ignored = |mac| profile_of(mac).is_some_and(|profile| matches!(*profile.kind, Kind::Ignore));
+        // A script is its device's, whoever asks; it holds the tokens of all files behind it.
+        let owner = path.strip_prefix("s/").and_then(|rest| rest.split('/').next()?.parse().ok());
+        let needs_token = match owner {
+            Some(owner) => profile_of(owner).is_some_and(|profile| profile.has_token),
+            None => rules.is_protected(path),
+        };
+        !mac.into_iter().chain(owner).any(is_ignored) && (has_token || !needs_token)
     }
 }
 

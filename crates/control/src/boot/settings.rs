@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use goldwire_netboot::member::{self, Seat};
 use goldwire_netboot::{Mac, Member, Uuid};
 
 use super::value::{AddressRange, Network, Secret};
@@ -37,7 +38,8 @@ impl Settings {
         self.members.iter().find(|member| member.member.name == self.server.name)
     }
 
-    /// The tables that differ in a way which needs a restart: sockets are bound and pools are in use.
+    /// The tables that differ in a way which needs a restart: sockets are bound and pools are in use. Members are not
+    /// among them: [`Table::configure`](goldwire_netboot::member::Table::configure) takes new ones.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let differs = [
             ("server", self.server != new.server),
@@ -48,7 +50,6 @@ impl Settings {
             ("metrics", self.metrics_listen != new.metrics_listen),
             ("heartbeat", self.heartbeat != new.heartbeat),
             ("subnet", self.subnets != new.subnets),
-            ("member", self.members != new.members),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }
@@ -69,6 +70,8 @@ pub struct Server {
     pub user: Option<String>,
     /// The key that all members share, for heartbeats and tokens.
     pub secret: Option<Secret>,
+    /// Folder of script templates.
+    pub templates: Option<PathBuf>,
 }
 
 /// HTTP and HTTPS.
@@ -196,6 +199,8 @@ pub struct Reservation {
 pub struct MemberSettings {
     /// As devices reach it.
     pub member: Member,
+    /// Port of its TFTP server.
+    pub tftp_port: u16,
     /// Where it hears heartbeats.
     pub heartbeat: Option<SocketAddr>,
     /// Its share of the devices, against the other members' weights.
@@ -207,6 +212,21 @@ pub struct MemberSettings {
 }
 
 impl MemberSettings {
+    /// Its seat in the table of members.
+    pub fn seat(&self) -> Seat {
+        Seat {
+            tftp_port: self.tftp_port,
+            weight: self.weight,
+            is_draining: self.is_draining,
+            subnets: self
+                .subnets
+                .iter()
+                .filter_map(|network| member::Subnet::new(network.address, network.prefix))
+                .collect(),
+            ..Seat::new(self.member.clone())
+        }
+    }
+
     /// Its address, where it is an IPv4 one: only that can stand in DHCPv4's fields.
     pub fn address_v4(&self) -> Option<Ipv4Addr> {
         match self.member.address {

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use goldwire_netboot::content::Links;
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
     Action, Architecture, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, Member, What,
@@ -362,7 +363,8 @@ fn row_1_each_firmware_gets_what_it_can_load_and_ipxe_never_itself() {
     assert_eq!(next(Firmware::Gpxe, 0), "ipxe/undionly.kpxe");
     assert_eq!(next(Firmware::Ipxe, 0), "script");
     assert_eq!(next(Firmware::EfiPxe, 11), "device seat-1 (boot.toml:3): no iPXE for efi-arm64");
-    assert_eq!(next(Firmware::Other, 0), "device seat-1 (boot.toml:3)");
+    // An operating system loads nothing; it hears its host name.
+    assert_eq!(next(Firmware::Other, 0), "");
 
     let file = |firmware, arch| {
         let mut device = device("52:54:00:00:00:99", firmware, arch);
@@ -415,7 +417,7 @@ fn row_22_ignored_devices_get_nothing_and_tokens_open_their_files() {
     fs::set_permissions(folder.path().join("key"), fs::Permissions::from_mode(0o600)).unwrap();
     let text = format!(
         "[server]\nsecret-file = \"key\"\n{MEMBER}[profile.a]\nkernel = \"a/k\"\ninitrd = [\"a/{{{{ arch }}}}.img\"]\ntoken = true\n\
-         [profile.b]\nkernel = \"b/k\"\n"
+         [profile.b]\nkernel = \"b/k\"\n[[device]]\nmac = \"02:00:00:00:00:0a\"\nprofile = \"a\"\n"
     );
     let loaded = parse(&text, &folder.path().join("boot.toml")).unwrap();
     let policy = Policy::new(loaded.rules, Arc::new(Two));
@@ -424,6 +426,10 @@ fn row_22_ignored_devices_get_nothing_and_tokens_open_their_files() {
         assert_eq!(policy.may_fetch(path, address, None, false), is_open, "{path}");
         assert!(policy.may_fetch(path, address, None, true), "{path}");
     }
+    // A script is as closed as the files that it names.
+    let script = "s/02-00-00-00-00-0a/bios/-/boot.ipxe";
+    assert!(!policy.may_fetch(script, address, None, false) && policy.may_fetch(script, address, None, true));
+    assert!(policy.may_fetch("s/02-00-00-00-00-0b/bios/-/boot.ipxe", address, None, false));
     let shared = text.replace("\"b/k\"", "\"a/k\"");
     let problems = parse(&shared, &folder.path().join("boot.toml")).unwrap_err().to_string();
     assert!(
@@ -463,4 +469,54 @@ fn many_devices_are_found_at_once() {
         assert!(decision.rule.starts_with("device n"), "{}", decision.rule);
     }
     eprintln!("10,000 decisions in {:?}", began.elapsed());
+}
+
+fn question(mac: &str) -> Question {
+    Question {
+        mac: mac.parse().unwrap(),
+        uuid: None,
+        arch: None,
+        subnet: Some("10.0.0.0".parse().unwrap()),
+        circuit_id: None,
+        server: "10.0.0.11".parse().unwrap(),
+    }
+}
+
+/// `UPDATE_GOLDEN=1 cargo test` writes the file anew.
+#[test]
+fn explain_shows_every_answer() {
+    let text = explain(&rules(), &question("52:54:00:00:00:01"), &Links::default()).to_string();
+    let path = format!("{}/src/boot/golden/explain.txt", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(text, fs::read_to_string(&path).unwrap());
+}
+
+#[test]
+fn explain_says_why_other_rules_lost() {
+    let mut question = question("00:16:3e:00:00:05");
+    question.arch = Some(Architecture::EFI_ARM64);
+    let explanation = explain(&rules(), &question, &Links::default());
+    let outcomes: Vec<&str> = explanation.rules.iter().map(|rule| rule.outcome.as_str()).collect();
+    assert_eq!(
+        outcomes,
+        [
+            "none has this MAC address or UUID",
+            "circuit-id does not match: it is not known",
+            "arch does not match: it is efi-arm64",
+            "nothing else matched: profile menu",
+        ]
+    );
+    assert_eq!(explanation.rules.iter().filter(|rule| rule.is_winner).count(), 1);
+    question.circuit_id = Some(b"rack-9".to_vec());
+    question.arch = Some(Architecture::BIOS);
+    let explanation = explain(&rules(), &question, &Links::default());
+    assert!(
+        explanation.answers.iter().all(|answer| answer.profile.as_deref() == Some("pvs")),
+        "{explanation}"
+    );
+    let json = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(json["answers"][0]["told"], "tftp://10.0.0.11/pvs/ARDBP32.BIN");
+    assert_eq!(json["rules"][1]["is-winner"], true);
 }

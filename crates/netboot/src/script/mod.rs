@@ -14,6 +14,7 @@ mod syntax;
 mod tests;
 mod word;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -24,8 +25,9 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Undefi
 
 pub use syntax::{SyntaxError, check};
 
-use crate::content::ContentError;
+use crate::content::{ContentError, Digest, Links, percent_encode};
 use crate::device::Device;
+use crate::member::Member;
 use crate::policy::{Boot, Script, Template};
 
 /// iPXE gives up on a member that sends nothing for so long, in milliseconds. It counts inactivity, not total time.
@@ -37,6 +39,8 @@ const LENGTH_MAX: usize = 256 << 10;
 const FUEL: u64 = 1_000_000;
 /// Menus within menus.
 const DEPTH_MAX: usize = 8;
+/// Entries of a menu and its sub-menus: each is rendered whole, and menus that share sub-menus multiply.
+const PARTS_MAX: usize = 256;
 /// An iBFT describes so many disks (ACPI 3.0 iBFT, §1.4.6: two target structures); with more paths iPXE refuses to boot
 /// unless it is told to describe none.
 const IBFT_TARGETS_MAX: usize = 2;
@@ -60,6 +64,27 @@ pub struct Context {
     pub script_path: String,
 }
 
+impl Context {
+    /// The context of a device's boot: files under their digest where it is known, and all paths as the links sign them.
+    pub fn new(
+        links: &Links,
+        digest_of: Arc<dyn Fn(&str) -> Option<Digest> + Send + Sync>,
+        device: &Device,
+        boot: &Boot,
+    ) -> Self {
+        let script_path = links.path_of(boot, device).unwrap_or_default();
+        let (links, device, boot) = (links.clone(), device.clone(), boot.clone());
+        let path_of = move |place: &str| {
+            let path = match digest_of(place) {
+                Some(digest) => format!("c/{digest}/{place}"),
+                None => place.to_owned(),
+            };
+            links.path_to(&path, &boot, &device)
+        };
+        Self { path_of: Arc::new(path_of), script_path }
+    }
+}
+
 /// Renders the script of a device. Fails if the template has a mistake, a variable is missing or cannot stand in a
 /// command, or no member lives.
 pub fn render(
@@ -69,10 +94,14 @@ pub fn render(
     context: &Context,
 ) -> Result<String, ContentError> {
     let failed = |reason: String| ContentError::Script { name: script.name.clone(), reason };
-    if boot.members.is_empty() {
-        return Err(failed("no live member".into()));
+    // A profile that wants https is not handed out as http.
+    let is_usable = |member: &&Member| !boot.is_secure || member.https_port.is_some();
+    let bases: Vec<String> =
+        boot.members.iter().filter(is_usable).map(|member| member.base_url(boot.is_secure)).collect();
+    if bases.is_empty() {
+        return Err(failed("no live member that it can reach".into()));
     }
-    let scene = Scene { device, boot, context };
+    let scene = Scene { device, boot, context, bases, parts: Cell::new(0) };
     let text = scene.render(script, "", 0).map_err(|error| failed(explained(&error)))?;
     check(&text).map_err(|error| failed(error.to_string()))?;
     Ok(text)
@@ -88,13 +117,20 @@ struct Scene<'a> {
     device: &'a Device,
     boot: &'a Boot,
     context: &'a Context,
+    /// Begins of URLs, in the device's order.
+    bases: Vec<String>,
+    /// Scripts rendered so far.
+    parts: Cell<usize>,
 }
 
 impl Scene<'_> {
     /// Renders a script whose labels all begin with `prefix`, so that several fit into one file.
     fn render(&self, script: &Script, prefix: &str, depth: usize) -> Result<String, Error> {
-        if depth > DEPTH_MAX {
-            return Err(wrong(format!("menus are nested deeper than {DEPTH_MAX}")));
+        self.parts.set(self.parts.get() + 1);
+        if depth > DEPTH_MAX || self.parts.get() > PARTS_MAX {
+            return Err(wrong(format!(
+                "menus hold more than {PARTS_MAX} entries, or {DEPTH_MAX} menus in each other"
+            )));
         }
         let environment = self.environment()?;
         let common = self.common(script, prefix);
@@ -150,7 +186,7 @@ impl Scene<'_> {
             environment.add_template(name, text)?;
         }
         environment.add_filter("words", |text: String| words(&text));
-        environment.add_filter("percent", |text: String| word::percent_encoded(&text));
+        environment.add_filter("percent", |text: String| percent_encode(&text));
         let places = Places::of(self);
         environment.add_function("url", {
             let places = places.clone();
@@ -187,15 +223,11 @@ impl Scene<'_> {
             uuid => device.uuid.map_or_else(empty, |uuid| uuid.to_string()),
             arch => device.arch.and_then(|arch| arch.name()).unwrap_or(""),
             processor => device.arch.and_then(|arch| arch.processor()).unwrap_or(""),
-            members => self.bases(),
+            members => self.bases.clone(),
             pause => first_pause(device),
             timeout_ms => TIMEOUT_MS,
             vars => variables,
         }
-    }
-
-    fn bases(&self) -> Vec<String> {
-        self.boot.members.iter().map(|member| member.base_url(self.boot.is_secure)).collect()
     }
 
     fn urls(&self, place: &str) -> Vec<String> {
@@ -203,8 +235,8 @@ impl Scene<'_> {
     }
 
     fn script_urls(&self) -> Vec<String> {
-        let path = word::percent_encoded(&self.context.script_path);
-        self.bases().into_iter().map(|base| format!("{base}/{path}")).collect()
+        let path = percent_encode(&self.context.script_path);
+        self.bases.iter().map(|base| format!("{base}/{path}")).collect()
     }
 }
 
@@ -218,7 +250,7 @@ struct Places {
 
 impl Places {
     fn of(scene: &Scene<'_>) -> Self {
-        Self { bases: scene.bases(), path_of: scene.context.path_of.clone(), script: Vec::new() }
+        Self { bases: scene.bases.clone(), path_of: scene.context.path_of.clone(), script: Vec::new() }
     }
 
     /// Where a file is, in the device's order. What is a URI already stands as it is.
@@ -226,7 +258,7 @@ impl Places {
         if place.contains("://") || place.starts_with("iscsi:") {
             return vec![place.to_owned()];
         }
-        let path = word::percent_encoded(&(self.path_of)(place));
+        let path = percent_encode(&(self.path_of)(place));
         self.bases.iter().map(|base| format!("{base}/{path}")).collect()
     }
 

@@ -241,6 +241,41 @@ fn templates_end() {
 }
 
 #[test]
+fn a_secure_profile_names_only_members_with_https() {
+    let mut boot = boot();
+    boot.is_secure = true;
+    assert!(render(&kernel(), &device(), &boot, &context()).is_err());
+    boot.members[1].https_port = Some(443);
+    let text = render(&kernel(), &device(), &boot, &context()).unwrap();
+    assert!(text.contains("https://10.0.0.2/") && !text.contains("10.0.0.1"), "{text}");
+}
+
+#[test]
+fn the_links_give_digests_and_tokens() {
+    let links =
+        Links::new(crate::content::LinkKey::from_secret(b"secret"), std::time::Duration::from_secs(60));
+    let boot = Boot { has_token: true, what: What::Script(Arc::new(kernel())), ..boot() };
+    let digest_of = Arc::new(|path: &str| (path == "lab/vmlinuz").then_some(Digest([0xab; 16])));
+    let text =
+        render(&kernel(), &device(), &boot, &Context::new(&links, digest_of, &device(), &boot)).unwrap();
+    let urls: Vec<&str> =
+        text.split_whitespace().filter(|word| word.starts_with("http://10.0.0.1/")).collect();
+    assert!(urls.len() >= 4 && urls.iter().all(|url| url.starts_with("http://10.0.0.1/t/")), "{urls:?}");
+    assert!(text.contains(&format!("/c/{}/lab/vmlinuz", "ab".repeat(16))), "{text}");
+}
+
+#[test]
+fn menus_that_multiply_are_refused() {
+    let mut menu = Arc::new(script("local", Template::Local));
+    for _ in 0..6 {
+        let entry = MenuEntry { profile: "p".into(), title: "t".into(), script: menu };
+        let entries = vec![entry; 8];
+        menu = Arc::new(script("menu", Template::Menu { title: "t".into(), entries, timeout_seconds: 0 }));
+    }
+    assert!(reason(&menu).contains("256"), "{}", reason(&menu));
+}
+
+#[test]
 fn pauses_differ_between_devices() {
     let pauses: std::collections::BTreeSet<u32> = (0..64)
         .map(|last| first_pause(&Device::new(Some(Mac([2, 0, 0, 0, 0, last])), Firmware::Ipxe)))

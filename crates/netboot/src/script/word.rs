@@ -24,20 +24,6 @@ pub(super) fn checked(text: &str) -> Result<&str, String> {
     Err(format!("the value {text:?} {reason}"))
 }
 
-/// A path for a URL: whatever is not unreserved (RFC 3986 §2.3) or a slash is percent-encoded.
-pub(super) fn percent_encoded(path: &str) -> String {
-    let mut encoded = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                encoded.push(byte.into())
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,10 +53,5 @@ mod tests {
         ] {
             assert!(checked(bad).is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn paths_are_encoded() {
-        assert_eq!(percent_encoded("win 10/a$b?.wim"), "win%2010/a%24b%3F.wim");
     }
 }
