@@ -6,6 +6,7 @@
 //! comes from.
 
 pub mod certificate;
+pub mod balance;
 pub mod content;
 mod device;
 pub mod dhcp;

@@ -1,0 +1,440 @@
+//! Heads of requests and answers: what is taken, what is passed on, and how long a body is (RFC 9110, RFC 9112).
+
+use std::net::{IpAddr, SocketAddr};
+
+/// Longest head, of a request or an answer.
+pub(super) const HEAD_MAX: usize = 16 * 1024;
+
+/// Most fields of a head.
+const FIELDS_MAX: usize = 96;
+
+/// Fields that concern one connection only (RFC 9110, 7.6.1), and those that we write ourselves.
+const HOP_BY_HOP: [&str; 10] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "expect",
+];
+
+/// A field's name and value as they came.
+type Field = (String, Vec<u8>);
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(super) struct RequestHead {
+    pub(super) is_head: bool,
+    /// The path, or a whole URL.
+    pub(super) target: String,
+    /// Whether the client speaks HTTP/1.1.
+    pub(super) is_modern: bool,
+    /// Whether the client wants to keep the connection.
+    pub(super) keeps: bool,
+    fields: Vec<Field>,
+}
+
+/// Why a request is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// 400.
+    Malformed(&'static str),
+    /// 405.
+    Method,
+    /// 431.
+    TooLong,
+}
+
+/// An answer of a member.
+#[derive(Clone, Debug)]
+pub(super) struct ResponseHead {
+    pub(super) status: u16,
+    reason: String,
+    fields: Vec<Field>,
+    pub(super) framing: Framing,
+    /// Whether the member keeps the connection.
+    pub(super) keeps: bool,
+}
+
+/// How a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is none.
+    Empty,
+    /// After so many bytes.
+    Length(u64),
+    /// After the last chunk.
+    Chunked,
+    /// With the connection.
+    UntilClose,
+}
+
+/// The bytes of a file that an answer carries: enough to ask somebody else for the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    /// Offset of the first one.
+    pub(super) first: u64,
+    /// Offset of the last one.
+    pub(super) last: u64,
+    /// Length of the whole file.
+    pub(super) total: u64,
+    /// The strong ETag, with its quotes.
+    pub(super) etag: Vec<u8>,
+}
+
+impl RequestHead {
+    /// Reads a head, with its length; nothing while it is not complete.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut request = httparse::Request::new(&mut fields);
+        let length = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => return Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooLong),
+            Err(_) => return Err(Refusal::Malformed("this is no HTTP request")),
+        };
+        let is_modern = request.version == Some(1);
+        let is_head = match request.method {
+            Some("GET") => false,
+            Some("HEAD") => true,
+            _ => return Err(Refusal::Method),
+        };
+        let fields = owned(request.headers);
+        let target = request.path.unwrap_or("").to_owned();
+        if !target.starts_with('/') && !target.to_ascii_lowercase().starts_with("http://") {
+            return Err(Refusal::Malformed("the request's target is no path"));
+        }
+        // A body would have to be kept for another member; nothing that boots sends one with GET. And whoever reads a
+        // body's length otherwise than a member does can be made to smuggle a request.
+        let has_body = values(&fields, "content-length").any(|value| value.trim_ascii() != b"0")
+            || values(&fields, "transfer-encoding").next().is_some();
+        if has_body {
+            return Err(Refusal::Malformed("a request with a body"));
+        }
+        let hosts = values(&fields, "host").count();
+        if hosts > 1 || is_modern && hosts == 0 {
+            return Err(Refusal::Malformed("a request has to name one host"));
+        }
+        let keeps = keeps(&fields, is_modern);
+        Ok(Some((Self { is_head, target, is_modern, keeps, fields }, length)))
+    }
+
+    /// The path, if the target is one.
+    pub(super) fn is_for(&self, path: &str) -> bool {
+        self.target == path
+    }
+
+    /// The request as a member gets it. `is_trusted` says that an `X-Forwarded-For` that came is true.
+    pub(super) fn forward(&self, client: IpAddr, member: SocketAddr, is_trusted: bool) -> Vec<u8> {
+        self.forward_with(client, member, is_trusted, None)
+    }
+
+    /// The request for what is missing of a part of which the first `done` bytes are there.
+    pub(super) fn forward_rest(
+        &self,
+        client: IpAddr,
+        member: SocketAddr,
+        is_trusted: bool,
+        part: &Part,
+        done: u64,
+    ) -> Vec<u8> {
+        self.forward_with(client, member, is_trusted, Some((part, done)))
+    }
+
+    fn forward_with(
+        &self,
+        client: IpAddr,
+        member: SocketAddr,
+        is_trusted: bool,
+        rest: Option<(&Part, u64)>,
+    ) -> Vec<u8> {
+        let method = if self.is_head { "HEAD" } else { "GET" };
+        let mut bytes = format!("{method} {} HTTP/1.1\r\n", self.target).into_bytes();
+        if values(&self.fields, "host").next().is_none() {
+            put(&mut bytes, "Host", member.to_string().as_bytes());
+        }
+        let mut forwarded_for = Vec::new();
+        let listed = listed(&self.fields);
+        for (name, value) in &self.fields {
+            let lower = name.to_ascii_lowercase();
+            let is_condition = lower.starts_with("if-") || lower == "range";
+            if lower == "x-forwarded-for" {
+                if is_trusted {
+                    forwarded_for.extend_from_slice(value);
+                    forwarded_for.extend_from_slice(b", ");
+                }
+            } else if lower != "content-length"
+                && !is_hop_by_hop(&lower, &listed)
+                && !(rest.is_some() && is_condition)
+            {
+                put(&mut bytes, name, value);
+            }
+        }
+        forwarded_for.extend_from_slice(client.to_string().as_bytes());
+        put(&mut bytes, "X-Forwarded-For", &forwarded_for);
+        if let Some((part, done)) = rest {
+            put(&mut bytes, "Range", format!("bytes={}-{}", part.first + done, part.last).as_bytes());
+            put(&mut bytes, "If-Match", &part.etag);
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+}
+
+impl ResponseHead {
+    /// Reads a head, with its length; nothing while it is not complete. An error is a sentence.
+    pub(super) fn decode(bytes: &[u8], is_head: bool) -> Result<Option<(Self, usize)>, &'static str> {
+        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
+        let mut response = httparse::Response::new(&mut fields);
+        let length = match response.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => return Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err("its answer's head is too long"),
+            Err(_) => return Err("its answer is not HTTP"),
+        };
+        let status = response.code.unwrap_or(0);
+        let reason = response.reason.unwrap_or("").to_owned();
+        let is_modern = response.version == Some(1);
+        let fields = owned(response.headers);
+        let framing = framing(status, is_head, &fields)?;
+        let keeps = keeps(&fields, is_modern) && framing != Framing::UntilClose;
+        Ok(Some((Self { status, reason, fields, framing, keeps }, length)))
+    }
+
+    /// Whether another member might do better.
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self.status, 500 | 502 | 503 | 504)
+    }
+
+    /// The head as the client gets it. `framing` is what the client's body is given.
+    pub(super) fn pass_on(&self, request: &RequestHead, framing: Framing, keeps: bool) -> Vec<u8> {
+        let mut bytes = format!("HTTP/1.1 {} {}\r\n", self.status, self.reason).into_bytes();
+        let listed = listed(&self.fields);
+        for (name, value) in &self.fields {
+            let lower = name.to_ascii_lowercase();
+            // Where there is no body, a length tells what there would be (HEAD, 304).
+            let is_told = lower != "content-length" || framing == Framing::Empty && self.status != 204;
+            if is_told && !is_hop_by_hop(&lower, &listed) {
+                put(&mut bytes, name, value);
+            }
+        }
+        match framing {
+            Framing::Length(length) => put(&mut bytes, "Content-Length", length.to_string().as_bytes()),
+            Framing::Chunked => put(&mut bytes, "Transfer-Encoding", b"chunked"),
+            Framing::Empty | Framing::UntilClose => {}
+        }
+        match (keeps, request.is_modern) {
+            (false, _) => put(&mut bytes, "Connection", b"close"),
+            (true, false) => put(&mut bytes, "Connection", b"keep-alive"),
+            (true, true) => {}
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes
+    }
+
+    /// Which bytes of which file this is, if somebody else could be asked for the rest of them.
+    pub(super) fn part(&self) -> Option<Part> {
+        let Framing::Length(length @ 1..) = self.framing else { return None };
+        let etag = values(&self.fields, "etag").next()?.trim_ascii();
+        let is_strong = etag.len() > 2 && etag.starts_with(b"\"") && etag.ends_with(b"\"");
+        if !is_strong {
+            return None;
+        }
+        let (first, last, total) = match self.status {
+            200 => (0, length - 1, length),
+            206 => content_range(values(&self.fields, "content-range").next()?)?,
+            _ => return None,
+        };
+        (last >= first && last - first == length - 1 && last < total).then(|| Part {
+            first,
+            last,
+            total,
+            etag: etag.to_vec(),
+        })
+    }
+
+    /// Whether this is the rest of `part`, from behind its first `done` bytes on.
+    pub(super) fn is_rest_of(&self, part: &Part, done: u64) -> bool {
+        let rest = Part { first: part.first + done, ..part.clone() };
+        self.status == 206 && self.part().as_ref() == Some(&rest)
+    }
+}
+
+/// `bytes 0-99/1000` with a known total.
+fn content_range(value: &[u8]) -> Option<(u64, u64, u64)> {
+    let text = std::str::from_utf8(value).ok()?.trim();
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    Some((number(first)?, number(last)?, number(total)?))
+}
+
+/// Decimal digits and nothing else.
+fn number(text: &str) -> Option<u64> {
+    text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// RFC 9112, 6.3.
+fn framing(status: u16, is_head: bool, fields: &[Field]) -> Result<Framing, &'static str> {
+    const AMBIGUOUS: &str = "its answer's length is ambiguous";
+    if is_head || matches!(status, 100..=199 | 204 | 304) {
+        return Ok(Framing::Empty);
+    }
+    let mut codings = values(fields, "transfer-encoding");
+    let mut lengths = values(fields, "content-length");
+    match (codings.next(), lengths.next()) {
+        (None, None) => Ok(Framing::UntilClose),
+        (Some(coding), None) if codings.next().is_none() && coding.eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
+        (Some(_), _) => Err(AMBIGUOUS),
+        (None, Some(length)) => {
+            let text = std::str::from_utf8(length).map_err(|_| AMBIGUOUS)?;
+            let length = number(text.trim()).ok_or(AMBIGUOUS)?;
+            if lengths.next().is_some() {
+                return Err(AMBIGUOUS);
+            }
+            Ok(if length == 0 { Framing::Empty } else { Framing::Length(length) })
+        }
+    }
+}
+
+fn keeps(fields: &[Field], is_modern: bool) -> bool {
+    let listed = listed(fields);
+    let says = |word: &str| listed.iter().any(|listed| listed == word);
+    !says("close") && (is_modern || says("keep-alive"))
+}
+
+/// What `Connection` lists, in lower case.
+fn listed(fields: &[Field]) -> Vec<String> {
+    let all = values(fields, "connection").map(String::from_utf8_lossy);
+    all.flat_map(|value| value.split(',').map(|word| word.trim().to_ascii_lowercase()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn is_hop_by_hop(lower: &str, listed: &[String]) -> bool {
+    HOP_BY_HOP.contains(&lower) || listed.iter().any(|word| word == lower)
+}
+
+fn values<'a>(fields: &'a [Field], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    fields.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &value[..])
+}
+
+fn owned(fields: &[httparse::Header<'_>]) -> Vec<Field> {
+    fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
+}
+
+fn put(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value);
+    bytes.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Result<RequestHead, Refusal> {
+        RequestHead::decode(text.as_bytes()).map(|head| head.unwrap().0)
+    }
+
+    fn response(text: &str) -> Result<ResponseHead, &'static str> {
+        ResponseHead::decode(text.as_bytes(), false).map(|head| head.unwrap().0)
+    }
+
+    #[test]
+    fn a_member_gets_the_request_without_what_concerns_the_connection() {
+        let head = request(concat!(
+            "GET /a%20b HTTP/1.1\r\nHost: boot\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\nRange: bytes=5-\r\n",
+            "If-None-Match: \"x\"\r\nX-Forwarded-For: 6.6.6.6\r\nExpect: 100-continue\r\nUser-Agent: iPXE\r\n\r\n"
+        ))
+        .unwrap();
+        let (client, member) = ("10.0.0.9".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+        assert!(!head.keeps);
+        let kept = "GET /a%20b HTTP/1.1\r\nHost: boot\r\n";
+        assert_eq!(
+            String::from_utf8(head.forward(client, member, false)).unwrap(),
+            format!(
+                "{kept}Range: bytes=5-\r\nIf-None-Match: \"x\"\r\nUser-Agent: iPXE\r\nX-Forwarded-For: 10.0.0.9\r\n\r\n"
+            )
+        );
+        let part = Part { first: 5, last: 99, total: 100, etag: b"\"t\"".to_vec() };
+        assert_eq!(
+            String::from_utf8(head.forward_rest(client, member, true, &part, 10)).unwrap(),
+            format!(
+                "{kept}User-Agent: iPXE\r\nX-Forwarded-For: 6.6.6.6, 10.0.0.9\r\n\
+                 Range: bytes=15-99\r\nIf-Match: \"t\"\r\n\r\n"
+            )
+        );
+        let old = request("HEAD /x HTTP/1.0\r\n\r\n").unwrap();
+        assert!(!old.keeps && !old.is_modern && old.is_head);
+        assert!(old.forward(client, member, false).starts_with(b"HEAD /x HTTP/1.1\r\nHost: 10.0.0.1:80\r\n"));
+    }
+
+    #[test]
+    fn requests_that_could_be_read_in_two_ways_are_refused() {
+        for text in [
+            "GET / HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET a HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+            "nonsense\r\n\r\n",
+        ] {
+            assert!(matches!(request(text), Err(Refusal::Malformed(_))), "{text:?}");
+        }
+        assert!(matches!(request("POST / HTTP/1.1\r\nHost: a\r\n\r\n"), Err(Refusal::Method)));
+        let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(HEAD_MAX));
+        assert!(matches!(RequestHead::decode(long.as_bytes()), Err(Refusal::TooLong)));
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: 1\r\n".repeat(FIELDS_MAX));
+        assert!(matches!(RequestHead::decode(many.as_bytes()), Err(Refusal::TooLong)));
+    }
+
+    #[test]
+    fn how_a_body_ends() {
+        for (fields, expected) in [
+            ("", Ok(Framing::UntilClose)),
+            ("Content-Length: 7\r\n", Ok(Framing::Length(7))),
+            ("Content-Length: 0\r\n", Ok(Framing::Empty)),
+            ("Transfer-Encoding: chunked\r\n", Ok(Framing::Chunked)),
+            ("Transfer-Encoding: gzip, chunked\r\n", Err(())),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", Err(())),
+            ("Content-Length: 7\r\nContent-Length: 8\r\n", Err(())),
+            ("Content-Length: +7\r\n", Err(())),
+        ] {
+            let found = response(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"));
+            assert_eq!(found.map(|head| head.framing).map_err(|_| ()), expected, "{fields}");
+        }
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
+        assert_eq!(ResponseHead::decode(head.as_bytes(), true).unwrap().unwrap().0.framing, Framing::Empty);
+    }
+
+    #[test]
+    fn only_bytes_with_a_strong_name_can_be_continued() {
+        let part = |status, fields: &str| {
+            response(&format!("HTTP/1.1 {status} X\r\nContent-Length: 10\r\n{fields}\r\n")).unwrap().part()
+        };
+        let etag = b"\"x\"".to_vec();
+        let whole = Part { first: 0, last: 9, total: 10, etag: etag.clone() };
+        assert_eq!(part(200, "ETag: \"x\"\r\n"), Some(whole));
+        let some = Part { first: 5, last: 14, total: 20, etag };
+        assert_eq!(part(206, "ETag: \"x\"\r\nContent-Range: bytes 5-14/20\r\n"), Some(some.clone()));
+        assert_eq!(part(200, "ETag: W/\"x\"\r\n"), None);
+        assert_eq!(part(200, ""), None);
+        assert_eq!(part(206, "ETag: \"x\"\r\nContent-Range: bytes 5-14/*\r\n"), None);
+        assert_eq!(part(206, "ETag: \"x\"\r\nContent-Range: bytes 5-15/20\r\n"), None);
+        assert_eq!(part(206, "ETag: \"x\"\r\nContent-Type: multipart/byteranges\r\n"), None);
+        assert_eq!(part(404, "ETag: \"x\"\r\n"), None);
+        let rest = response(
+            "HTTP/1.1 206 X\r\nContent-Length: 7\r\nETag: \"x\"\r\nContent-Range: bytes 8-14/20\r\n\r\n",
+        );
+        let rest = rest.unwrap();
+        assert!(rest.is_rest_of(&some, 3) && !rest.is_rest_of(&some, 2));
+        assert!(!rest.is_rest_of(&Part { etag: b"\"y\"".to_vec(), ..some }, 3));
+    }
+}

@@ -1,0 +1,121 @@
+//! The front between real clients and members that misbehave.
+
+mod balancers;
+mod http;
+mod member;
+mod tftp;
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use self::member::{Mode, TestMember};
+use super::*;
+use crate::event::{Event, EventKind, Observer};
+use crate::member::{Member, MemberState, Seat};
+
+/// What was observed, as lines.
+#[derive(Default)]
+struct Seen(Mutex<Vec<String>>);
+
+impl Observer for Seen {
+    fn observe(&self, event: &Event<'_>) {
+        let line = match &event.kind {
+            EventKind::Transferred { path, bytes, is_complete, .. } => {
+                format!("{path} {bytes} {}", if *is_complete { "complete" } else { "broken" })
+            }
+            EventKind::Refused { path, reason, .. } => format!("{path} refused: {reason}"),
+            _ => return,
+        };
+        self.0.lock().unwrap().push(line);
+    }
+}
+
+impl Seen {
+    /// The lines, once there are so many.
+    fn lines(&self, count: usize) -> Vec<String> {
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            let lines = self.0.lock().unwrap().clone();
+            if lines.len() >= count || std::time::Instant::now() > deadline {
+                return lines;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+struct Front {
+    running: RunningBalance,
+    seen: Arc<Seen>,
+}
+
+impl Front {
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.running.http_addresses()[0])
+    }
+
+    fn tftp(&self) -> SocketAddr {
+        self.running.tftp_addresses()[0]
+    }
+}
+
+/// A front for these addresses of HTTP and TFTP servers, the first one the best for the client 127.0.0.1: the tests
+/// name members so that the hash agrees.
+fn front_of(members: &[(SocketAddr, u16)], change: impl FnOnce(&mut BalanceSettings)) -> Front {
+    let seen = Arc::new(Seen::default());
+    let seats = members.iter().zip(ranked_names(members.len())).map(|((http, tftp_port), name)| {
+        let member =
+            Member { name, address: http.ip(), http_port: http.port(), https_port: None, https_name: None };
+        Seat { tftp_port: *tftp_port, ..Seat::new(member) }
+    });
+    let table = Table::new(seats.collect(), None, Arc::new(crate::event::Silent)).unwrap();
+    for known in table.all().iter() {
+        table.report(&known.seat.member.name, MemberState::Alive, "the test says so");
+    }
+    let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let mut settings = BalanceSettings {
+        http: vec![local],
+        tftp: vec![local],
+        table: Arc::new(table),
+        observer: Arc::clone(&seen) as _,
+        proxies: Vec::new(),
+        sends_proxy_header: false,
+    };
+    change(&mut settings);
+    Front { running: Balance::bind(settings).unwrap().run().unwrap(), seen }
+}
+
+fn front(members: &[&TestMember]) -> Front {
+    let members: Vec<_> = members.iter().map(|member| (member.address, 0)).collect();
+    front_of(&members, |_| {})
+}
+
+/// `a`, `b`, …, the best for the client 127.0.0.1 first.
+fn ranked_names(count: usize) -> Vec<String> {
+    let seats = (b'a'..).take(count).map(|letter| {
+        let name = char::from(letter).to_string();
+        let address = "127.0.0.1".parse().unwrap();
+        Seat::new(Member { name, address, http_port: 0, https_port: None, https_name: None })
+    });
+    let table = Table::new(seats.collect(), None, Arc::new(crate::event::Silent)).unwrap();
+    for known in table.all().iter() {
+        table.report(&known.seat.member.name, MemberState::Alive, "");
+    }
+    table.seats_for(&[127, 0, 0, 1], None).into_iter().map(|seat| seat.member.name).collect()
+}
+
+/// Whether a program is there; says that a test is skipped if not.
+fn has(program: &str, version: &str) -> bool {
+    let is_there = Command::new(program).arg(version).output().is_ok();
+    if !is_there {
+        eprintln!("SKIPPED: there is no {program}");
+    }
+    is_there
+}
+
+/// `curl` with a deadline; its exit code and what it got.
+fn curl(arguments: &[&str]) -> (i32, Vec<u8>) {
+    let output = Command::new("curl").args(["-sS", "--max-time", "60"]).args(arguments).output().unwrap();
+    (output.status.code().unwrap(), output.stdout)
+}

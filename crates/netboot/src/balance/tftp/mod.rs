@@ -1,0 +1,246 @@
+//! The TFTP front: datagrams passed on between a client and its member.
+//!
+//! The client speaks with the front's one port all the time (single-port mode), so NAT and other balancers on the way
+//! are no obstacle. Each session has a socket of its own towards its member, which may answer from port 69 or, as RFC
+//! 1350 has it, from another one. To members every client has the front's address: rules by address cannot hold here.
+
+mod session;
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant as Clock;
+
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use self::session::{Action, Session};
+use super::{ATTEMPTS_MAX, Phase, Shared};
+use crate::event::{Event, EventKind, Protocol};
+use crate::member::Seat;
+
+/// Sessions at once. One costs two buffers and a socket.
+const SESSIONS_MAX: usize = 4096;
+
+/// Sessions of one client address at once: a machine fetches one file at a time, but a NAT may hide a room of them.
+const SESSIONS_PER_CLIENT_MAX: usize = 256;
+
+/// Datagrams of a client that wait for its session: more than a client sends without an answer.
+const QUEUE_MAX: usize = 32;
+
+/// Longest datagram from a client that means anything: a request with long options. ACKs have 4 bytes.
+const CLIENT_DATAGRAM_MAX: usize = 2048;
+
+/// Longest datagram from a member: RFC 2348's largest block and its header.
+const MEMBER_DATAGRAM_MAX: usize = 65_464 + 4;
+
+/// Why a write request is refused: error 2, access violation.
+const READ_ONLY: &[u8] = b"\0\x05\0\x02this server is read-only\0";
+
+/// Takes requests until the front stops, then waits for the sessions that are under way.
+pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
+    let socket = Arc::new(socket);
+    let mut sessions: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut tasks = JoinSet::new();
+    let mut bytes = vec![0; CLIENT_DATAGRAM_MAX];
+    loop {
+        let is_stopping = shared.phase() == Phase::Stopping;
+        if is_stopping && tasks.is_empty() {
+            return;
+        }
+        let (length, client) = tokio::select! {
+            () = shared.reached(Phase::Stopping), if !is_stopping => continue,
+            Some(ended) = tasks.join_next() => {
+                // Another session of this client may have taken the place meanwhile.
+                if let Ok(client) = ended
+                    && sessions.get(&client).is_some_and(mpsc::Sender::is_closed)
+                {
+                    sessions.remove(&client);
+                }
+                continue;
+            }
+            received = socket.recv_from(&mut bytes) => match received {
+                Ok(received) => received,
+                // What an earlier datagram met at a client that is gone.
+                Err(_) => continue,
+            },
+        };
+        let datagram = &bytes[..length];
+        match datagram {
+            [0, 2, ..] => {
+                tell_refused(&shared, client.ip(), "", "a write request");
+                let _ = socket.send_to(READ_ONLY, client).await;
+            }
+            [0, 1, ..] => {
+                // A repeated request goes to its session, which knows whether it is one.
+                let repeated = sessions.get(&client).map(|known| known.try_send(datagram.to_vec()));
+                if matches!(repeated, Some(Ok(()) | Err(TrySendError::Full(_)))) {
+                    continue;
+                }
+                let mates = sessions.keys().filter(|other| other.ip() == client.ip()).count();
+                if is_stopping || sessions.len() >= SESSIONS_MAX || mates >= SESSIONS_PER_CLIENT_MAX {
+                    continue;
+                }
+                let (queue, from_client) = mpsc::channel(QUEUE_MAX);
+                sessions.insert(client, queue);
+                let relay = Relay {
+                    socket: Arc::clone(&socket),
+                    client,
+                    shared: Arc::clone(&shared),
+                    started: Clock::now(),
+                    tried: Vec::new(),
+                };
+                let request = datagram.to_vec();
+                tasks.spawn(async move {
+                    relay.run(request, from_client).await;
+                    client
+                });
+            }
+            _ => {
+                if let Some(known) = sessions.get(&client) {
+                    // A full queue loses datagrams as the network does.
+                    let _ = known.try_send(datagram.to_vec());
+                }
+            }
+        }
+    }
+}
+
+/// One session.
+struct Relay {
+    socket: Arc<UdpSocket>,
+    client: SocketAddr,
+    shared: Arc<Shared>,
+    started: Clock,
+    /// Names of members that were asked.
+    tried: Vec<String>,
+}
+
+/// The way to a member.
+struct Upstream {
+    socket: UdpSocket,
+    member: IpAddr,
+    /// Where to send: the TFTP port, or the port from which the member answered.
+    to: SocketAddr,
+    has_answered: bool,
+}
+
+impl Relay {
+    async fn run(mut self, request: Vec<u8>, mut from_client: mpsc::Receiver<Vec<u8>>) {
+        let epoch = Instant::now();
+        let path = session::path_of(&request);
+        let mut session = Session::new(request.clone());
+        let mut upstream = None;
+        let mut bytes = vec![0; MEMBER_DATAGRAM_MAX];
+        let mut actions = session.start(epoch.elapsed());
+        loop {
+            for action in actions.drain(..) {
+                match action {
+                    Action::ToClient(datagram) => {
+                        let _ = self.socket.send_to(&datagram, self.client).await;
+                    }
+                    Action::ToMember(datagram) => {
+                        if let Some(Upstream { socket, to, .. }) = &upstream {
+                            let _ = socket.send_to(&datagram, to).await;
+                        }
+                    }
+                    Action::NextMember => match self.next_member().await {
+                        Some(next) => upstream = Some(next),
+                        None => {
+                            let why = if self.tried.is_empty() {
+                                "no member is alive"
+                            } else {
+                                "no member answers"
+                            };
+                            tell_refused(&self.shared, self.client.ip(), &path, why);
+                            return;
+                        }
+                    },
+                    Action::End => {
+                        self.tell(&path, &session);
+                        return;
+                    }
+                }
+            }
+            let deadline = epoch + session.poll_timeout();
+            actions = tokio::select! {
+                datagram = from_client.recv() => match datagram {
+                    Some(datagram) if datagram.starts_with(&[0, 1]) && datagram != request => {
+                        // Another file from the same port: this session is over, and the client's repetition starts
+                        // the next one.
+                        self.tell(&path, &session);
+                        return;
+                    }
+                    Some(datagram) => session.from_client(epoch.elapsed(), &datagram),
+                    None => return,
+                },
+                received = receive(upstream.as_mut(), &mut bytes) => match received {
+                    Some(length) => session.from_member(epoch.elapsed(), &bytes[..length]),
+                    None => Vec::new(),
+                },
+                () = sleep_until(deadline) => session.handle_timeout(epoch.elapsed()),
+            };
+        }
+    }
+
+    /// The next member that was not asked yet.
+    async fn next_member(&mut self) -> Option<Upstream> {
+        let key = match self.client.ip().to_canonical() {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        if self.tried.len() >= ATTEMPTS_MAX {
+            return None;
+        }
+        let seats = self.shared.table.seats_for(&key, Some(self.client.ip()));
+        let seat: Seat = seats.into_iter().find(|seat| !self.tried.contains(&seat.member.name))?;
+        if let Some(last) = self.tried.last() {
+            tracing::warn!(client = %self.client, member = last, "a TFTP server is silent; another one is tried");
+        }
+        self.tried.push(seat.member.name);
+        let member = seat.member.address;
+        let any =
+            if member.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
+        let socket = UdpSocket::bind((any, 0)).await;
+        let socket =
+            socket.inspect_err(|error| tracing::warn!(%error, "no socket for a TFTP session")).ok()?;
+        Some(Upstream { socket, member, to: (member, seat.tftp_port).into(), has_answered: false })
+    }
+
+    fn tell(&self, path: &str, session: &Session) {
+        self.shared.observer.observe(&Event {
+            mac: None,
+            address: Some(self.client.ip()),
+            kind: EventKind::Transferred {
+                protocol: Protocol::Balance,
+                path,
+                bytes: session.bytes(),
+                seconds: self.started.elapsed().as_secs_f64(),
+                is_complete: session.is_complete(),
+            },
+        });
+    }
+}
+
+/// The next datagram of the member; none if what came was not from it.
+async fn receive(upstream: Option<&mut Upstream>, bytes: &mut [u8]) -> Option<usize> {
+    let Some(upstream) = upstream else { return std::future::pending().await };
+    let received: io::Result<_> = upstream.socket.recv_from(bytes).await;
+    let (length, from) = received.ok()?;
+    // The first answer tells the member's transfer identifier (RFC 1350, 4); later ones have to come from there.
+    let is_member = if upstream.has_answered { from == upstream.to } else { from.ip() == upstream.member };
+    if !is_member {
+        return None;
+    }
+    upstream.to = from;
+    upstream.has_answered = true;
+    Some(length)
+}
+
+fn tell_refused(shared: &Shared, client: IpAddr, path: &str, reason: &str) {
+    let kind = EventKind::Refused { protocol: Protocol::Balance, path, reason };
+    shared.observer.observe(&Event { mac: None, address: Some(client), kind });
+}
