@@ -10,6 +10,7 @@ pub mod balance;
 pub mod content;
 mod device;
 pub mod dhcp;
+pub mod dhcp6;
 mod event;
 pub mod http;
 pub mod media;

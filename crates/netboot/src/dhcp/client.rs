@@ -51,7 +51,7 @@ pub fn classify(message: &Message, received_on: Ipv4Addr) -> Device {
         mac,
         uuid: options.get(code::CLIENT_UUID).and_then(uuid),
         arch,
-        firmware: firmware(mac, arch, vendor_class, user_class, options.has(code::IPXE)),
+        firmware: firmware_of(mac, arch, vendor_class, user_class, options.has(code::IPXE)),
         vendor_class: vendor_class.to_vec(),
         user_class: user_class.to_vec(),
         relay: relay.map(Into::into),
@@ -89,7 +89,8 @@ pub fn sub_option(relay_agent: &[u8], wanted: u8) -> Option<&[u8]> {
     None
 }
 
-fn firmware(
+/// Which program speaks, by what it says of itself over either version of IP.
+pub(crate) fn firmware_of(
     mac: Option<Mac>,
     arch: Option<Architecture>,
     vendor_class: &[u8],

@@ -6,5 +6,5 @@ pub mod dialect;
 pub mod lease;
 pub mod proxy;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod wire;

@@ -13,7 +13,6 @@ pub use shape::{Shape, Way};
 use super::wire::{Message, code};
 use crate::content::Links;
 use crate::device::{Device, Firmware};
-use crate::member::Member;
 use crate::policy::{Boot, What};
 
 /// As what we answer.
@@ -116,7 +115,7 @@ pub fn add_boot(
     }
     let Some(shape) = Shape::of(device.firmware, role) else { return Told::Nothing(Reason::NoBootClient) };
     let us = reply.options.address(code::SERVER_ID).unwrap_or(Ipv4Addr::UNSPECIFIED);
-    match target(boot, device, links, |member| member.address.is_ipv4()) {
+    match target(boot, device, links, IpAddr::is_ipv4) {
         Ok(target) => write(reply, request, boot, shape, target, us),
         Err(reason) => Told::Nothing(reason),
     }
@@ -125,7 +124,11 @@ pub fn add_boot(
 /// What to load, before it is put into a dialect.
 pub(crate) enum Target {
     Url(String),
-    File { server: Option<Ipv4Addr>, file: String },
+    /// A file of a TFTP server.
+    File {
+        server: IpAddr,
+        file: String,
+    },
     RootPath(String),
 }
 
@@ -134,10 +137,10 @@ pub(crate) fn target(
     boot: &Boot,
     device: &Device,
     links: &Links,
-    is_reachable: fn(&Member) -> bool,
+    is_reachable: fn(&IpAddr) -> bool,
 ) -> Result<Target, Reason> {
     let takes_url = device.firmware.takes_url();
-    let mut members = boot.members.iter().filter(|member| is_reachable(member));
+    let mut members = boot.members.iter().filter(|member| is_reachable(&member.address));
     let target = match &boot.what {
         What::Elsewhere(text) if text.is_empty() => match &boot.root_path {
             Some(path) if matches!(device.firmware, Firmware::Ipxe | Firmware::Gpxe) => {
@@ -149,13 +152,15 @@ pub(crate) fn target(
             if takes_url {
                 Target::Url(text.clone())
             } else {
-                tftp_url(text).ok_or(Reason::UrlForTftp)?
+                let (server, file) =
+                    tftp_url(text).filter(|(server, _)| is_reachable(server)).ok_or(Reason::UrlForTftp)?;
+                Target::File { server, file }
             }
         }
         What::Elsewhere(_) if device.firmware == Firmware::HttpClient => return Err(Reason::FileForHttp),
         What::Elsewhere(file) => {
             let server = members.next().ok_or(Reason::NoMember)?;
-            Target::File { server: ipv4_of(server), file: file.clone() }
+            Target::File { server: server.address, file: file.clone() }
         }
         What::Script(_) if !matches!(device.firmware, Firmware::Ipxe | Firmware::Gpxe) => {
             return Err(Reason::ScriptForFirmware);
@@ -170,7 +175,7 @@ pub(crate) fn target(
                 Target::Url(format!("{}/{}", member.base_url(boot.is_secure), percent_encoded(&path)))
             } else {
                 let server = members.next().ok_or(Reason::NoMember)?;
-                Target::File { server: ipv4_of(server), file: path }
+                Target::File { server: server.address, file: path }
             }
         }
     };
@@ -226,7 +231,8 @@ fn write(
     match target {
         Target::RootPath(path) => Told::RootPath(path),
         Target::File { server, file } => {
-            let server = server.unwrap_or(us);
+            // `target` was asked for IPv4.
+            let server = ipv4_of(server).unwrap_or(us);
             reply.siaddr = server;
             if shape.has_server_name {
                 reply.options.set(code::TFTP_SERVER, server.to_string());
@@ -240,7 +246,7 @@ fn write(
         }
         Target::Url(url) => {
             if shape.way == Way::UrlAndServer {
-                let first = boot.members.iter().find_map(ipv4_of);
+                let first = boot.members.iter().find_map(|member| ipv4_of(member.address));
                 reply.siaddr = first.unwrap_or(us);
             }
             // Only in option 67: the header's field holds 128 bytes.
@@ -254,17 +260,18 @@ fn write(
     }
 }
 
-fn ipv4_of(member: &Member) -> Option<Ipv4Addr> {
-    match member.address {
+fn ipv4_of(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,
     }
 }
 
-/// `tftp://10.0.0.5/pxelinux.0` as a server and a file, for firmware without URLs.
-fn tftp_url(url: &str) -> Option<Target> {
+/// `tftp://10.0.0.5/pxelinux.0` or `tftp://[2001:db8::5]/pxelinux.0` as a server and a file, for firmware without URLs.
+fn tftp_url(url: &str) -> Option<(IpAddr, String)> {
     let (host, file) = url.strip_prefix("tftp://")?.split_once('/')?;
-    Some(Target::File { server: Some(host.parse().ok()?), file: file.to_owned() })
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Some((host.parse().ok()?, file.to_owned()))
 }
 
 /// Whether a file or a URL is one of iPXE's own programs, by the names that its build gives them.
@@ -277,7 +284,7 @@ fn is_ipxe_itself(name: &str) -> bool {
 
 /// A path as it stands in a URL. More is escaped than RFC 3986 §3.3 asks for: iPXE expands `${…}` in a boot file, and
 /// management controllers stumble over `&`.
-pub(crate) fn percent_encoded(path: &str) -> String {
+fn percent_encoded(path: &str) -> String {
     let mut text = String::with_capacity(path.len());
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/:@,+=".contains(&byte) {
