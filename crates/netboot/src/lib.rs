@@ -11,6 +11,7 @@ pub mod content;
 mod device;
 pub mod dhcp;
 pub mod dhcp6;
+pub mod doctor;
 mod event;
 pub mod http;
 pub mod media;

@@ -1,0 +1,311 @@
+//! Fetches the beginning of a URL as firmware does, and looks whether every member gives the same.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use super::{Client, Finding, Problem};
+use crate::member::Member;
+
+/// What is read of a body; scripts are smaller.
+const BODY_MAX: usize = 64 * 1024;
+const HEAD_MAX: usize = 16 * 1024;
+const HEADERS_MAX: usize = 64;
+/// URLs of a script that are tried.
+const LINKS_MAX: usize = 16;
+/// Media types by which EDK2 knows what to do with a file (HttpBootSupport.c); otherwise the name's end decides.
+const BOOT_TYPES: [&str; 3] = ["application/efi", "application/vnd.efi-iso", "application/vnd.efi-img"];
+const BOOT_ENDS: [&str; 3] = [".efi", ".iso", ".img"];
+
+struct Url {
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl Url {
+    fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("http://")?;
+        let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) => (host, port.parse().ok()?),
+            None => (authority, 80),
+        };
+        let is_plain = |c: char| c.is_ascii_graphic();
+        (!host.is_empty() && host.chars().all(is_plain) && path.chars().all(is_plain)).then(|| Self {
+            host: host.into(),
+            port,
+            path: path.into(),
+        })
+    }
+}
+
+struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Looks at a URL that a firmware was given.
+pub(super) fn check(client: Client, text: &str, members: &[Member], timeout: Duration) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let Some(url) = Url::parse(text) else {
+        findings.push(Finding::warning(
+            "url-not-examined",
+            format!("{text} was not looked at"),
+            "only plain http URLs without iPXE variables are followed",
+            "try it with curl",
+        ));
+        return findings;
+    };
+    let fail = |problem, what: String| Finding::error(problem, client, what);
+    let head = match exchange("HEAD", &url, None, timeout) {
+        Ok(head) => head,
+        Err(error) => {
+            let problem = if is_lookup(&error) { Problem::NoDns } else { Problem::HttpUnreachable };
+            findings.push(fail(problem, format!("{text}: {error}")));
+            return findings;
+        }
+    };
+    let part = match exchange("GET", &url, Some("bytes=0-1023"), timeout) {
+        Ok(part) => part,
+        Err(error) => {
+            findings.push(fail(Problem::HttpUnreachable, format!("{text}: {error}")));
+            return findings;
+        }
+    };
+    match part.status {
+        200 | 206 => {}
+        404 | 410 => findings.push(fail(Problem::HttpNotFound, format!("{text}: status {}", part.status))),
+        301..=308 => findings.push(Finding::warning(
+            "redirect",
+            format!("{text} is redirected to {}", part.header("location").unwrap_or("nowhere")),
+            "UEFI HTTP Boot does not follow, and old iPXE has no https",
+            "name the final URL",
+        )),
+        503 if client == Client::Ipxe => findings.push(Finding::warning(
+            "busy",
+            format!("{text}: status 503"),
+            "iPXE waits and asks again as Retry-After says",
+            "look again when the load is over",
+        )),
+        status => findings.push(fail(Problem::HttpStatus, format!("{text}: status {status}"))),
+    }
+    if !matches!(part.status, 200 | 206) {
+        return findings;
+    }
+    findings.push(Finding::ok("http", format!("{text} can be fetched")));
+    if head.status != 200 {
+        findings.push(Finding::warning(
+            "http-head",
+            format!("{text}: HEAD gives status {}", head.status),
+            "UEFI HTTP Boot asks with HEAD first; iPXE's SAN boot knows the size by nothing else",
+            "answer HEAD as GET, without the body",
+        ));
+    }
+    match client {
+        Client::HttpBoot => findings.extend(for_http_boot(&url, &head, &part)),
+        _ => findings.extend(for_ipxe(client, text, &url, timeout)),
+    }
+    findings.extend(same_everywhere(&url, &head, members, timeout));
+    findings
+}
+
+fn for_http_boot(url: &Url, head: &Response, part: &Response) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let media_type = part.header("content-type").unwrap_or_default();
+    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let path = url.path.split('?').next().unwrap_or_default().to_ascii_lowercase();
+    if !BOOT_TYPES.contains(&media_type.as_str()) && !BOOT_ENDS.iter().any(|end| path.ends_with(end)) {
+        let what = format!("{} has the type {media_type:?} and does not end in .efi, .iso or .img", url.path);
+        findings.push(Finding::error(Problem::NotBootable, Client::HttpBoot, what));
+    }
+    let is_program = media_type == BOOT_TYPES[0] || path.ends_with(BOOT_ENDS[0]);
+    if is_program && !part.body.starts_with(b"MZ") {
+        let what = format!("{} is no UEFI program", url.path);
+        findings.push(Finding::error(Problem::NotBootable, Client::HttpBoot, what));
+    }
+    if head.header("content-length").is_none() {
+        findings.push(Finding::warning(
+            "http-length",
+            format!("{} has no Content-Length", url.path),
+            "UEFI HTTP Boot wants the size before it fetches",
+            "send Content-Length",
+        ));
+    }
+    if part.status != 206 || part.header("content-range").is_none() {
+        findings.push(Finding::warning(
+            "http-range",
+            format!("{} cannot be fetched in parts", url.path),
+            "UEFI HTTP Boot goes on after a broken connection by Range, five times",
+            "answer Range with 206",
+        ));
+    }
+    if !part.header("etag").is_some_and(|tag| tag.starts_with('"')) {
+        findings.push(Finding::warning(
+            "http-etag",
+            format!("{} has no strong ETag", url.path),
+            "a download that broke off is resumed only if it is surely the same file",
+            "send a strong ETag made of the content",
+        ));
+    }
+    findings
+}
+
+/// What iPXE is given has to be a script or a program, and what a script names has to be there.
+fn for_ipxe(client: Client, text: &str, url: &Url, timeout: Duration) -> Vec<Finding> {
+    let body = match exchange("GET", url, None, timeout) {
+        Ok(whole) => whole.body,
+        Err(error) => {
+            return vec![Finding::error(Problem::HttpUnreachable, client, format!("{text}: {error}"))];
+        }
+    };
+    let start = String::from_utf8_lossy(&body[..body.len().min(64)]).trim_start().to_ascii_lowercase();
+    if start.is_empty() || start.starts_with('<') || start.starts_with('{') {
+        return vec![Finding::error(
+            Problem::NotBootable,
+            client,
+            format!("{text} is no script and no program"),
+        )];
+    }
+    if !body.starts_with(b"#!ipxe") && !body.starts_with(b"#!gpxe") {
+        return vec![Finding::ok("program", format!("{text} is no script; iPXE starts it as a program"))];
+    }
+    let mut findings = vec![Finding::ok("script", format!("{text} is an iPXE script"))];
+    let script = String::from_utf8_lossy(&body).into_owned();
+    let mut links: Vec<&str> = script
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(str::split_whitespace)
+        .filter(|word| word.starts_with("http://") && !word.contains("${"))
+        .collect();
+    links.sort_unstable();
+    links.dedup();
+    for link in links.into_iter().take(LINKS_MAX) {
+        let Some(target) = Url::parse(link) else { continue };
+        match exchange("HEAD", &target, None, timeout) {
+            Ok(head) if head.status < 400 || matches!(head.status, 405 | 503) => {}
+            Ok(head) => findings.push(Finding::warning(
+                "script-link",
+                format!("{link}, named in the script: status {}", head.status),
+                "the script fails there, or goes on to its next choice",
+                "check the path in the script",
+            )),
+            Err(error) => findings.push(Finding::warning(
+                "script-link",
+                format!("{link}, named in the script: {error}"),
+                "the script fails there, or goes on to its next choice",
+                "is that server running?",
+            )),
+        }
+    }
+    findings
+}
+
+/// A download that goes on at another member needs the same bytes there, which the ETag tells.
+fn same_everywhere(url: &Url, head: &Response, members: &[Member], timeout: Duration) -> Vec<Finding> {
+    let is_here = |member: &Member| member.address.to_string() == url.host && member.http_port == url.port;
+    if !members.iter().any(is_here) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for member in members.iter().filter(|member| !is_here(member)) {
+        let there = Url { host: member.address.to_string(), port: member.http_port, path: url.path.clone() };
+        let what = match exchange("HEAD", &there, None, timeout) {
+            Err(error) => format!("member {} does not answer: {error}", member.name),
+            Ok(other) if other.status != head.status => {
+                format!("member {} answers {} with status {}", member.name, url.path, other.status)
+            }
+            Ok(other) if other.header("etag") != head.header("etag") => {
+                format!("member {} has another ETag for {}", member.name, url.path)
+            }
+            Ok(_) => {
+                findings.push(Finding::ok("member", format!("member {} gives the same", member.name)));
+                continue;
+            }
+        };
+        findings.push(Finding::warning(
+            "member",
+            what,
+            "a machine that loses its server there cannot go on",
+            "give every member the same boot tree",
+        ));
+    }
+    findings
+}
+
+/// Whether a name could not be looked up.
+fn is_lookup(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// One request on a connection of its own. All of it has to be done within `timeout`.
+fn exchange(method: &str, url: &Url, range: Option<&str>, timeout: Duration) -> io::Result<Response> {
+    let end = Instant::now() + timeout;
+    let no_name = || io::Error::new(io::ErrorKind::NotFound, format!("{} cannot be looked up", url.host));
+    let host = url.host.trim_matches(['[', ']']);
+    let address =
+        (host, url.port).to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(no_name)?;
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    let authority = if url.port == 80 { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
+    let range = range.map_or(String::new(), |range| format!("Range: {range}\r\n"));
+    let agent = "User-Agent: goldwire-doctor\r\nConnection: close";
+    stream.set_write_timeout(Some(timeout))?;
+    write!(stream, "{method} {} HTTP/1.1\r\nHost: {authority}\r\n{range}{agent}\r\n\r\n", url.path)?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 8192];
+    let malformed = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    loop {
+        let parsed = parse(&bytes).map_err(|_| malformed("the answer is no HTTP"))?;
+        if let Some((response, length)) = parsed {
+            let whole = match response.header("content-length").and_then(|value| value.parse::<usize>().ok())
+            {
+                _ if method == "HEAD" => 0,
+                Some(length) => length.min(BODY_MAX),
+                None => BODY_MAX,
+            };
+            if bytes.len() - length >= whole {
+                let body = bytes[length..length + whole].to_vec();
+                return Ok(Response { body, ..response });
+            }
+        } else if bytes.len() > HEAD_MAX {
+            return Err(malformed("the answer's head is larger than 16 KiB"));
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no whole answer in time"));
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => {
+                let (response, length) = parse(&bytes)
+                    .ok()
+                    .flatten()
+                    .ok_or_else(|| malformed("the connection closes before an answer"))?;
+                return Ok(Response { body: bytes[length..].to_vec(), ..response });
+            }
+            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The head, if it is all there, and its length.
+fn parse(bytes: &[u8]) -> Result<Option<(Response, usize)>, httparse::Error> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = head.parse(bytes)? else { return Ok(None) };
+    let headers = head
+        .headers
+        .iter()
+        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned()))
+        .collect();
+    Ok(Some((Response { status: head.code.unwrap_or(0), headers, body: Vec::new() }, length)))
+}

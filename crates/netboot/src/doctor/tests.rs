@@ -1,0 +1,492 @@
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::judge::{Next, judge};
+use super::*;
+use crate::device::Mac;
+use crate::dhcp::wire::{MessageType, code};
+use crate::member::Member;
+
+const OWN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 250);
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+
+/// An offer from `server`; `address` 0.0.0.0 makes it a proxy's.
+fn offer(server: Ipv4Addr, address: Ipv4Addr, options: &[(u8, &[u8])]) -> Offer {
+    let mut message = Message::request(MessageType::OFFER, Mac([2, 0, 0, 0, 0, 1]), 1);
+    message.op = 2;
+    message.yiaddr = address;
+    message.siaddr = server;
+    message.options.set(code::SERVER_ID, server.octets());
+    for (code, value) in options {
+        message.options.set(*code, *value);
+    }
+    Offer { from: SocketAddrV4::new(server, 67), message }
+}
+
+const LEASE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 100);
+const NONE: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+fn codes(findings: &[Finding]) -> Vec<&'static str> {
+    findings.iter().filter(|finding| finding.level > Level::Ok).map(|finding| finding.code).collect()
+}
+
+#[track_caller]
+fn check(client: Client, offers: &[Offer], expected: &[&str]) -> Option<Next> {
+    let verdict = judge(client, offers);
+    assert_eq!(codes(&verdict.findings), expected, "{client:?} {:?}", verdict.findings);
+    verdict.next
+}
+
+fn tftp(server: Ipv4Addr, file: &str) -> Option<Next> {
+    Some(Next::Fetch(Fetch::Tftp { server, file: file.into() }))
+}
+
+#[test]
+fn firmware_takes_what_the_real_one_takes() {
+    let file: (u8, &[u8]) = (code::BOOT_FILE, b"snponly.efi\0");
+    let class: (u8, &[u8]) = (code::VENDOR_CLASS, b"PXEClient");
+    let skip: (u8, &[u8]) = (code::VENDOR_SPECIFIC, &[6, 1, 8, 255]);
+    let plain = offer(SERVER, LEASE, &[]);
+    let proxy = offer(OTHER, NONE, &[file, class, skip]);
+    // Seen of OVMF: plain DHCP with a file, and a proxy with 60, 43, server and file.
+    assert_eq!(check(Client::EfiPxe, &[offer(SERVER, LEASE, &[file])], &[]), tftp(SERVER, "snponly.efi"));
+    assert_eq!(check(Client::EfiPxe, &[plain.clone(), proxy.clone()], &[]), tftp(OTHER, "snponly.efi"));
+    // Seen of OVMF: 60 without 43 sends it to port 4011 of the next server, whoever that is.
+    let mut binl = offer(OTHER, NONE, &[file, class]);
+    let ask = |server| Some(Next::Ask { servers: vec![server], item: None });
+    assert_eq!(check(Client::EfiPxe, &[plain.clone(), binl.clone()], &[]), ask(OTHER));
+    binl.message.siaddr = SERVER;
+    assert_eq!(check(Client::EfiPxe, &[plain.clone(), binl.clone()], &["60-without-43"]), ask(SERVER));
+    assert_eq!(check(Client::BiosPxe, &[plain.clone(), binl.clone()], &[]), ask(OTHER));
+    binl.message.siaddr = NONE;
+    let two = [plain.clone(), binl, offer(SERVER, NONE, &[file, class])];
+    assert_eq!(
+        check(Client::EfiPxe, &two, &[]),
+        Some(Next::Ask { servers: vec![OTHER, SERVER], item: None })
+    );
+    // A menu: its first entry, at the boot server of that type.
+    let menu = [
+        9, 8, 0x80, 1, 5, b'f', b'i', b'r', b's', b't', 8, 14, 0x80, 0, 1, 1, 1, 1, 1, 0x80, 1, 1, 10, 99, 0,
+        9,
+    ];
+    let proxy_menu = offer(OTHER, NONE, &[class, (code::VENDOR_SPECIFIC, &menu)]);
+    assert_eq!(
+        check(Client::BiosPxe, &[plain.clone(), proxy_menu], &[]),
+        Some(Next::Ask { servers: vec![Ipv4Addr::new(10, 99, 0, 9)], item: Some(0x8001) })
+    );
+    // Seen of iPXE: a proxy without a next server is asked on 4011 in vain.
+    let mut nowhere = proxy.clone();
+    nowhere.message.siaddr = NONE;
+    nowhere.message.options.set(code::BOOT_FILE, *b"http://10.99.0.1/x");
+    check(Client::Ipxe, &[plain, nowhere], &["ipxe-2d03e13b"]);
+}
+
+#[test]
+fn what_is_wrong_has_the_code_that_is_seen() {
+    let url: (u8, &[u8]) = (code::BOOT_FILE, b"http://boot.example/x.efi");
+    let plain = offer(SERVER, LEASE, &[]);
+    for (client, nobody, only_proxy, no_file) in [
+        (Client::BiosPxe, "PXE-E51", "PXE-E52", "PXE-E53"),
+        (Client::EfiPxe, "PXE-E16", "PXE-E16", "PXE-E16"),
+        (Client::HttpBoot, "http-boot-timeout", "http-boot-timeout", "http-boot-timeout"),
+        (Client::Ipxe, "ipxe-040ee119", "ipxe-040ee119", "ipxe-2d03e13b"),
+    ] {
+        check(client, &[], &[nobody]);
+        check(client, &[offer(SERVER, NONE, &[])], &[only_proxy]);
+        let quiet = offer(SERVER, LEASE, &[(code::IPXE, &[0xb0, 1, 1])]);
+        check(client, &[quiet], &[no_file]);
+    }
+    let two = [plain.clone(), offer(OTHER, LEASE, &[(code::BOOT_FILE, b"a")])];
+    assert_eq!(check(Client::BiosPxe, &two, &["two-dhcp-servers"]), tftp(OTHER, "a"));
+    check(Client::EfiPxe, &[offer(SERVER, LEASE, &[url])], &["PXE-E23"]);
+    check(Client::BiosPxe, &[offer(SERVER, LEASE, &[url])], &["PXE-E3B"]);
+    // HTTP Boot: not without 60, no name without DNS, an address before a name.
+    let class: (u8, &[u8]) = (code::VENDOR_CLASS, b"HTTPClient");
+    check(Client::HttpBoot, &[offer(SERVER, LEASE, &[url])], &["http-boot-timeout"]);
+    check(Client::HttpBoot, &[offer(SERVER, LEASE, &[url, class])], &["http-boot-nbp-size"]);
+    let literal = offer(OTHER, NONE, &[(code::BOOT_FILE, b"http://10.0.0.9/y.efi"), class]);
+    let next = check(Client::HttpBoot, &[offer(SERVER, LEASE, &[url, class]), literal], &[]);
+    assert_eq!(next, Some(Next::Fetch(Fetch::Url("http://10.0.0.9/y.efi".into()))));
+    let long = format!("http://10.0.0.9/{}.efi", "x".repeat(300));
+    check(
+        Client::HttpBoot,
+        &[offer(SERVER, LEASE, &[(code::BOOT_FILE, long.as_bytes()), class])],
+        &["url-length"],
+    );
+    let own: (u8, &[u8]) = (code::BOOT_FILE, b"boot/undionly.kpxe");
+    check(Client::Ipxe, &[offer(SERVER, LEASE, &[own])], &["ipxe-proxy-wait", "ipxe-loop"]);
+    let mut nowhere = offer(SERVER, LEASE, &[(code::BOOT_FILE, b"a")]);
+    nowhere.message.siaddr = NONE;
+    check(Client::BiosPxe, &[nowhere], &["PXE-E32"]);
+    let mut refusal = offer(OTHER, NONE, &[]);
+    refusal.message.options.set(code::MESSAGE_TYPE, [MessageType::NAK.0]);
+    check(Client::BiosPxe, &[refusal, offer(SERVER, LEASE, &[(code::BOOT_FILE, b"a")])], &["PXE-E51"]);
+}
+
+#[test]
+fn a_router_as_next_server_is_odd() {
+    let lease = offer(SERVER, LEASE, &[(code::ROUTER, &OTHER.octets())]);
+    let fetch = |server| Fetch::Tftp { server, file: "a".into() };
+    assert!(super::judge::next_server_is_router(&fetch(OTHER), &lease).is_some());
+    assert!(super::judge::next_server_is_router(&fetch(SERVER), &lease).is_none());
+}
+
+#[test]
+fn every_problem_has_words_for_every_client() {
+    use Problem::*;
+    let problems = [
+        NoOffer,
+        NoAddress,
+        Refused,
+        NoAck,
+        NoBootFile,
+        ProxySilent,
+        UrlForTftp,
+        FileForHttp,
+        NoServer,
+        TftpTimeout,
+        TftpNotFound,
+        TftpError,
+        TftpOptions,
+        HttpUnreachable,
+        HttpNotFound,
+        HttpStatus,
+        NoDns,
+        NotBootable,
+        Loop,
+    ];
+    for problem in problems {
+        for client in Client::ALL {
+            let finding = Finding::error(problem, client, "what");
+            let code = finding.code;
+            assert!(!finding.why.is_empty() && !finding.hint.is_empty() && !code.is_empty());
+            // A code that a person sees is in what the person sees.
+            assert!(!code.starts_with("PXE-E") || finding.why.starts_with(code), "{finding}");
+        }
+    }
+}
+
+/// A network of its own: a bridge with the doctor's address, and servers in namespaces behind it.
+struct Lab {
+    names: Vec<String>,
+    servers: Vec<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl Lab {
+    /// None, and a word about it, without root or a tool.
+    fn new() -> Option<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        if !Path::new("/usr/sbin/dnsmasq").exists() {
+            eprintln!("SKIPPED: dnsmasq is not installed");
+            return None;
+        }
+        let base = format!("gwdoc{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let mut lab = Self { names: Vec::new(), servers: Vec::new(), folder: tempfile::tempdir().unwrap() };
+        for part in ["c", "a", "b"] {
+            let name = format!("{base}{part}");
+            if !ip(&format!("netns add {name}")) {
+                eprintln!("SKIPPED: network namespaces cannot be made (not root?)");
+                return None;
+            }
+            lab.names.push(name);
+        }
+        let [client, a, b] = [0, 1, 2].map(|at| lab.names[at].clone());
+        let mut lines = vec![
+            format!("-n {client} link set lo up"),
+            format!("-n {client} link add br0 type bridge"),
+            format!("-n {client} addr add {OWN}/24 dev br0"),
+            format!("-n {client} link set br0 up"),
+        ];
+        for (name, port, address) in [(a, "p1", SERVER), (b, "p2", OTHER)] {
+            lines.push(format!("-n {client} link add {port} type veth peer name eth0 netns {name}"));
+            lines.push(format!("-n {client} link set {port} master br0 up"));
+            lines.push(format!("-n {name} addr add {address}/24 dev eth0"));
+            lines.push(format!("-n {name} link set eth0 up"));
+            lines.push(format!("-n {name} link set lo up"));
+        }
+        for line in lines {
+            assert!(ip(&line), "ip {line}");
+        }
+        let root = lab.folder.path();
+        std::fs::write(root.join("undionly.kpxe"), vec![1; 4000]).unwrap();
+        std::fs::write(root.join("snponly.efi"), [b"MZ".to_vec(), vec![1; 4000]].concat()).unwrap();
+        Some(lab)
+    }
+
+    /// dnsmasq in the first or second server's namespace. Each line is an option without its dashes.
+    fn dnsmasq(&mut self, server: usize, lines: &str) {
+        let root = self.folder.path().display().to_string();
+        let lines = lines.replace("ROOT", &root);
+        let ready = self.folder.path().join(format!("pid{server}"));
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.names[1 + server], "/usr/sbin/dnsmasq", "--keep-in-foreground"])
+            .args(
+                "--conf-file=/dev/null --port=0 --no-ping --leasefile-ro --user=root --interface=eth0"
+                    .split(' '),
+            )
+            .args([format!("--pid-file={}", ready.display()), "--log-facility=/dev/null".into()])
+            .args(lines.split_whitespace().map(|line| format!("--{line}")))
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.servers.push(child);
+        // It writes its number when its sockets are open.
+        for _ in 0..200 {
+            if ready.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("dnsmasq does not start");
+    }
+
+    /// An HTTP server on port 80 of the first (0) or second (1) server; gives `tag` as ETag.
+    fn http(&self, server: usize, tag: &'static str) {
+        let name = self.names[1 + server].clone();
+        let (sender, ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            enter(&name);
+            let listener = TcpListener::bind("0.0.0.0:80").unwrap();
+            sender.send(()).unwrap();
+            for stream in listener.incoming() {
+                let _ = answer(stream.unwrap(), tag);
+            }
+        });
+        ready.recv().unwrap();
+    }
+
+    fn examine(&self, reach: Reach, clients: &[Client], members: &[Member]) -> Vec<Diagnosis> {
+        let settings = DoctorSettings {
+            reach,
+            mac: None,
+            clients: clients.to_vec(),
+            members: members.to_vec(),
+            wait: Duration::from_secs(2),
+        };
+        let name = self.names[0].clone();
+        std::thread::spawn(move || {
+            enter(&name);
+            examine(&settings).unwrap()
+        })
+        .join()
+        .unwrap()
+    }
+
+    /// Broadcast, each client; what is wrong with each.
+    #[track_caller]
+    fn expect(&self, expected: &[(Client, &[&str])]) {
+        let clients: Vec<Client> = expected.iter().map(|(client, _)| *client).collect();
+        for (diagnosis, (client, codes)) in
+            self.examine(Reach::Interface("br0".into()), &clients, &[]).iter().zip(expected)
+        {
+            let said: Vec<String> = diagnosis.findings.iter().map(ToString::to_string).collect();
+            assert_eq!(self::codes(&diagnosis.findings), *codes, "{client:?}\n{}", said.join("\n"));
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for child in &mut self.servers {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        for name in &self.names {
+            ip(&format!("netns del {name}"));
+        }
+    }
+}
+
+fn ip(line: &str) -> bool {
+    let status = Command::new("ip").args(line.split_whitespace()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Moves this thread, and no other, into a namespace.
+fn enter(name: &str) {
+    let file = File::open(format!("/run/netns/{name}")).unwrap();
+    let kind = rustix::thread::LinkNameSpaceType::Network;
+    rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(kind)).unwrap();
+}
+
+/// `boot.efi`, and a script that names it and a file that is not there.
+fn answer(stream: std::net::TcpStream, tag: &str) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut request = String::new();
+    stream.read_line(&mut request)?;
+    let (mut line, mut is_part) = (String::new(), false);
+    while stream.read_line(&mut line)? > 2 {
+        is_part |= line.to_ascii_lowercase().starts_with("range:");
+        line.clear();
+    }
+    let body: &[u8] = match request.split(' ').nth(1) {
+        Some("/boot.efi") => b"MZ and so on",
+        Some("/boot.ipxe") => b"#!ipxe\nkernel http://10.99.0.1/boot.efi\n",
+        Some("/broken.ipxe") => b"#!ipxe\nkernel http://10.99.0.1/missing\n",
+        Some("/page.ipxe") => b"<html>Welcome</html>",
+        _ => return stream.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+    };
+    let length = body.len();
+    let status = if is_part {
+        format!("206 Partial\r\nContent-Range: bytes 0-{}/{length}", length - 1)
+    } else {
+        "200 OK".into()
+    };
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nETag: \"{tag}\"\r\n\r\n");
+    let body = if request.starts_with("HEAD") { b"" } else { body };
+    stream.get_mut().write_all(&[head.as_bytes(), body].concat())
+}
+
+const POOL: &str = "dhcp-range=10.99.0.100,10.99.0.150,60 dhcp-authoritative";
+const MATCHES: &str = "dhcp-match=set:ipxe,175 dhcp-match=set:bios,option:client-arch,0 \
+     dhcp-match=set:efi,option:client-arch,7 dhcp-match=set:http,option:client-arch,16";
+const TFTP: &str = "enable-tftp tftp-root=ROOT";
+const GOOD: &str = "dhcp-boot=tag:bios,undionly.kpxe dhcp-boot=tag:efi,tag:!ipxe,snponly.efi \
+     dhcp-boot=tag:ipxe,http://10.99.0.1/boot.ipxe dhcp-boot=tag:http,http://10.99.0.1/boot.efi \
+     dhcp-option-force=tag:http,60,HTTPClient dhcp-option-force=tag:ipxe,175,b0:01:01";
+
+fn member(name: &str, address: Ipv4Addr) -> Member {
+    Member { name: name.into(), address: address.into(), http_port: 80, https_port: None, https_name: None }
+}
+
+#[test]
+fn a_good_set_up_is_good() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.dnsmasq(0, &[POOL, MATCHES, TFTP, GOOD].join(" "));
+    lab.http(0, "same");
+    lab.http(1, "same");
+    let members = [member("a", SERVER), member("b", OTHER)];
+    for diagnosis in lab.examine(Reach::Interface("br0".into()), &Client::ALL, &members) {
+        let said: Vec<String> = diagnosis.findings.iter().map(ToString::to_string).collect();
+        assert_eq!(diagnosis.level(), Level::Ok, "{:?}\n{}", diagnosis.client, said.join("\n"));
+        let is_url = matches!(diagnosis.client, Client::HttpBoot | Client::Ipxe);
+        let last = if is_url { "member" } else { "tftp" };
+        assert_eq!(diagnosis.findings.last().unwrap().code, last, "{}", said.join("\n"));
+    }
+    // The same in the place of a relay.
+    let relay = Reach::Relay { own: OWN, server: SERVER };
+    for diagnosis in lab.examine(relay, &[Client::EfiPxe, Client::Ipxe], &[]) {
+        assert_eq!(diagnosis.level(), Level::Ok, "{diagnosis:?}");
+    }
+}
+
+#[test]
+fn silence_has_four_names() {
+    let Some(lab) = Lab::new() else { return };
+    lab.expect(&[
+        (Client::BiosPxe, &["PXE-E51"]),
+        (Client::EfiPxe, &["PXE-E16"]),
+        (Client::HttpBoot, &["http-boot-timeout"]),
+        (Client::Ipxe, &["ipxe-040ee119"]),
+    ]);
+}
+
+#[test]
+fn an_address_without_a_boot_file() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.dnsmasq(0, POOL);
+    lab.expect(&[
+        (Client::BiosPxe, &["PXE-E53"]),
+        (Client::EfiPxe, &["PXE-E16"]),
+        (Client::HttpBoot, &["http-boot-timeout"]),
+        (Client::Ipxe, &["ipxe-proxy-wait", "ipxe-2d03e13b"]),
+    ]);
+}
+
+#[test]
+fn files_that_are_not_there() {
+    let Some(mut lab) = Lab::new() else { return };
+    let boot = "dhcp-boot=tag:bios,missing.kpxe dhcp-boot=tag:efi,tag:!ipxe,missing.efi \
+         dhcp-boot=tag:ipxe,http://10.99.0.1/missing.ipxe dhcp-boot=tag:http,http://10.99.0.1/missing.efi \
+         dhcp-option-force=tag:http,60,HTTPClient dhcp-option-force=tag:ipxe,175,b0:01:01";
+    lab.dnsmasq(0, &[POOL, MATCHES, TFTP, boot].join(" "));
+    lab.http(0, "x");
+    lab.expect(&[
+        (Client::BiosPxe, &["PXE-E3B"]),
+        (Client::EfiPxe, &["PXE-E23"]),
+        (Client::HttpBoot, &["http-boot-nbp-size"]),
+        (Client::Ipxe, &["ipxe-2d"]),
+    ]);
+}
+
+#[test]
+fn servers_that_are_not_there() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.dnsmasq(0, &[POOL, MATCHES, GOOD].join(" "));
+    lab.expect(&[
+        // dnsmasq names itself as router.
+        (Client::BiosPxe, &["PXE-E32", "next-server-is-router"]),
+        (Client::EfiPxe, &["PXE-E18", "next-server-is-router"]),
+        (Client::HttpBoot, &["http-boot-nbp-size"]),
+        (Client::Ipxe, &["ipxe-4c"]),
+    ]);
+}
+
+#[test]
+fn answers_in_the_wrong_dialect() {
+    let Some(mut lab) = Lab::new() else { return };
+    // The URL for PXE, option 60 missing for HTTP Boot and present without 43 for EFI PXE, iPXE for iPXE.
+    let boot = "dhcp-boot=tag:bios,http://10.99.0.1/boot.ipxe dhcp-boot=tag:efi,snponly.efi \
+         dhcp-boot=tag:http,http://10.99.0.1/boot.efi dhcp-option-force=tag:efi,60,PXEClient \
+         dhcp-option-force=tag:ipxe,175,b0:01:01";
+    lab.dnsmasq(0, &[POOL, MATCHES, TFTP, boot].join(" "));
+    lab.expect(&[
+        (Client::BiosPxe, &["PXE-E3B"]),
+        (Client::EfiPxe, &["PXE-E16"]),
+        (Client::HttpBoot, &["http-boot-timeout"]),
+        (Client::Ipxe, &["ipxe-loop"]),
+    ]);
+}
+
+#[test]
+fn two_servers_and_a_broken_script() {
+    let Some(mut lab) = Lab::new() else { return };
+    let boot = "dhcp-boot=tag:bios,undionly.kpxe dhcp-boot=tag:ipxe,http://10.99.0.1/broken.ipxe \
+         dhcp-option-force=tag:ipxe,175,b0:01:01";
+    for server in 0..2 {
+        lab.dnsmasq(server, &[POOL, MATCHES, TFTP, boot].join(" "));
+    }
+    lab.http(0, "one");
+    // Both are authoritative: whose address is asked for is refused by the other.
+    let diagnoses = lab.examine(Reach::Interface("br0".into()), &[Client::BiosPxe, Client::Ipxe], &[]);
+    for diagnosis in &diagnoses {
+        assert!(codes(&diagnosis.findings).contains(&"two-dhcp-servers"), "{diagnosis:?}");
+    }
+    assert!(codes(&diagnoses[1].findings).contains(&"script-link"), "{:?}", diagnoses[1]);
+}
+
+#[test]
+fn a_proxy_beside_a_dhcp_server() {
+    let Some(mut lab) = Lab::new() else { return };
+    lab.dnsmasq(0, POOL);
+    let proxy = "dhcp-range=10.99.0.0,proxy pxe-service=x86PC,boot,undionly.kpxe,10.99.0.2 \
+         pxe-service=X86-64_EFI,boot,snponly.efi,10.99.0.2";
+    lab.dnsmasq(1, &[TFTP, proxy].join(" "));
+    lab.expect(&[(Client::BiosPxe, &[]), (Client::EfiPxe, &[])]);
+}
+
+#[test]
+fn members_that_differ_and_a_page_for_a_script() {
+    let Some(mut lab) = Lab::new() else { return };
+    let boot = "dhcp-boot=tag:ipxe,http://10.99.0.1/page.ipxe dhcp-boot=tag:http,http://10.99.0.1/boot.efi \
+         dhcp-option-force=tag:http,60,HTTPClient dhcp-option-force=tag:ipxe,175,b0:01:01";
+    lab.dnsmasq(0, &[POOL, MATCHES, boot].join(" "));
+    lab.http(0, "one");
+    lab.http(1, "two");
+    let members = [member("a", SERVER), member("b", OTHER), member("c", Ipv4Addr::new(10, 99, 0, 3))];
+    let clients = [Client::HttpBoot, Client::Ipxe];
+    let diagnoses = lab.examine(Reach::Interface("br0".into()), &clients, &members[..2]);
+    assert_eq!(codes(&diagnoses[0].findings), ["member"], "{diagnoses:?}");
+    assert!(diagnoses[0].findings.last().unwrap().what.contains("another ETag"));
+    assert_eq!(codes(&diagnoses[1].findings), ["ipxe-2e008081", "member"], "{diagnoses:?}");
+    let dead =
+        lab.examine(Reach::Interface("br0".into()), &clients[..1], &[members[0].clone(), members[2].clone()]);
+    assert!(dead[0].findings.last().unwrap().what.contains("member c does not answer"), "{dead:?}");
+}
