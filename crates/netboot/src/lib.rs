@@ -5,8 +5,8 @@
 //! for the answer. This room knows protocols; it does not know databases, images or chunks, and not where the policy
 //! comes from.
 
-pub mod certificate;
 pub mod balance;
+pub mod certificate;
 pub mod content;
 mod device;
 pub mod dhcp;

@@ -31,19 +31,20 @@ const TRANSFERS_MAX: u32 = 512;
 const LEASE: Duration = Duration::from_secs(12 * 3600);
 /// Long enough for firmware to load iPXE and iPXE its script; each asks anew.
 const BOOT_LEASE: Duration = Duration::from_secs(600);
-/// Three missed ones make a member dead, within the 2 s in which it has to leave the answers.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// Three failures make a member dead, within the 2 s in which it has to leave the answers.
+const PROBE_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Makes settings of a file. What is wrong goes into `problems`; the result is used only if that holds no error.
 pub(super) fn settings(file: &File, path: &Path, problems: &mut Collector<'_>) -> Settings {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut subnets = subnets(&file.subnets, problems);
-    reserve_for_devices(&file.devices, &mut subnets, problems);
-    check_reservations(&subnets, file, problems);
     let members = members(&file.members, problems);
     let secret = file.server.secret_file.as_ref().and_then(|file| secret(file, folder, problems));
+    let server = server(file, folder, &members, secret, problems);
+    let mut subnets = subnets(&file.subnets, &server.name, &members, problems);
+    reserve_for_devices(&file.devices, &mut subnets, problems);
+    check_reservations(&subnets, file, problems);
     let settings = Settings {
-        server: server(file, folder, &members, secret, problems),
+        server,
         http: http(&file.http, folder, problems),
         tftp: tftp(&file.tftp, problems),
         dhcp: dhcp(&file.dhcp, problems),
@@ -51,7 +52,9 @@ pub(super) fn settings(file: &File, path: &Path, problems: &mut Collector<'_>) -
         metrics_listen: value(&file.metrics.listen),
         heartbeat: Heartbeat {
             listen: value(&file.heartbeat.listen),
-            interval: value(&file.heartbeat.interval).map_or(HEARTBEAT_INTERVAL, |wait| wait.0),
+            announce_to: list(&file.heartbeat.announce_to),
+            accepts_found: file.heartbeat.accept_found.unwrap_or(false),
+            probe_interval: value(&file.heartbeat.probe_interval).map_or(PROBE_INTERVAL, |wait| wait.0),
         },
         subnets,
         members,
@@ -325,7 +328,12 @@ fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> V
     members
 }
 
-fn subnets(written: &[Spanned<file::Subnet>], problems: &mut Collector<'_>) -> Vec<Subnet> {
+fn subnets(
+    written: &[Spanned<file::Subnet>],
+    own: &str,
+    members: &[MemberSettings],
+    problems: &mut Collector<'_>,
+) -> Vec<Subnet> {
     let mut subnets: Vec<Subnet> = Vec::new();
     for table in written {
         let subnet = table.get_ref();
@@ -343,9 +351,10 @@ fn subnets(written: &[Spanned<file::Subnet>], problems: &mut Collector<'_>) -> V
         if let Some(other) = subnets.iter().find(|other| other.network.overlaps(&network)) {
             problems.error(span, format!("overlaps the subnet {}", other.network));
         }
-        let pools: Vec<AddressRange> = list(&subnet.pools);
+        let (pools, peer_pools) = pools(subnet, own, members, problems);
         let routers: Vec<Ipv4Addr> = list(&subnet.router);
-        check_pools(subnet, &network, &pools, &routers, &subnets, problems);
+        let all: Vec<AddressRange> = pools.iter().chain(&peer_pools).copied().collect();
+        check_pools(subnet, &network, &all, &routers, &subnets, problems);
         for router in routers.iter().filter(|router| !network.contains((**router).into())) {
             problems.error(span_of(&subnet.router), format!("the router {router} is outside {network}"));
         }
@@ -364,6 +373,7 @@ fn subnets(written: &[Spanned<file::Subnet>], problems: &mut Collector<'_>) -> V
         subnets.push(Subnet {
             network,
             pools,
+            peer_pools,
             routers,
             dns: list(&subnet.dns),
             ntp: list(&subnet.ntp),
@@ -380,6 +390,41 @@ fn subnets(written: &[Spanned<file::Subnet>], problems: &mut Collector<'_>) -> V
     subnets
 }
 
+/// The ranges of this member, and those of the others.
+fn pools(
+    subnet: &file::Subnet,
+    own: &str,
+    members: &[MemberSettings],
+    problems: &mut Collector<'_>,
+) -> (Vec<AddressRange>, Vec<AddressRange>) {
+    if let Some(pools) = &subnet.pools {
+        if !subnet.pools_of.is_empty() {
+            problems.error(pools.span(), "pools and pools-of exclude each other");
+        } else if members.len() > 1 {
+            problems.warning(
+                Some(pools.span()),
+                "if several members give addresses here, each needs ranges of its own: pools-of",
+            );
+        }
+        return (pools.get_ref().0.clone(), Vec::new());
+    }
+    let (mut pools, mut peer_pools) = (Vec::new(), Vec::new());
+    for (name, ranges) in &subnet.pools_of {
+        let names = || members.iter().map(|member| member.member.name.as_str());
+        if !names().any(|known| known == name.get_ref()) {
+            let hint = did_you_mean(name.get_ref(), names());
+            problems.error_with_hint(
+                name.span(),
+                format!("no [[member]] is called {:?}", name.get_ref()),
+                hint,
+            );
+        }
+        let owned = if name.get_ref() == own { &mut pools } else { &mut peer_pools };
+        owned.extend(&ranges.get_ref().0);
+    }
+    (pools, peer_pools)
+}
+
 fn check_pools(
     subnet: &file::Subnet,
     network: &Network,
@@ -388,12 +433,15 @@ fn check_pools(
     others: &[Subnet],
     problems: &mut Collector<'_>,
 ) {
-    let span = span_of(&subnet.pools);
+    let of_member = subnet.pools_of.keys().next().map(Spanned::span);
+    let span = subnet.pools.as_ref().map(Spanned::span).or(of_member).unwrap_or(0..0);
     for (at, pool) in pools.iter().enumerate() {
         if !network.contains(pool.first.into()) || !network.contains(pool.last.into()) {
             problems.error(span.clone(), format!("the pool {pool} is outside {network}"));
         }
-        let earlier = pools[..at].iter().chain(others.iter().flat_map(|other| &other.pools));
+        let earlier = pools[..at]
+            .iter()
+            .chain(others.iter().flat_map(|other| other.pools.iter().chain(&other.peer_pools)));
         for other in earlier.filter(|other| other.contains(pool.first) || pool.contains(other.first)) {
             problems.error(span.clone(), format!("the pool {pool} overlaps {other}"));
         }
@@ -500,12 +548,15 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
     if settings.heartbeat.listen.is_some() && file.server.secret_file.is_none() {
         problems.error(span_of(&file.heartbeat.listen), "heartbeats need server.secret-file");
     }
-    let interval = settings.heartbeat.interval;
+    if let (None, Some(announce_to)) = (settings.heartbeat.listen, &file.heartbeat.announce_to) {
+        problems.error(announce_to.span(), "heartbeat.announce-to needs heartbeat.listen");
+    }
+    let interval = settings.heartbeat.probe_interval;
     if interval.is_zero() || interval > Duration::from_secs(60) {
-        problems.error(span_of(&file.heartbeat.interval), "heartbeat.interval is between 1ms and 60s");
+        problems.error(span_of(&file.heartbeat.probe_interval), "probe-interval is between 1ms and 60s");
     } else if interval > Duration::from_millis(600) {
-        let span = Some(span_of(&file.heartbeat.interval));
-        problems.warning(span, "a dead member is named for longer than 2 s with this interval");
+        let span = Some(span_of(&file.heartbeat.probe_interval));
+        problems.warning(span, "with this interval, a dead member is named for longer than 2 s");
     }
     if let (Some(own), None) = (settings.own_member(), &settings.http.tls)
         && own.member.https_port.is_some()

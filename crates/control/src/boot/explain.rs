@@ -316,6 +316,7 @@ fn value_of(key: &str, device: &Device) -> String {
         "circuit-id" if !device.circuit_id.is_empty() => is(printable(&device.circuit_id)),
         "remote-id" if !device.remote_id.is_empty() => is(printable(&device.remote_id)),
         "vendor-class" if !device.vendor_class.is_empty() => is(printable(&device.vendor_class)),
+        "user-class" if !device.user_class.is_empty() => is(printable(&device.user_class)),
         _ => "it is not known".into(),
     }
 }

@@ -59,8 +59,9 @@ tables! {
     Dhcp { mode: Text, interfaces: List<String>, authoritative: Switch, probe: Switch, lease_query_from: List<Network> }
     Dhcp6 { interfaces: List<String> }
     Metrics { listen: Value<SocketAddr> }
-    Heartbeat { listen: Value<SocketAddr>, interval: Value<Wait> }
-    Subnet { network: Value<Network>, pools: List<AddressRange>, router: List<Ipv4Addr>, dns: List<Ipv4Addr>,
+    Heartbeat { listen: Value<SocketAddr>, announce_to: List<SocketAddr>, accept_found: Switch, probe_interval: Value<Wait> }
+    Subnet { network: Value<Network>, pools: List<AddressRange>,
+             pools_of: BTreeMap<Spanned<String>, Spanned<Several<AddressRange>>>, router: List<Ipv4Addr>, dns: List<Ipv4Addr>,
              ntp: List<Ipv4Addr>, domain: Text, search: List<String>, mtu: Option<Spanned<u16>>,
              routes: Vec<Spanned<Route>>, lease: Value<Wait>, boot_lease: Value<Wait>,
              tftp_block_size_max: Value<ByteSize>, reservation: Vec<Spanned<Reservation>> }
@@ -72,7 +73,7 @@ tables! {
              variables: BTreeMap<Spanned<String>, Spanned<String>> }
     Group { name: Text, profile: Text, mac: List<Mac>, oui: List<Oui>, uuid: List<Uuid>, arch: List<String>,
             firmware: List<String>, subnet: List<Network>, circuit_id: List<Pattern>, remote_id: List<Pattern>,
-            vendor_class: List<Pattern> }
+            vendor_class: List<Pattern>, user_class: List<Pattern> }
     Profile { file: Text, files: BTreeMap<Spanned<String>, Spanned<String>>, script: Text, script_text: Text,
               kernel: Text, initrd: List<String>, arguments: Text, san: List<String>, initiator: Text,
               menu: List<String>, timeout: Value<Wait>, url: Text, local: Switch, ignore: Switch, title: Text,

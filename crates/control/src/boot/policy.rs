@@ -122,13 +122,14 @@ struct Heard {
 struct Told {
     subnet: Option<IpAddr>,
     vendor_class: Vec<u8>,
+    user_class: Vec<u8>,
     circuit_id: Vec<u8>,
     remote_id: Vec<u8>,
 }
 
 impl Heard {
     /// Devices in each of two generations, so that a flood of invented addresses takes 64 MiB at most (255 bytes for
-    /// each of three options) and a boot storm of 32,768 devices still finds its own.
+    /// each of four options) and a boot storm of 32,768 devices still finds its own.
     const GENERATION_MAX: usize = 32_768;
 
     fn keep(&mut self, mac: Mac, device: &Device) {
@@ -139,6 +140,7 @@ impl Heard {
         let told = Told {
             subnet: device.subnet,
             vendor_class: bounded(&device.vendor_class),
+            user_class: bounded(&device.user_class),
             circuit_id: bounded(&device.circuit_id),
             remote_id: bounded(&device.remote_id),
         };
@@ -149,6 +151,7 @@ impl Heard {
         let Some(told) = self.young.get(&mac).or_else(|| self.old.get(&mac)) else { return };
         device.subnet = told.subnet.or(device.subnet);
         device.vendor_class.clone_from(&told.vendor_class);
+        device.user_class.clone_from(&told.user_class);
         device.circuit_id.clone_from(&told.circuit_id);
         device.remote_id.clone_from(&told.remote_id);
     }

@@ -428,6 +428,7 @@ fn groups(written: &[Spanned<file::Group>], rules: &mut Rules, problems: &mut Co
             circuit_ids: list(&group.circuit_id),
             remote_ids: list(&group.remote_id),
             vendor_classes: list(&group.vendor_class),
+            user_classes: list(&group.user_class),
         };
         if rule.has_no_key() {
             problems.error_with_hint(

@@ -97,7 +97,7 @@ impl Reloader {
         outcome
     }
 
-    /// Reads the file if it, a template or the key is another than before.
+    /// Reads the file if it or a template is another than before.
     pub fn poll(&self) -> Option<Reload> {
         let is_changed = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -139,7 +139,7 @@ impl Drop for Watch {
     }
 }
 
-/// Stamps of the boot file, the key and the templates, in a fixed order.
+/// Stamps of the boot file and the templates, in a fixed order.
 fn stamps(path: &Path, settings: &Settings) -> Vec<Option<Stamp>> {
     let templates = settings.server.templates.as_deref();
     let mut paths: Vec<PathBuf> = templates

@@ -77,6 +77,7 @@ pub(super) struct GroupRule {
     pub(super) circuit_ids: Option<Vec<Pattern>>,
     pub(super) remote_ids: Option<Vec<Pattern>>,
     pub(super) vendor_classes: Option<Vec<Pattern>>,
+    pub(super) user_classes: Option<Vec<Pattern>>,
 }
 
 /// Which rules a device meets.
@@ -145,6 +146,7 @@ impl Rules {
                 || group.circuit_ids.is_some()
                 || group.remote_ids.is_some()
                 || group.vendor_classes.is_some()
+                || group.user_classes.is_some()
         })
     }
 
@@ -165,6 +167,7 @@ impl GroupRule {
             && self.circuit_ids.is_none()
             && self.remote_ids.is_none()
             && self.vendor_classes.is_none()
+            && self.user_classes.is_none()
     }
 
     /// The first key that does not match; none if the group is the device's.
@@ -192,6 +195,7 @@ impl GroupRule {
                 "vendor-class",
                 any(self.vendor_classes.as_ref(), |pattern| pattern.matches(&device.vendor_class)),
             ),
+            ("user-class", any(self.user_classes.as_ref(), |pattern| pattern.matches(&device.user_class))),
         ];
         keys.into_iter().find(|(_, matches)| !matches).map(|(key, _)| key)
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use goldwire_netboot::dhcp::lease::{self, Plan, Range};
 use goldwire_netboot::member::{self, Seat};
 use goldwire_netboot::{Mac, Member, Uuid};
 
@@ -142,10 +143,14 @@ pub struct Dhcp {
 /// How members find out whether others live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heartbeat {
-    /// Where heartbeats are heard; none means that members are only probed by their health URL.
+    /// Where heartbeats are heard; none means that members are only asked for their health.
     pub listen: Option<SocketAddr>,
-    /// Time between two heartbeats or probes.
-    pub interval: Duration,
+    /// Multicast or broadcast addresses on which this member announces itself.
+    pub announce_to: Vec<SocketAddr>,
+    /// Whether members that stand in no file may join with the shared secret.
+    pub accepts_found: bool,
+    /// Time between two questions to a member without a heartbeat.
+    pub probe_interval: Duration,
 }
 
 /// A subnet.
@@ -153,8 +158,10 @@ pub struct Heartbeat {
 pub struct Subnet {
     /// Its network; IPv4.
     pub network: Network,
-    /// Addresses that are given to anybody.
+    /// Addresses that this server gives to anybody.
     pub pools: Vec<AddressRange>,
+    /// Those that other members give.
+    pub peer_pools: Vec<AddressRange>,
     /// Option 3.
     pub routers: Vec<Ipv4Addr>,
     /// Option 6.
@@ -177,6 +184,27 @@ pub struct Subnet {
     pub tftp_block_size_max: Option<u16>,
     /// Addresses kept for somebody: `[[subnet.reservation]]`, and `[[device]]` with an address.
     pub reservations: Vec<Reservation>,
+}
+
+impl Subnet {
+    /// What the lease table has to know.
+    pub fn plan(&self) -> Plan {
+        let range = |range: &AddressRange| Range { first: range.first, last: range.last };
+        let mut reservations = Vec::new();
+        for reservation in &self.reservations {
+            let keys = [
+                reservation.mac.map(lease::Reservation::Mac),
+                reservation.uuid.map(lease::Reservation::Uuid),
+                reservation.client_id.clone().map(lease::Reservation::ClientId),
+            ];
+            reservations.extend(keys.into_iter().flatten().map(|key| (key, reservation.address)));
+        }
+        Plan {
+            pools: self.pools.iter().map(range).collect(),
+            peer_pools: self.peer_pools.iter().map(range).collect(),
+            reservations,
+        }
+    }
 }
 
 /// An address kept for somebody. At least one of `mac`, `uuid` and `client_id` is there.

@@ -206,6 +206,27 @@ fn addresses_are_checked() {
 }
 
 #[test]
+fn members_split_a_subnet() {
+    let file = |name: &str| {
+        let subnet = "[[subnet]]\nnetwork = \"10.0.0.0/24\"\npools-of = { a = \"10.0.0.10-10.0.0.19\", b = [\"10.0.0.20-10.0.0.29\"] }\n";
+        let reservation = "[[subnet.reservation]]\nmac = \"52:54:00:00:00:01\"\nclient-id = \"0x01525400000001\"\naddress = \"10.0.0.9\"\n";
+        format!(
+            "[server]\nname = {name:?}\n{MEMBER}[[member]]\nname = \"b\"\naddress = \"10.0.0.2\"\nweight = 3\ndrain = true\n{subnet}{reservation}"
+        )
+    };
+    let loaded = parse(&file("b"), Path::new("boot.toml")).unwrap();
+    let plan = loaded.settings.subnets[0].plan();
+    assert_eq!(
+        (plan.pools[0].first.to_string(), plan.peer_pools[0].first.to_string()),
+        ("10.0.0.20".into(), "10.0.0.10".into())
+    );
+    assert_eq!(plan.reservations.len(), 2, "by MAC address and by client identifier");
+    let seat = loaded.settings.own_member().unwrap().seat();
+    assert_eq!((seat.member.name.as_str(), seat.weight, seat.is_draining), ("b", 3, true));
+    assert_eq!(errors(&file("c")), ["no [[member]] is called \"c\""]);
+}
+
+#[test]
 fn profiles_are_checked() {
     let file = |profiles: &str| format!("{MEMBER}{profiles}");
     for (profiles, expected) in [

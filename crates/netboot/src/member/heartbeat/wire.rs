@@ -33,9 +33,9 @@ const MAC_LENGTH: usize = 32;
 pub struct Key([u8; 32]);
 
 impl Key {
-    /// From the group's shared secret. What is derived authenticates heartbeats and nothing else, so that the same
+    /// From the group's shared secret, of any length; it is only as hard to guess as that. What is derived authenticates heartbeats and nothing else, so that the same
     /// secret can also sign tokens.
-    pub fn new(secret: &[u8; 32]) -> Self {
+    pub fn new(secret: &[u8]) -> Self {
         Self(blake3::derive_key("goldwire 2026-11 boot group heartbeat", secret))
     }
 
