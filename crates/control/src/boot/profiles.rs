@@ -397,7 +397,7 @@ fn devices(written: &[Spanned<file::Device>], rules: &mut Rules, problems: &mut 
             name: device.name.as_ref().map(|name| name.get_ref().as_str().into()),
             profile,
             line,
-            variables: (!variables.is_empty()).then(|| Box::new(variables)),
+            variables: (!variables.is_empty()).then_some(variables),
         });
     }
 }

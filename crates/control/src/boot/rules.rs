@@ -59,7 +59,7 @@ pub(super) struct DeviceRule {
     /// None leaves the profile to the groups.
     pub(super) profile: Option<u32>,
     pub(super) line: u32,
-    pub(super) variables: Option<Box<BTreeMap<String, String>>>,
+    pub(super) variables: Option<BTreeMap<String, String>>,
 }
 
 /// A `[[group]]`: every key that is given has to match.
@@ -210,7 +210,7 @@ pub(super) fn next_of(profile: &Profile, device: &Device, own: Option<&DeviceRul
     };
     match &*profile.kind {
         Kind::Script(script) if device.firmware == Firmware::Ipxe => {
-            Ok(What::Script(with_variables(script, own.and_then(|rule| rule.variables.as_deref()), true)))
+            Ok(What::Script(with_variables(script, own.and_then(|rule| rule.variables.as_ref()), true)))
         }
         // gPXE runs scripts that begin with #!gpxe and knows no --timeout: it loads iPXE first.
         Kind::Script(_) => program(),

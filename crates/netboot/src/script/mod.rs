@@ -25,7 +25,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Undefi
 
 pub use syntax::{SyntaxError, check};
 
-use crate::content::{ContentError, Digest, Links, percent_encode};
+use crate::content::{ContentError, percent_encode};
 use crate::device::Device;
 use crate::member::Member;
 use crate::policy::{Boot, Script, Template};
@@ -62,27 +62,6 @@ pub struct Context {
     pub path_of: Arc<dyn Fn(&str) -> String + Send + Sync>,
     /// The path of this script, with a token if it needs one: where a device that failed gets a new one.
     pub script_path: String,
-}
-
-impl Context {
-    /// The context of a device's boot: files under their digest where it is known, and all paths as the links sign them.
-    pub fn new(
-        links: &Links,
-        digest_of: Arc<dyn Fn(&str) -> Option<Digest> + Send + Sync>,
-        device: &Device,
-        boot: &Boot,
-    ) -> Self {
-        let script_path = links.path_of(boot, device).unwrap_or_default();
-        let (links, device, boot) = (links.clone(), device.clone(), boot.clone());
-        let path_of = move |place: &str| {
-            let path = match digest_of(place) {
-                Some(digest) => format!("c/{digest}/{place}"),
-                None => place.to_owned(),
-            };
-            links.path_to(&path, &boot, &device)
-        };
-        Self { path_of: Arc::new(path_of), script_path }
-    }
 }
 
 /// Renders the script of a device. Fails if the template has a mistake, a variable is missing or cannot stand in a

@@ -251,20 +251,6 @@ fn a_secure_profile_names_only_members_with_https() {
 }
 
 #[test]
-fn the_links_give_digests_and_tokens() {
-    let links =
-        Links::new(crate::content::LinkKey::from_secret(b"secret"), std::time::Duration::from_secs(60));
-    let boot = Boot { has_token: true, what: What::Script(Arc::new(kernel())), ..boot() };
-    let digest_of = Arc::new(|path: &str| (path == "lab/vmlinuz").then_some(Digest([0xab; 16])));
-    let text =
-        render(&kernel(), &device(), &boot, &Context::new(&links, digest_of, &device(), &boot)).unwrap();
-    let urls: Vec<&str> =
-        text.split_whitespace().filter(|word| word.starts_with("http://10.0.0.1/")).collect();
-    assert!(urls.len() >= 4 && urls.iter().all(|url| url.starts_with("http://10.0.0.1/t/")), "{urls:?}");
-    assert!(text.contains(&format!("/c/{}/lab/vmlinuz", "ab".repeat(16))), "{text}");
-}
-
-#[test]
 fn menus_that_multiply_are_refused() {
     let mut menu = Arc::new(script("local", Template::Local));
     for _ in 0..6 {
