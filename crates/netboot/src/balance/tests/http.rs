@@ -24,7 +24,7 @@ fn a_request_is_answered_by_another_member_whatever_the_first_one_does() {
     }
     // The first one had all of them first, and answered two itself.
     assert_eq!((first.asked().len(), second.asked().len()), (12, 10));
-    assert_eq!(front.seen.lines(12), vec!["/f 300000 complete", "/f 0 complete"].repeat(6));
+    assert_eq!(front.seen.lines(12), ["/f 300000 complete", "/f 0 complete"].repeat(6));
     front.running.stop(Duration::ZERO);
 }
 

@@ -174,11 +174,11 @@ impl Relay {
                         self.tell(&path, &session);
                         return;
                     }
-                    Some(datagram) => session.from_client(epoch.elapsed(), &datagram),
+                    Some(datagram) => session.handle_client(epoch.elapsed(), &datagram),
                     None => return,
                 },
                 received = receive(upstream.as_mut(), &mut bytes) => match received {
-                    Some(length) => session.from_member(epoch.elapsed(), &bytes[..length]),
+                    Some(length) => session.handle_member(epoch.elapsed(), &bytes[..length]),
                     None => Vec::new(),
                 },
                 () = sleep_until(deadline) => session.handle_timeout(epoch.elapsed()),

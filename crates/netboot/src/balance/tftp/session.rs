@@ -87,7 +87,7 @@ impl Session {
     }
 
     /// Takes a datagram of the client.
-    pub(super) fn from_client(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
+    pub(super) fn handle_client(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
         let forward = vec![Action::ToMember(datagram.to_vec())];
         let &[0, operation, high, low, ..] = datagram else { return Vec::new() };
         self.heard_at = now;
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// Takes a datagram of the member.
-    pub(super) fn from_member(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
+    pub(super) fn handle_member(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
         let &[0, operation, high, low, ref rest @ ..] = datagram else { return Vec::new() };
         let forward = vec![Action::ToClient(datagram.to_vec())];
         self.heard_at = now;
@@ -251,15 +251,15 @@ mod tests {
     fn a_whole_transfer() {
         let mut session = Session::new(REQUEST.to_vec());
         assert_eq!(session.start(at(0)), next_member());
-        assert_eq!(session.from_member(at(1), OACK_1000), to_client(OACK_1000));
-        assert_eq!(session.from_client(at(2), ACK_0), to_member(ACK_0));
+        assert_eq!(session.handle_member(at(1), OACK_1000), to_client(OACK_1000));
+        assert_eq!(session.handle_client(at(2), ACK_0), to_member(ACK_0));
         for _ in 0..2 {
-            assert_eq!(session.from_member(at(3), &block(1, 1000)), to_client(&block(1, 1000)));
+            assert_eq!(session.handle_member(at(3), &block(1, 1000)), to_client(&block(1, 1000)));
         }
-        assert_eq!(session.from_client(at(4), b"\0\x04\0\x01"), to_member(b"\0\x04\0\x01"));
-        session.from_member(at(5), &block(2, 10));
+        assert_eq!(session.handle_client(at(4), b"\0\x04\0\x01"), to_member(b"\0\x04\0\x01"));
+        session.handle_member(at(5), &block(2, 10));
         assert!(!session.is_complete());
-        let last = session.from_client(at(6), b"\0\x04\0\x02");
+        let last = session.handle_client(at(6), b"\0\x04\0\x02");
         assert_eq!(last, [to_member(b"\0\x04\0\x02"), vec![Action::End]].concat());
         assert!(session.is_complete());
         assert_eq!(session.bytes(), 1010);
@@ -272,13 +272,13 @@ mod tests {
         assert_eq!(session.handle_timeout(at(999)), []);
         assert_eq!(session.handle_timeout(session.poll_timeout()), next_member());
         // The second one agrees, and dies before its first block; the third has to agree to the same.
-        session.from_member(at(1100), OACK_1000);
-        session.from_client(at(1200), ACK_0);
+        session.handle_member(at(1100), OACK_1000);
+        session.handle_client(at(1200), ACK_0);
         assert_eq!(session.handle_timeout(at(2200)), next_member());
-        assert_eq!(session.from_client(at(2300), ACK_0), []);
-        assert_eq!(session.from_member(at(2400), b"\0\x06blksize\x00512\0"), next_member());
-        assert_eq!(session.from_member(at(2500), OACK_1000), to_member(ACK_0));
-        session.from_member(at(2600), &block(1, 1000));
+        assert_eq!(session.handle_client(at(2300), ACK_0), []);
+        assert_eq!(session.handle_member(at(2400), b"\0\x06blksize\x00512\0"), next_member());
+        assert_eq!(session.handle_member(at(2500), OACK_1000), to_member(ACK_0));
+        session.handle_member(at(2600), &block(1, 1000));
         assert_eq!(session.handle_timeout(at(9000)), []);
         assert_eq!(session.handle_timeout(at(2600) + IDLE_TIMEOUT), [Action::End]);
         assert!(!session.is_complete());
@@ -288,11 +288,11 @@ mod tests {
     fn a_repeated_request_and_an_abort_for_the_size() {
         let mut session = Session::new(REQUEST.to_vec());
         session.start(at(0));
-        assert_eq!(session.from_client(at(1), REQUEST), []);
-        session.from_member(at(2), OACK_1000);
-        assert_eq!(session.from_client(at(3), REQUEST), to_client(OACK_1000));
+        assert_eq!(session.handle_client(at(1), REQUEST), []);
+        session.handle_member(at(2), OACK_1000);
+        assert_eq!(session.handle_client(at(3), REQUEST), to_client(OACK_1000));
         let abort = b"\0\x05\0\x08User aborted the transfer\0";
-        assert_eq!(session.from_client(at(4), abort), [to_member(abort), vec![Action::End]].concat());
+        assert_eq!(session.handle_client(at(4), abort), [to_member(abort), vec![Action::End]].concat());
         assert!(session.is_complete());
     }
 
@@ -301,8 +301,8 @@ mod tests {
         let mut session = Session::new(REQUEST.to_vec());
         session.start(at(0));
         for datagram in [&b""[..], b"\0", b"\0\x09ab", b"\x01\x04\0\0", b"\0\x04\0"] {
-            assert_eq!(session.from_client(at(1), datagram), [], "{datagram:?}");
-            assert_eq!(session.from_member(at(1), datagram), [], "{datagram:?}");
+            assert_eq!(session.handle_client(at(1), datagram), [], "{datagram:?}");
+            assert_eq!(session.handle_member(at(1), datagram), [], "{datagram:?}");
         }
         assert_eq!(path_of(b"\0\x01a\x1b/b\0octet\0"), "a/b");
     }

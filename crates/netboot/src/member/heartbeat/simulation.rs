@@ -50,14 +50,16 @@ struct Weather {
     delay_ms: u64,
 }
 
+/// When, a tie-breaker, whereto, what.
+type Arrival = (Duration, u64, usize, Vec<u8>);
+
 struct World {
     now: Duration,
     random: Random,
     nodes: Vec<Node>,
     weather: Weather,
     is_parted: bool,
-    /// Arrivals: when, a tie-breaker, whereto, what.
-    wire: BinaryHeap<Reverse<(Duration, u64, usize, Vec<u8>)>>,
+    wire: BinaryHeap<Reverse<Arrival>>,
     sent: u64,
     /// What an attacker has recorded.
     record: Vec<(usize, Vec<u8>)>,
