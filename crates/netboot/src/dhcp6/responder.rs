@@ -37,7 +37,7 @@ impl fmt::Debug for Responder {
 }
 
 /// A server identifier made from a hardware address (DUID-LL, RFC 8415 §11.4): each member's own, and the same after a
-/// restart.
+/// restart. In offers the client's address stands behind it; to clients an identifier has no parts (§11).
 pub fn server_id(mac: Mac) -> Vec<u8> {
     let mut id = vec![0, 3, 0, 1];
     id.extend_from_slice(&mac.0);
@@ -67,7 +67,7 @@ impl Responder {
     ) -> Option<Packet> {
         let message = &packet.message;
         let device = classify(packet, from, received_on);
-        let is_ours = message.options.get(code::SERVER_ID).is_none_or(|id| id == self.server_id);
+        let is_ours = message.options.get(code::SERVER_ID).is_none_or(|id| id.starts_with(&self.server_id));
         let (kind, stages) = match (message.kind, device.firmware) {
             (_, Firmware::Other) => return None,
             (MessageType::SOLICIT, Firmware::EfiPxe | Firmware::HttpClient) if port == SERVER_PORT => {
@@ -108,7 +108,11 @@ impl Responder {
         }
         // On port 4011 the client goes on with the identifier of the offer that it took.
         let offered = request.options.get(code::SERVER_ID).filter(|_| port == BINL_PORT);
-        options.push(code::SERVER_ID, offered.unwrap_or(&self.server_id));
+        let mut server_id = offered.unwrap_or(&self.server_id).to_vec();
+        if let Some(mac) = device.mac.filter(|_| request.kind == MessageType::SOLICIT) {
+            server_id.extend_from_slice(&mac.0);
+        }
+        options.push(code::SERVER_ID, server_id);
         // Asked for an address nevertheless: there is none here (RFC 8415 §18.3.2).
         if let Some([a, b, c, d, ..]) =
             request.options.get(code::IA_NA).filter(|_| request.kind == MessageType::REQUEST)
@@ -173,7 +177,8 @@ impl Responder {
 /// Who sent this packet, that came from `from` to our address `received_on`.
 ///
 /// The MAC comes from the relay (RFC 6939), from the client's identifier, or from its link-local address (EUI-64);
-/// firmware that identifies itself by UUID tells it there only.
+/// firmware that identifies itself by UUID tells it there only. On port 4011 it comes from a global address, and its MAC is
+/// nowhere but in the server identifier that we offered it by, behind our own: it is sent back as it came.
 pub fn classify(packet: &Packet, from: Ipv6Addr, received_on: Ipv6Addr) -> Device {
     let options = &packet.message.options;
     let nearest = packet.relays.last();
@@ -191,7 +196,8 @@ pub fn classify(packet: &Packet, from: Ipv6Addr, received_on: Ipv6Addr) -> Devic
         .and_then(|relay| relay.options.get(code::CLIENT_LINK_LAYER))
         .and_then(|value| value.strip_prefix(&[0, 1])?.try_into().ok().map(Mac))
         .or_else(|| mac_of_duid(duid))
-        .or_else(|| mac_of_address(client));
+        .or_else(|| mac_of_address(client))
+        .or_else(|| mac_of_offer(options.get(code::SERVER_ID)?));
     let vendor_class = vendor_class.unwrap_or_default();
     let firmware = firmware_of(mac, arch, vendor_class, user_class, false);
     Device {
@@ -219,6 +225,14 @@ pub fn classify(packet: &Packet, from: Ipv6Addr, received_on: Ipv6Addr) -> Devic
 fn mac_of_duid(duid: &[u8]) -> Option<Mac> {
     match duid {
         [0, 1, 0, 1, _, _, _, _, mac @ ..] | [0, 3, 0, 1, mac @ ..] => mac.try_into().ok().map(Mac),
+        _ => None,
+    }
+}
+
+/// The client's hardware address in the identifier of an offer of ours or of another member.
+fn mac_of_offer(server_id: &[u8]) -> Option<Mac> {
+    match server_id {
+        [0, 3, 0, 1, _, _, _, _, _, _, mac @ ..] => mac.try_into().ok().map(Mac),
         _ => None,
     }
 }
