@@ -101,7 +101,7 @@ impl fmt::Display for Told {
 /// without boot options if nothing can be told, and says why; only the host name, which is no matter of booting, is set
 /// for whoever is given an address.
 ///
-/// Call it when all else but options 82 and 255 is in the reply: option 54 is read, and option 67 goes last.
+/// Call it when all else but option 82 is in the reply: option 54 is read, and option 67 goes last.
 pub fn add_boot(
     reply: &mut Message,
     request: &Message,

@@ -1,3 +1,5 @@
+use std::net::SocketAddrV6;
+
 use super::*;
 use crate::dhcp::testing::{Always, Notes, boot, file, script};
 use crate::dhcp6::wire::Relay;
@@ -162,4 +164,50 @@ fn nobody_is_answered_who_does_not_boot_or_may_not_or_cannot() {
             None
         );
     }
+}
+
+/// OVMF took these very answers of ours, fetched the file by TFTP and ran it; everybody else in the capture is not told
+/// anything.
+#[test]
+fn answers_are_those_that_real_firmware_took() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/dhcp6/ovmf-pxe-proxy.hex");
+    let text = std::fs::read_to_string(path).unwrap();
+    let packets: Vec<(SocketAddrV6, SocketAddrV6, Vec<u8>)> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let [from, ">", to, hex] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            (from.parse().unwrap(), to.parse().unwrap(), (0..hex.len()).step_by(2).map(byte).collect())
+        })
+        .collect();
+    let ours = ["fe80::30d5:8cff:fe37:b506", "fd77::2"].map(address);
+    let action = Action::Boot(Box::new(boot(file("snponly.efi"), &["10.77.0.1", "fd77::1"])));
+    let responder = Responder::new(
+        Arc::new(Always(action)),
+        Links::default(),
+        Arc::new(Notes::default()),
+        server_id(Mac([0x32, 0xd5, 0x8c, 0x37, 0xb5, 0x06])),
+    );
+    let mut answers = Vec::new();
+    for (from, to, bytes) in packets.iter().filter(|(from, ..)| !ours.contains(from.ip())) {
+        if from.port() == SERVER_PORT {
+            continue; // The other server's.
+        }
+        let packet = Packet::decode(bytes).unwrap();
+        let reply = responder.handle(&packet, *from.ip(), address("fd77::2"), to.port());
+        let seen = packets.iter().find(|(server, client, answer)| {
+            ours.contains(server.ip()) && client == from && answer[1..4] == bytes[1..4]
+        });
+        let is_a_request_to_another = packet.message.kind == MessageType::REQUEST && to.port() == SERVER_PORT;
+        let seen = seen.filter(|_| !is_a_request_to_another).map(|(_, _, bytes)| bytes.clone());
+        assert_eq!(reply.as_ref().map(Packet::encode), seen, "{:?} to {to}", packet.message.kind);
+        answers.extend(reply.map(|reply| reply.message.kind));
+        if to.port() == BINL_PORT {
+            let device = classify(&packet, *from.ip(), address("fd77::2"));
+            assert_eq!(device.mac, Some(Mac([0x52, 0x54, 0, 0x77, 0, 1])), "the identifier brought it back");
+            assert_eq!(device.uuid.unwrap().to_string(), "01234567-89ab-cdef-0123-456789000001");
+        }
+    }
+    assert_eq!(answers, [MessageType::ADVERTISE, MessageType::REPLY]);
 }
