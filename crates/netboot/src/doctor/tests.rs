@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -489,4 +489,64 @@ fn members_that_differ_and_a_page_for_a_script() {
     let dead =
         lab.examine(Reach::Interface("br0".into()), &clients[..1], &[members[0].clone(), members[2].clone()]);
     assert!(dead[0].findings.last().unwrap().what.contains("member c does not answer"), "{dead:?}");
+}
+
+/// A TFTP server that breaks the rules: answers from another address, or with options that nobody asked for.
+#[test]
+fn tftp_servers_that_break_the_rules() {
+    let Some(mut lab) = Lab::new() else { return };
+    let boot = "dhcp-boot=tag:bios,odd-options dhcp-boot=tag:efi,other-address";
+    lab.dnsmasq(0, &[POOL, MATCHES, boot].join(" "));
+    let name = lab.names[1].clone();
+    assert!(ip(&format!("-n {name} addr add 10.99.0.11/24 dev eth0")));
+    let (sender, ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        enter(&name);
+        let socket = UdpSocket::bind((SERVER, 69)).unwrap();
+        let other = UdpSocket::bind("10.99.0.11:0").unwrap();
+        sender.send(()).unwrap();
+        let mut packet = [0; 600];
+        while let Ok((length, from)) = socket.recv_from(&mut packet) {
+            let is_odd = packet[..length].windows(3).any(|part| part == b"odd");
+            let _ = if is_odd {
+                socket.send_to(b"\0\x06tsize\x0010\0windowsize\x008\0", from)
+            } else {
+                other.send_to(b"\0\x06tsize\x0010\0", from)
+            };
+        }
+    });
+    ready.recv().unwrap();
+    lab.expect(&[(Client::BiosPxe, &["PXE-E36"]), (Client::EfiPxe, &["PXE-E18", "next-server-is-router"])]);
+}
+
+/// A DHCP server that offers and then refuses, as one does that has just been told of another network.
+#[test]
+fn a_server_that_offers_and_refuses() {
+    let Some(lab) = Lab::new() else { return };
+    let name = lab.names[1].clone();
+    let (sender, ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        enter(&name);
+        let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
+        socket.set_broadcast(true).unwrap();
+        // Without a route to everywhere, a broadcast needs to be told its interface.
+        socket2::SockRef::from(&socket).bind_device(Some(b"eth0")).unwrap();
+        sender.send(()).unwrap();
+        let mut packet = [0; 2000];
+        while let Ok((length, _)) = socket.recv_from(&mut packet) {
+            let request = Message::decode(&packet[..length]).unwrap();
+            let is_discover = request.kind() == Some(MessageType::DISCOVER);
+            let kind = if is_discover { MessageType::OFFER } else { MessageType::NAK };
+            let mut reply = Message::reply_to(&request, kind);
+            reply.options.set(code::SERVER_ID, SERVER.octets());
+            if is_discover {
+                reply.yiaddr = LEASE;
+                reply.siaddr = SERVER;
+                reply.file = b"undionly.kpxe".to_vec();
+            }
+            let _ = socket.send_to(&reply.encode(548), "255.255.255.255:68");
+        }
+    });
+    ready.recv().unwrap();
+    lab.expect(&[(Client::BiosPxe, &["PXE-E51"]), (Client::EfiPxe, &["PXE-E18"])]);
 }

@@ -5,7 +5,11 @@
 # is read to 0x20000 (INT 13h, AH=42h, which El Torito and USB share; only the sector's size differs) and moved to its
 # address, which may be above 1 MiB (INT 15h, AH=87h). Then iPXE's Linux-style setup at 0x10000 is entered
 # (Linux boot protocol, "Running the kernel"). The writer fills in `step` and `pieces`.
+#
+# A piece with address 0 is the script: it goes to the end of the memory below 4 GiB (INT 15h, AX=E820h), where an
+# initial RAM disk belongs. iPXE moves to just below it; lower down it would be in the way of the kernel that it loads.
         .code16
+        .set map, 0x600                 # free memory above the BIOS's own data: one entry of the memory map
         .globl start
 start:  cli
         xorw %ax, %ax
@@ -17,13 +21,38 @@ start:  cli
         cld
         ljmp $0, $main                  # some BIOSes enter at 07c0:0000
 main:   movb %dl, drive
+        xorl %ebx, %ebx
+memory: movl $0xe820, %eax
+        movl $0x534d4150, %edx          # "SMAP"
+        movl $20, %ecx
+        movw $map, %di
+        int $0x15
+        jc known
+        movl map, %eax
+        addl map + 8, %eax              # its end
+        jc skip
+        movl map + 4, %edx              # 0 if base and length are below 4 GiB
+        orl map + 12, %edx
+        jnz skip
+        cmpb $1, map + 16               # usable
+        jne skip
+        cmpl script, %eax
+        jbe skip
+        movl %eax, script
+skip:   testl %ebx, %ebx
+        jnz memory
+known:  subl $0x80000, script           # room for the largest script, and to spare
+        andw $0xf000, script
         movw $pieces, %bx
 piece:  movl (%bx), %eax
         testl %eax, %eax
         jz run
         movl %eax, dap_lba
         movl 4(%bx), %eax
-        movl %eax, target
+        testl %eax, %eax
+        jnz place
+        movl script, %eax
+place:  movl %eax, target
         movw 8(%bx), %cx
 chunk:  pushw %bx
         pushw %cx
@@ -54,11 +83,13 @@ chunk:  pushw %bx
         loop chunk
         addw $10, %bx
         jmp piece
-run:    movw $0x1000, %ax
+run:    movl script, %edx
+        movw $0x1000, %ax
         movw %ax, %ds
         movw %ax, %es
         movw %ax, %fs
         movw %ax, %gs
+        movl %edx, 0x218                # ramdisk_image
         ljmp $0x1020, $0
 fail:   movw $text, %si
 print:  lodsb
@@ -73,6 +104,7 @@ halt:   hlt
 text:   .asciz "goldwire: cannot read the boot medium\r\n"
 drive:  .byte 0
 target: .long 0
+script: .long 0
 dap:    .byte 16, 0
 dap_count: .word 0
         .word 0, 0x2000                 # 2000:0000

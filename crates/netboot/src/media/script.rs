@@ -72,7 +72,8 @@ pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
     }
     // From the longest down, so that one step is taken at a time; 30 s is what a person still waits for.
     line(format_args!(
-        ":failed\necho goldwire: no boot server answered, trying again in ${{pause}} s\nsleep ${{pause}}"
+        ":failed\necho goldwire: no boot server answered, trying again in ${{pause}} s (Ctrl-C: shell)\n\
+         sleep ${{pause}} || shell"
     ));
     for (from, to) in [(16, 30), (8, 16), (4, 8), (2, 4), (1, 2)] {
         line(format_args!("iseq ${{pause}} {from} && set pause {to} ||"));

@@ -362,7 +362,7 @@ fn boot_server() -> (u16, mpsc::Receiver<String>) {
 /// Boots a machine from a medium whose first boot server is dead; gives what the second was asked for and the serial
 /// console. None if something is not installed.
 fn boots(board: Board, is_iso: bool, is_stick: bool, address: Address) -> Option<(String, String)> {
-    const LIMIT: Duration = Duration::from_secs(150);
+    const LIMIT: Duration = Duration::from_secs(400);
     let qemu = tool("qemu-system-x86_64")?;
     let (code, variables) = ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd");
     for path in [PROGRAMS, code, variables] {
