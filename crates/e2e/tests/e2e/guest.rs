@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::lab::{Lab, PATIENCE};
 use crate::plain_rom::PlainRom;
@@ -63,7 +62,9 @@ impl Guest {
         let mac = format!("52:54:00:77:00:{port:02x}");
         let mut command = lab.command("sw", "qemu-system-x86_64");
         command
-            .args(["-accel", "tcg", "-cpu", "max", "-m", "256", "-rtc", "base=utc", "-no-reboot"])
+            .args(["-accel", "tcg", "-cpu", "max", "-m", "256", "-rtc", "base=utc"])
+            // A machine that could not boot begins again, as those in racks do.
+            .args(["-boot", "reboot-timeout=1000"])
             .args(["-nodefaults", "-display", "none", "-serial", "stdio"])
             .arg("-smbios")
             .arg(format!("type=1,uuid=01234567-89ab-cdef-0123-4567890000{port:02x},serial=SN{port:02x}"))
@@ -119,16 +120,10 @@ impl Guest {
         Self { qemu, serial, mac, _plain_rom: plain_rom }
     }
 
-    /// Its hardware address.
-    pub(crate) fn mac(&self) -> &str {
-        &self.mac
-    }
-
-    /// Waits until these words are on its serial console; when, since the lab's start.
+    /// Waits until these words are on its serial console.
     #[track_caller]
-    pub(crate) fn wait_for(&self, words: &str) -> Duration {
-        let found = self.serial.wait(words, PATIENCE);
-        found.unwrap_or_else(|| panic!("{} never said {words:?}", self.mac))
+    pub(crate) fn wait_for(&self, words: &str) {
+        assert!(self.serial.wait(words, PATIENCE), "{} never said {words:?}", self.mac);
     }
 
     /// Whether these words are on its serial console so far.

@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
-
-use rustix::process::Signal;
 
 use crate::advertiser::Advertiser;
 use crate::machine::{self, must, program, succeeds};
@@ -27,7 +26,7 @@ use crate::transcript::Transcript;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What every boot test needs.
-const PROGRAMS: [&str; 6] = ["ip", "tc", "ethtool", "qemu-system-x86_64", "grub-mkimage", "tcpdump"];
+const PROGRAMS: [&str; 7] = ["ip", "tc", "nft", "ethtool", "qemu-system-x86_64", "grub-mkimage", "tcpdump"];
 const FILES: [&str; 4] = [
     "/dev/net/tun",
     "/usr/lib/ipxe/qemu/pxe-virtio.rom",
@@ -186,8 +185,48 @@ impl Lab {
         assert!(status.success(), "tc in {space}");
     }
 
+    /// Packets that fit `filter` (in nft's words) do not reach a server any more: it is there and cannot be spoken to.
+    pub(crate) fn hold(&self, space: &str, filter: &str) {
+        let rules = format!(
+            "table inet lab {{ chain input {{ type filter hook input priority 0; {filter} counter drop; }}; }}"
+        );
+        let status = self.command(space, "nft").arg(rules).status().unwrap();
+        assert!(status.success(), "nft in {space}");
+    }
+
+    /// Waits until such a packet has come.
+    pub(crate) fn wait_for_held(&self, space: &str) {
+        let table = ["list", "table", "inet", "lab"];
+        until("a packet is held", || {
+            let output = self.command(space, "nft").args(table).output().unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            text.contains("counter packets") && !text.contains("counter packets 0 ")
+        });
+    }
+
+    /// Lets all packets through again.
+    pub(crate) fn release(&self, space: &str) {
+        let status = self.command(space, "nft").args(["delete", "table", "inet", "lab"]).status().unwrap();
+        assert!(status.success(), "nft in {space}");
+    }
+
+    /// Waits until something listens on a TCP port.
+    pub(crate) fn wait_for_port(&self, space: &str, port: u16) {
+        let line = format!(":{port:04X} 00000000:0000 0A");
+        until("the server listens", || {
+            let output = self.command(space, "cat").arg("/proc/net/tcp").output().unwrap();
+            String::from_utf8(output.stdout).unwrap().contains(&line)
+        });
+    }
+
+    /// Waits until a server has sent so many bytes.
+    pub(crate) fn wait_for_sent(&self, space: &str, bytes: u64) {
+        let before = self.sent(space);
+        until("the server sends", || self.sent(space) >= before + bytes);
+    }
+
     /// Bytes that a server has sent so far.
-    pub(crate) fn sent(&self, space: &str) -> u64 {
+    fn sent(&self, space: &str) -> u64 {
         let text = must("ip", ["-n", &self.name(space), "-j", "-s", "link", "show", "eth0"]);
         let links: serde_json::Value = serde_json::from_str(&text).unwrap();
         links[0]["stats64"]["tx"]["bytes"].as_u64().unwrap()
@@ -230,13 +269,23 @@ impl Lab {
     }
 }
 
+/// Waits until something holds that a guest has to bring about; fails the test when it never does.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Some(mut capture) = self.capture.take() {
             let _ = capture.kill();
             let _ = capture.wait();
         }
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("{}", self.story());
         }
         self.advertiser = None;
@@ -253,27 +302,15 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Waits until it said these words; when, since the lab's start.
+    /// Waits until it said these words.
     #[track_caller]
-    pub(crate) fn wait_for(&self, words: &str) -> Duration {
-        let found = self.transcript.wait(words, PATIENCE);
-        found.unwrap_or_else(|| panic!("the server never said {words:?}"))
-    }
-
-    /// Whether it said these words so far.
-    pub(crate) fn has_said(&self, words: &str) -> bool {
-        self.transcript.has(words)
+    pub(crate) fn wait_for(&self, words: &str) {
+        assert!(self.transcript.wait(words, PATIENCE), "the server never said {words:?}");
     }
 
     /// It is gone at once, as when the power fails.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Asks it to end, and waits for that.
-    pub(crate) fn stop(mut self) {
-        machine::signal(self.child.id(), Signal::TERM);
         let _ = self.child.wait();
     }
 }

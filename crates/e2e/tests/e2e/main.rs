@@ -22,6 +22,8 @@ mod marker;
 #[cfg(test)]
 mod plain_rom;
 #[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod tool;
 #[cfg(test)]
 mod transcript;

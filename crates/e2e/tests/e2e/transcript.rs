@@ -65,20 +65,17 @@ impl Transcript {
         self.grown.notify_all();
     }
 
-    /// When a line with these words came, as time since the start; none when the stream ended or `patience` did before.
-    pub(crate) fn wait(&self, words: &str, patience: Duration) -> Option<Duration> {
+    /// Waits for a line with these words; false when the stream ended or `patience` did before.
+    pub(crate) fn wait(&self, words: &str, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut text = self.text.lock().unwrap();
         loop {
-            if let Some((time, _)) = text.lines.iter().find(|(_, line)| line.contains(words)) {
-                return Some(*time);
-            }
-            if text.unfinished.contains(words) {
-                return Some(self.start.elapsed());
+            if text.lines.iter().any(|(_, line)| line.contains(words)) || text.unfinished.contains(words) {
+                return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if text.has_ended || left.is_zero() {
-                return None;
+                return false;
             }
             text = self.grown.wait_timeout(text, left).unwrap().0;
         }
@@ -86,7 +83,7 @@ impl Transcript {
 
     /// Whether these words came so far.
     pub(crate) fn has(&self, words: &str) -> bool {
-        self.wait(words, Duration::ZERO).is_some()
+        self.wait(words, Duration::ZERO)
     }
 
     /// Everything, for a person.

@@ -1,0 +1,106 @@
+//! Two goldwire boot servers in the lab, which stand in for each other.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::lab::{Lab, Service};
+use crate::marker::{bios_program, efi_program};
+use crate::tool::Scene;
+
+/// What the machines boot, and how DHCP is answered.
+pub(crate) struct Wish {
+    /// `server`, or `proxy` beside somebody else's.
+    pub(crate) mode: &'static str,
+    /// The keys of the profile that every device gets.
+    pub(crate) profile: &'static str,
+}
+
+/// An iPXE script of the boot tree says `SCRIPT MARKER` and the address.
+pub(crate) const SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'" };
+/// The same with 6 MiB behind it, for a server that dies in the middle.
+pub(crate) const BIG_SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'big.ipxe'" };
+/// A plain file, which says `NBP MARKER` where BIOS runs it.
+pub(crate) const PLAIN_FILE: Wish = Wish { mode: "server", profile: "file = 'ARDBP32.BIN'" };
+/// A plain file, which says `EFI MARKER` where UEFI runs it.
+pub(crate) const EFI_FILE: Wish = Wish { mode: "server", profile: "file = 'marker.efi'" };
+
+/// boot1 on srv1 and boot2 on srv2. Each device's first member is boot1.
+pub(crate) struct Servers {
+    folder: PathBuf,
+    boot1: Option<Service>,
+    boot2: Option<Service>,
+}
+
+impl Servers {
+    /// Writes the files and starts nothing.
+    pub(crate) fn prepare(scene: &Scene, wish: &Wish) -> Self {
+        let folder = scene.folder("boot");
+        let root = scene.folder("boot/root");
+        let marker = "#!ipxe\necho SCRIPT MARKER ${net0/ip}\nsleep 3600\n";
+        fs::write(root.join("marker.ipxe"), marker).unwrap();
+        let mut big = marker.as_bytes().to_vec();
+        big.resize(6 << 20, b'#');
+        fs::write(root.join("big.ipxe"), big).unwrap();
+        fs::write(root.join("ARDBP32.BIN"), bios_program("NBP MARKER")).unwrap();
+        efi_program(&folder, &root.join("marker.efi"), "EFI MARKER");
+        fs::write(folder.join("secret"), "0123456789abcdef0123456789abcdef\n").unwrap();
+        for number in 1..=2 {
+            let state = scene.folder(&format!("boot/state{number}"));
+            let pool = 100 + 10 * number;
+            let file = format!(
+                "default-profile = 'lab'\n\
+                 [server]\nname = 'boot{number}'\nstate = '{state}'\nroot = '{root}'\nipxe = '/usr/lib/ipxe'\n\
+                 secret-file = '{secret}'\n\
+                 [http]\nlisten = ['0.0.0.0:80']\n\
+                 [tftp]\nlisten = ['0.0.0.0:69']\n\
+                 [dhcp]\nmode = '{mode}'\ninterfaces = ['eth0']\n\
+                 [heartbeat]\nlisten = '0.0.0.0:6970'\n\
+                 [[subnet]]\nnetwork = '10.77.0.0/24'\npools = ['10.77.0.{pool}-10.77.0.{last}']\n\
+                 [[member]]\nname = 'boot1'\naddress = '10.77.0.1'\nsubnets = ['10.77.0.0/24']\n\
+                 [[member]]\nname = 'boot2'\naddress = '10.77.0.2'\n\
+                 [profile.lab]\n{profile}\n",
+                state = state.display(),
+                root = root.display(),
+                secret = folder.join("secret").display(),
+                mode = wish.mode,
+                last = pool + 9,
+                profile = wish.profile,
+            );
+            fs::write(folder.join(format!("boot{number}.toml")), file).unwrap();
+        }
+        Self { folder, boot1: None, boot2: None }
+    }
+
+    /// Starts both.
+    pub(crate) fn start(lab: &Lab, scene: &Scene, wish: &Wish) -> Self {
+        let mut servers = Self::prepare(scene, wish);
+        servers.boot1 = Some(servers.start_one(lab, 1));
+        servers.boot2 = Some(servers.start_one(lab, 2));
+        servers
+    }
+
+    /// Starts the second one only: the first is dead all the time.
+    pub(crate) fn start_second(lab: &Lab, scene: &Scene, wish: &Wish) -> Self {
+        let mut servers = Self::prepare(scene, wish);
+        servers.boot2 = Some(servers.start_one(lab, 2));
+        servers
+    }
+
+    fn start_one(&self, lab: &Lab, number: u8) -> Service {
+        let space = format!("srv{number}");
+        let file = self.config(number);
+        let service = lab.goldwire(&space, ["boot", "serve", "--config", file.to_str().unwrap()]);
+        lab.wait_for_port(&space, 80);
+        service
+    }
+
+    /// The boot file of a member.
+    pub(crate) fn config(&self, number: u8) -> PathBuf {
+        self.folder.join(format!("boot{number}.toml"))
+    }
+
+    /// The first member's power fails.
+    pub(crate) fn kill_first(&mut self) {
+        self.boot1.take().expect("killed once").kill();
+    }
+}
