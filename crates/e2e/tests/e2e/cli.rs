@@ -86,7 +86,7 @@ fn errors_name_the_thing_its_causes_and_a_hint() {
     Guest::random(1, 4, 1).write_vhd(&image, 1);
     let whole = fs::read(&image).unwrap();
     fs::write(scene.path("torn.vhd"), &whole[..whole.len() / 2]).unwrap();
-    let twice = scene.goldwire(&["sync", "a.vhd", "a.vhd"]).expect(2);
+    let twice = scene.goldwire(["sync", "a.vhd", "a.vhd"]).expect(2);
     assert!(twice.stderr.contains("same place"), "{twice}");
     for (words, parts) in [
         (&["sync", "no.vhd", "b.vhd"][..], &["no.vhd", "No such file"][..]),
