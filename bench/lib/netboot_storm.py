@@ -36,9 +36,10 @@ default-profile = "storm"
 name = "boot1"
 state = "{work}/state"
 root = "{work}/root"
-secret-file = "{work}/secret"
 [http]
 listen = ["127.0.0.1:80"]
+[tftp]
+listen = []
 [dhcp]
 mode = "server"
 interfaces = ["lo"]
@@ -49,7 +50,8 @@ pools = ["127.0.16.0-127.0.63.255"]
 name = "boot1"
 address = "127.0.0.1"
 [profile.storm]
-script-text = "imgfetch /kernel\\nimgfetch /initrd\\nboot\\n"
+kernel = "kernel"
+initrd = "initrd"
 """
 
 NGINX = """
@@ -61,8 +63,6 @@ http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; s
 
 def goldwire(arguments, work):
     (work / "boot.toml").write_text(GOLDWIRE.format(work=work))
-    (work / "secret").write_text("0123456789abcdef0123456789abcdef\n")
-    (work / "secret").chmod(0o600)
     return [[arguments.goldwire, "boot", "serve", "--config", str(work / "boot.toml")]], arguments.prefix
 
 

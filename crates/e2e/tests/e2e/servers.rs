@@ -1,6 +1,7 @@
 //! Two goldwire boot servers in the lab, which stand in for each other.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::lab::{Lab, Service};
@@ -43,27 +44,26 @@ impl Servers {
         fs::write(root.join("big.ipxe"), big).unwrap();
         fs::write(root.join("ARDBP32.BIN"), bios_program("NBP MARKER")).unwrap();
         efi_program(&folder, &root.join("marker.efi"), "EFI MARKER");
-        fs::write(folder.join("secret"), "0123456789abcdef0123456789abcdef\n").unwrap();
+        let secret = folder.join("secret");
+        fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         for number in 1..=2 {
             let state = scene.folder(&format!("boot/state{number}"));
-            let pool = 100 + 10 * number;
             let file = format!(
                 "default-profile = 'lab'\n\
-                 [server]\nname = 'boot{number}'\nstate = '{state}'\nroot = '{root}'\nipxe = '/usr/lib/ipxe'\n\
-                 secret-file = '{secret}'\n\
-                 [http]\nlisten = ['0.0.0.0:80']\n\
-                 [tftp]\nlisten = ['0.0.0.0:69']\n\
+                 [server]\nname = 'boot{number}'\nstate = '{state}'\nroot = '{root}'\nsecret-file = '{secret}'\n\
                  [dhcp]\nmode = '{mode}'\ninterfaces = ['eth0']\n\
                  [heartbeat]\nlisten = '0.0.0.0:6970'\n\
-                 [[subnet]]\nnetwork = '10.77.0.0/24'\npools = ['10.77.0.{pool}-10.77.0.{last}']\n\
-                 [[member]]\nname = 'boot1'\naddress = '10.77.0.1'\nsubnets = ['10.77.0.0/24']\n\
-                 [[member]]\nname = 'boot2'\naddress = '10.77.0.2'\n\
+                 [[subnet]]\nnetwork = '10.77.0.0/24'\npools-of = {{ \
+                 boot1 = '10.77.0.110-10.77.0.119', boot2 = '10.77.0.120-10.77.0.129' }}\n\
+                 [[member]]\nname = 'boot1'\naddress = '10.77.0.1'\nheartbeat = '10.77.0.1:6970'\n\
+                 [[member]]\nname = 'boot2'\naddress = '10.77.0.2'\nheartbeat = '10.77.0.2:6970'\n\
+                 subnets = '10.99.0.0/16' # Not ours: it comes after all others.\n\
                  [profile.lab]\n{profile}\n",
                 state = state.display(),
                 root = root.display(),
-                secret = folder.join("secret").display(),
+                secret = secret.display(),
                 mode = wish.mode,
-                last = pool + 9,
                 profile = wish.profile,
             );
             fs::write(folder.join(format!("boot{number}.toml")), file).unwrap();
