@@ -11,6 +11,9 @@ pub mod server;
 pub mod transfer;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use driver::{BindError, Bound, Running, bind};
 pub use send::SendMethod;
 pub use server::{BlockSizeCap, Mode, Settings, Surroundings};

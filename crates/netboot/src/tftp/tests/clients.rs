@@ -1,0 +1,129 @@
+//! Real clients, and the ways of sending.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::super::server::{Mode, Settings};
+use super::super::{SendMethod, bind};
+use super::complaints::{fetch_in, on_loopback, serve};
+use super::{files, pattern, surroundings};
+use crate::tftp::wire::OptionName;
+
+const LENGTH: usize = 3_000_001;
+
+/// Runs a client in a new folder and compares what it has fetched; `arguments` from the port and where to put the file.
+fn check(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) {
+    let is_there =
+        Command::new(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if is_there.is_err() {
+        eprintln!("SKIPPED: {program} is not installed");
+        return;
+    }
+    for mode in [Mode::SinglePort, Mode::PortPerTransfer] {
+        let (running, diary) = serve(Settings { mode, ..on_loopback() }, &[("dir/f", LENGTH)]);
+        let folder = tempfile::tempdir().unwrap();
+        let got = folder.path().join("got");
+        let arguments = arguments(running.addresses()[0].port(), &got);
+        let done = Command::new("timeout")
+            .arg("60")
+            .arg(program)
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = format!("{program} {arguments:?} {mode:?}: {done:?} {:?}", diary.lines());
+        let file = std::fs::read(&got).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert!(file[..] == pattern(LENGTH)[..], "{} bytes, {said}", file.len());
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn tftp_hpa() {
+    check("tftp", |port, got| words(&format!("-m binary 127.0.0.1 {port} -c get dir/f {}", got.display())));
+}
+
+#[test]
+fn atftp() {
+    for options in ["", "blksize 1468", "blksize 1468,windowsize 16", "windowsize 64,tsize 0,timeout 3"] {
+        check("atftp", |port, got| {
+            let mut arguments = Vec::new();
+            for option in options.split(',').filter(|option| !option.is_empty()) {
+                arguments.extend(["--option".to_owned(), option.to_owned()]);
+            }
+            arguments.extend(words(&format!("-g -r dir/f -l {} 127.0.0.1 {port}", got.display())));
+            arguments
+        });
+    }
+}
+
+#[test]
+fn curl() {
+    let has_tftp = Command::new("curl").arg("--version").output();
+    if !has_tftp.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains("tftp")) {
+        eprintln!("SKIPPED: there is no curl with TFTP");
+        return;
+    }
+    for options in ["", "--tftp-blksize 1468 ", "--tftp-no-options "] {
+        check("curl", |port, got| {
+            words(&format!("-sS {options}-o {} tftp://127.0.0.1:{port}/dir/f", got.display()))
+        });
+    }
+}
+
+#[test]
+fn busybox() {
+    let applets = Command::new("busybox").arg("--list").output();
+    if !applets.is_ok_and(|list| String::from_utf8_lossy(&list.stdout).lines().any(|line| line == "tftp")) {
+        eprintln!("SKIPPED: there is no busybox with tftp");
+        return;
+    }
+    check("busybox", |port, got| {
+        words(&format!("tftp -g -b 1468 -r dir/f -l {} 127.0.0.1 {port}", got.display()))
+    });
+}
+
+#[test]
+fn every_way_of_sending_sends_the_same() {
+    for mode in [Mode::SinglePort, Mode::PortPerTransfer] {
+        for method in [SendMethod::Segments, SendMethod::Batch, SendMethod::Single] {
+            for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+                let settings = Settings {
+                    mode,
+                    listen: vec![listen.parse().unwrap()],
+                    block_size_max: 65464,
+                    ..Settings::default()
+                };
+                let bound = bind(settings).unwrap().with_send_method(method);
+                let mut server = bound.addresses()[0];
+                if server.ip().is_unspecified() {
+                    server.set_ip(if server.is_ipv4() {
+                        "127.0.0.1".parse().unwrap()
+                    } else {
+                        "::1".parse().unwrap()
+                    });
+                }
+                let running = bound.run(surroundings(files(&[("f", LENGTH)])).0).unwrap();
+                for (block, window) in [(512, 64), (1468, 16), (40_000, 2)] {
+                    let options = [(OptionName::BlockSize, block), (OptionName::WindowSize, window)];
+                    let file = fetch_in(mode, server, "f", &options).unwrap();
+                    assert!(file[..] == pattern(LENGTH)[..], "{method:?} {listen} {block} {window}");
+                }
+                running.stop();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_second_server_on_the_same_address_is_noticed() {
+    let bound = bind(on_loopback()).unwrap();
+    let settings = Settings { listen: bound.addresses().to_vec(), ..Settings::default() };
+    let error = bind(settings.clone()).unwrap_err();
+    assert!(error.to_string().starts_with("listen for TFTP on 127.0.0.1:"), "{error}");
+    drop(bound);
+    drop(bind(settings).unwrap());
+}

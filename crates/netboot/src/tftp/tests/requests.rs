@@ -1,0 +1,216 @@
+//! Who is answered what.
+
+use std::time::Duration;
+
+use super::super::server::{BlockSizeCap, Settings};
+use super::super::wire::{ErrorCode, OptionName, Packet};
+use super::{Bench, ack, files, key, read_request};
+
+fn error_of(sent: &[Vec<u8>]) -> Option<ErrorCode> {
+    match sent {
+        [one] => match Packet::decode(one).unwrap() {
+            Packet::Error { code, .. } => Some(code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[test]
+fn edk2_asks_for_the_size_breaks_off_and_comes_again() {
+    let packets: Vec<(bool, Vec<u8>)> = include_str!("../testdata/edk2.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (who, hex) = line.split_once(' ').unwrap();
+            let bytes = hex.as_bytes().chunks(2).map(|two| {
+                let [byte] = goldwire_stdx::from_hex(std::str::from_utf8(two).unwrap()).unwrap();
+                byte
+            });
+            (who == "client", bytes.collect())
+        })
+        .collect();
+    let client: Vec<&[u8]> =
+        packets.iter().filter(|(is_client, _)| *is_client).map(|(_, bytes)| &bytes[..]).collect();
+    let mut bench = Bench::new(Settings::default(), files(&[("snponly.efi", 173_792)]));
+    let (question, transfer) = (key(100, 1285), key(100, 1286));
+
+    let sent = bench.exchange(question, client[0]);
+    assert_eq!(sent, [b"\0\x06tsize\x00173792\0blksize\x001468\0windowsize\x004\0".to_vec()]);
+    assert_eq!(bench.exchange(question, client[1]), Vec::<Vec<u8>>::new());
+    assert_eq!(bench.server.transfers(), 0);
+
+    let sent = bench.exchange(transfer, client[2]);
+    assert_eq!(sent, [b"\0\x06blksize\x001468\0windowsize\x004\0".to_vec()]);
+    assert_eq!(bench.exchange(transfer, client[3]).len(), 4);
+    for block in (4..119).step_by(4) {
+        assert_eq!(bench.exchange(transfer, &ack(block)).len(), if block == 116 { 3 } else { 4 });
+    }
+    assert_eq!(bench.exchange(transfer, &ack(119)), Vec::<Vec<u8>>::new());
+    let mac = super::MAC;
+    assert_eq!(
+        bench.diary.lines(),
+        [
+            format!("{mac} transferred snponly.efi 0 true"),
+            format!("{mac} transferred snponly.efi 173792 true"),
+            format!("{mac} reached bootstrap snponly.efi"),
+        ]
+    );
+}
+
+#[test]
+fn names_in_the_spelling_of_any_firmware() {
+    let mut bench = Bench::new(Settings::default(), files(&[("pxe/boot.0", 10)]));
+    for (port, name) in [
+        &b"pxe/boot.0"[..],
+        b"/pxe/boot.0",
+        b"//pxe///boot.0",
+        b"\\pxe\\boot.0",
+        b"./pxe/./boot.0",
+        b"pxe/boot.0\xff",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let sent = bench.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
+        assert_eq!(sent.len(), 1, "{name:?}");
+        assert!(matches!(Packet::decode(&sent[0]), Ok(Packet::Data { block: 1, .. })), "{name:?}");
+    }
+}
+
+#[test]
+fn no_spelling_leads_out_of_the_tree() {
+    let mut bench = Bench::new(Settings::default(), files(&[("etc/passwd", 10), ("..", 1), ("a/../b", 1)]));
+    let long = vec![b'a'; 450];
+    let names = [
+        &b"../etc/passwd"[..],
+        b"..",
+        b"/../etc/passwd",
+        b"a/../../etc/passwd",
+        b"a/../b",
+        b"..\\etc\\passwd",
+        b"a\\..\\..\\etc/passwd",
+        b"./../etc/passwd",
+        b"a/..",
+        b"//..//etc/passwd",
+        b"etc/passwd\n",
+        b"etc\x7f/passwd",
+        b"\xc0\xae\xc0\xae/etc/passwd",
+        b"..\xff",
+        b"",
+        b"/",
+        b"\\",
+        b".",
+        &long,
+    ];
+    for (port, name) in names.iter().enumerate() {
+        let sent = bench.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
+        assert_eq!(error_of(&sent), Some(ErrorCode::ACCESS_VIOLATION), "{name:?}");
+    }
+    // These are names like any other, for who knows the tree.
+    for (port, name) in
+        [&b"%2e%2e/etc/passwd"[..], b".../passwd", b"C:\\etc\\passwd", b"~root"].iter().enumerate()
+    {
+        let sent = bench.exchange(key(2, 2000 + port as u16), &read_request(name, &[]));
+        assert_eq!(error_of(&sent), Some(ErrorCode::FILE_NOT_FOUND), "{name:?}");
+    }
+    assert_eq!(bench.server.transfers(), 0);
+}
+
+#[test]
+fn refusals_have_the_code_that_fits() {
+    let mut bench = Bench::new(Settings::default(), files(&[("a", 10)]));
+    let mode = |mode: &[u8]| [&b"\0\x01a\0"[..], mode, b"\0"].concat();
+    for (port, request, code) in [
+        (1, read_request(b"nothing", &[]), ErrorCode::FILE_NOT_FOUND),
+        (2, read_request(b"forbidden", &[]), ErrorCode::ACCESS_VIOLATION),
+        (3, b"\0\x02a\0octet\0".to_vec(), ErrorCode::ACCESS_VIOLATION),
+        (4, mode(b"netascii"), ErrorCode::ILLEGAL_OPERATION),
+        (5, mode(b"mail"), ErrorCode::ILLEGAL_OPERATION),
+    ] {
+        assert_eq!(error_of(&bench.exchange(key(2, port), &request)), Some(code), "{port}");
+    }
+    // To these, nobody answers.
+    for packet in
+        [&b""[..], b"\0\x05\0\0x\0", b"\0\x04\0\x01", b"\0\x03\0\x01x", b"\0\x06\0", b"\0\x09ab", b"\0\x01a"]
+    {
+        assert!(bench.exchange(key(2, 9), packet).is_empty(), "{packet:?}");
+    }
+    assert!(bench.exchange(key(2, 0), &read_request(b"a", &[])).is_empty());
+}
+
+#[test]
+fn a_packet_from_another_port_or_to_another_address_changes_nothing() {
+    let mut bench = Bench::new(Settings::default(), files(&[("a", 2000)]));
+    let client = key(2, 1000);
+    assert_eq!(bench.exchange(client, &read_request(b"a", &[])).len(), 1);
+    let mut elsewhere = client;
+    elsewhere.local = key(7, 0).peer.ip();
+    for stranger in [key(2, 1001), key(3, 1000), elsewhere] {
+        assert!(bench.exchange(stranger, &ack(1)).is_empty());
+        assert!(bench.exchange(stranger, b"\0\x05\0\0stop\0").is_empty());
+    }
+    assert_eq!(bench.exchange(client, &ack(1)).len(), 1);
+}
+
+#[test]
+fn limits_hold_and_who_waits_is_served_later() {
+    let settings = Settings { transfers_max: 3, transfers_per_address_max: 2, ..Settings::default() };
+    let mut bench = Bench::new(settings, files(&[("a", 10)]));
+    let request = read_request(b"a", &[]);
+    assert_eq!(bench.exchange(key(2, 1), &request).len(), 1);
+    assert_eq!(bench.exchange(key(2, 2), &request).len(), 1);
+    assert!(bench.exchange(key(2, 3), &request).is_empty());
+    assert_eq!(bench.exchange(key(3, 1), &request).len(), 1);
+    assert!(bench.exchange(key(4, 1), &request).is_empty());
+    bench.exchange(key(2, 1), &ack(1));
+    assert_eq!(bench.exchange(key(4, 1), &request).len(), 1);
+    // Clients that fell silent give their places back.
+    while let Some(deadline) = bench.server.poll_timeout() {
+        bench.now = deadline;
+        bench.server.handle_timeout(bench.now);
+        bench.sent();
+    }
+    assert_eq!(bench.server.transfers(), 0);
+    for client in 10..13 {
+        assert_eq!(bench.exchange(key(client, 1), &request).len(), 1);
+    }
+}
+
+#[test]
+fn a_request_that_comes_twice_is_one_transfer() {
+    let mut bench = Bench::new(Settings::default(), files(&[("a", 2000), ("b", 5)]));
+    let (client, request) = (key(2, 1000), read_request(b"a", &[]));
+    assert_eq!(bench.exchange(client, &request).len(), 1);
+    assert!(bench.exchange(client, &request).is_empty());
+    assert_eq!(bench.exchange(client, &ack(1)).len(), 1);
+    assert!(bench.exchange(client, &request).is_empty(), "a copy that was late");
+    // The machine was reset and uses the same port again.
+    bench.now += Duration::from_secs(5);
+    let sent = bench.exchange(client, &request);
+    assert!(matches!(Packet::decode(&sent[0]), Ok(Packet::Data { block: 1, .. })));
+    let sent = bench.exchange(client, &read_request(b"b", &[]));
+    assert_eq!(sent, [b"\0\x03\0\x01\x00\x01\x02\x03\x04".to_vec()]);
+    assert_eq!(bench.server.transfers(), 1);
+}
+
+#[test]
+fn a_network_with_less_room_gets_smaller_blocks() {
+    let cap = |network: &str, prefix_length, block_size_max| BlockSizeCap {
+        network: network.parse().unwrap(),
+        prefix_length,
+        block_size_max,
+    };
+    let caps = vec![cap("10.0.0.0", 8, 1400), cap("10.0.0.128", 25, 1200), cap("10.0.0.64", 26, 9000)];
+    let mut bench =
+        Bench::new(Settings { block_size_caps: caps, ..Settings::default() }, files(&[("a", 10)]));
+    for (client, block_size) in [(2, 1400), (127, 1468), (128, 1200), (255, 1200)] {
+        let sent = bench.exchange(key(client, 1), &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
+        let Packet::OptionAck(options) = Packet::decode(&sent[0]).unwrap() else { panic!() };
+        assert_eq!(options.get(OptionName::BlockSize), Some(block_size), "{client}");
+    }
+    let mut client = key(2, 1);
+    client.peer = "[2001:db8::2]:1".parse().unwrap();
+    let sent = bench.exchange(client, &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
+    assert_eq!(sent, [b"\0\x06blksize\x001448\0".to_vec()]);
+}
