@@ -1,4 +1,4 @@
-//! Many TFTP clients in one thread, for measuring: `tftp_load SERVER NAME COPY BLOCK WINDOW CLIENTS`. Every client
+//! Many TFTP clients in a thread for each core, for measuring: `tftp_load SERVER NAME COPY BLOCK WINDOW CLIENTS`. Every client
 //! fetches NAME once and compares each byte with the file COPY. Prints one line:
 //! `seconds bytes block window repeated`: the time until the last client was done, the bytes of all of them, what the
 //! server agreed to, and how often a client had to repeat itself. Any client's failure fails the whole.
@@ -46,49 +46,84 @@ fn main() -> Result<(), Box<dyn Error>> {
         options.add(OptionName::WindowSize, window);
     }
 
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut clients = (0..clients.parse::<u64>()?)
-        .map(|number| Client::new(server, &options, &epoll, number))
-        .collect::<Result<Vec<_>, _>>()?;
+    let clients: usize = clients.parse()?;
+    let threads = std::thread::available_parallelism()?.get().min(clients);
     let start = Instant::now();
-    for client in &mut clients {
-        client.socket.send_to(&client.receiver.request(name), server)?;
-        client.heard = Instant::now();
-    }
-    let (mut left, mut repeated, mut progress) = (clients.len(), 0, Instant::now());
-    let is_alone = left == 1;
-    let mut events = Vec::with_capacity(64);
-    while left > 0 {
-        events.clear();
-        let pause = Timespec { tv_sec: 0, tv_nsec: if is_alone { 0 } else { 100_000_000 } };
-        epoll::wait(&epoll, spare_capacity(&mut events), Some(&pause))?;
-        for event in &events {
-            let client = &mut clients[event.data.u64() as usize];
-            client.receive(&expected)?;
-            left -= usize::from(client.is_done);
-            progress = client.heard;
-        }
-        if !events.is_empty() {
-            continue;
-        }
-        let now = Instant::now();
-        if now > progress + DEADLINE {
-            return Err(format!("{left} clients wait in vain").into());
-        }
-        for client in clients.iter_mut().filter(|client| !client.is_done && now > client.heard + PATIENCE) {
-            repeated += 1;
-            client.heard = now;
-            match client.receiver.reminder() {
-                Some(packet) => client.socket.send(&packet)?,
-                None => client.socket.send_to(&client.receiver.request(name), server)?,
-            };
-        }
-    }
+    let load = Load { server, name, options: &options, expected: &expected, is_alone: clients == 1 };
+    let ends = std::thread::scope(|scope| {
+        let share = |thread| clients / threads + usize::from(thread < clients % threads);
+        let running: Vec<_> = (0..threads)
+            .map(|thread| scope.spawn(move || load.run(share(thread)).map_err(|e| e.to_string())))
+            .collect();
+        running
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| "a thread failed".to_owned())?)
+            .collect::<Result<Vec<_>, _>>()
+    })?;
     let seconds = start.elapsed().as_secs_f64();
-    let bytes = expected.len() * clients.len();
-    let (block, window) = clients.first().map_or((0, 0), |client| client.receiver.agreed());
-    writeln!(std::io::stdout(), "{seconds:.6} {bytes} {block} {window} {repeated}")?;
+    let repeated: u64 = ends.iter().map(|end| end.repeated).sum();
+    let (block, window) = ends.first().map_or((0, 0), |end| end.agreed);
+    writeln!(std::io::stdout(), "{seconds:.6} {} {block} {window} {repeated}", expected.len() * clients)?;
     Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Load<'a> {
+    server: SocketAddr,
+    name: &'a str,
+    options: &'a Options,
+    expected: &'a [u8],
+    is_alone: bool,
+}
+
+/// How one thread's clients ended.
+struct End {
+    agreed: (u16, u16),
+    repeated: u64,
+}
+
+impl Load<'_> {
+    /// Runs one thread's clients to their end.
+    fn run(&self, clients: usize) -> Result<End, Box<dyn Error>> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mut clients = (0..clients)
+            .map(|number| Client::new(self.server, self.options, &epoll, number as u64))
+            .collect::<Result<Vec<_>, _>>()?;
+        for client in &mut clients {
+            client.socket.send_to(&client.receiver.request(self.name), self.server)?;
+            client.heard = Instant::now();
+        }
+        let (mut left, mut repeated, mut progress) = (clients.len(), 0, Instant::now());
+        let mut events = Vec::with_capacity(64);
+        while left > 0 {
+            events.clear();
+            let pause = Timespec { tv_sec: 0, tv_nsec: if self.is_alone { 0 } else { 100_000_000 } };
+            epoll::wait(&epoll, spare_capacity(&mut events), Some(&pause))?;
+            for event in &events {
+                let client = &mut clients[event.data.u64() as usize];
+                client.receive(self.expected)?;
+                left -= usize::from(client.is_done);
+                progress = client.heard;
+            }
+            if !events.is_empty() {
+                continue;
+            }
+            let now = Instant::now();
+            if now > progress + DEADLINE {
+                return Err(format!("{left} clients wait in vain").into());
+            }
+            for client in clients.iter_mut().filter(|client| !client.is_done && now > client.heard + PATIENCE)
+            {
+                repeated += 1;
+                client.heard = now;
+                match client.receiver.reminder() {
+                    Some(packet) => client.socket.send(&packet)?,
+                    None => client.socket.send_to(&client.receiver.request(self.name), self.server)?,
+                };
+            }
+        }
+        Ok(End { agreed: clients.first().map_or((0, 0), |client| client.receiver.agreed()), repeated })
+    }
 }
 
 impl Client {
@@ -139,6 +174,10 @@ impl Client {
                 Step::Wait => {}
                 Step::Acknowledge(packet) => {
                     self.socket.send(&packet)?;
+                    // Without a window, nothing else can be there already.
+                    if self.receiver.agreed().1 == 1 {
+                        break;
+                    }
                 }
                 Step::Done(packet) => {
                     self.socket.send(&packet)?;

@@ -286,6 +286,8 @@ impl Worker {
                 if start.elapsed() >= patience {
                     break;
                 }
+                // A client on this very machine may need the core.
+                std::thread::yield_now();
             }
             self.vain_looks += u32::from(!patience.is_zero());
         }

@@ -52,6 +52,11 @@ pub(super) fn send(
 ) -> io::Result<()> {
     let (first, count, block_size, bytes) = match payload {
         Payload::Packet(packet) => return send_one(socket, route, &[IoSlice::new(packet)], None),
+        Payload::Blocks { first, count: 1, bytes, .. } => {
+            let header = data_header(first);
+            let slices = [IoSlice::new(&header), IoSlice::new(bytes)];
+            return send_one(socket, route, &slices, None);
+        }
         Payload::Blocks { first, count, block_size, bytes } => (first, count, block_size, bytes),
     };
     let headers: Vec<_> = (0..count).map(|at| data_header(first.wrapping_add(at))).collect();
@@ -64,7 +69,7 @@ pub(super) fn send(
             [IoSlice::new(header), IoSlice::new(&bytes[from..(from + size).min(bytes.len())])]
         })
         .collect();
-    if count > 1 && method == SendMethod::Segments {
+    if method == SendMethod::Segments {
         let segment = block_size + DATA_HEADER as u16;
         match send_one(socket, route, slices.as_flattened(), Some(segment)) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EIO | libc::EMSGSIZE)) => {
@@ -72,7 +77,7 @@ pub(super) fn send(
             done => return done,
         }
     }
-    if count > 1 && method != SendMethod::Single {
+    if method != SendMethod::Single {
         return send_batch(socket, route, &slices);
     }
     slices.iter().try_for_each(|slices| send_one(socket, route, slices, None))

@@ -353,7 +353,8 @@ impl Server {
             let packet = usize::from(session.transfer.block_size()) + wire::DATA_HEADER;
             let count_max = (BURST_BYTES_MAX / packet).clamp(1, BURST_BLOCKS_MAX) as u16;
             let Some(step) = session.transfer.poll_transmit(now, count_max) else { continue };
-            self.note_deadline(key);
+            let deadline = session.transfer.deadline();
+            self.note(deadline);
             break (key, step);
         };
         self.payload(now, key, step)
@@ -493,12 +494,11 @@ impl Server {
             session.is_ready = true;
             self.ready.push_back(key);
         }
-        self.note_deadline(key);
+        let deadline = session.transfer.deadline();
+        self.note(deadline);
     }
 
-    fn note_deadline(&mut self, key: Key) {
-        let Some(session) = self.sessions.get(&key) else { return };
-        let deadline = session.transfer.deadline();
+    fn note(&mut self, deadline: Instant) {
         self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
     }
 
