@@ -3,8 +3,13 @@
 pub mod client;
 pub mod destination;
 pub mod dialect;
+pub mod driver;
 pub mod lease;
 pub mod proxy;
+pub mod server;
 #[cfg(test)]
 pub(crate) mod testing;
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod wire;

@@ -20,6 +20,9 @@ pub use subnet::{Asker, Plan, Reservation, Terms};
 pub use table::{Denied, Held, Lease, State, Table};
 pub use volume::{Folder, Volume};
 
+#[cfg(test)]
+pub(super) use tests::CrashingVolume;
+
 /// A point in time: milliseconds since the Unix epoch. The driver's clock never runs backwards while it runs, whatever
 /// is done to the machine's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

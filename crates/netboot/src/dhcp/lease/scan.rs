@@ -100,10 +100,8 @@ pub fn scan(reader: &mut dyn Read, mut visit: impl FnMut(Record)) -> io::Result<
     let mut window = Window::new(reader);
     window.fill()?;
     found.header = Header::decode(window.rest());
-    if let (Some(version), None) = (version(window.rest()), found.header)
-        && version != VERSION
-    {
-        found.other_version = Some(version);
+    found.other_version = version(window.rest()).filter(|version| *version != VERSION);
+    if found.other_version.is_some() {
         return Ok(found);
     }
     found.generation = found.header.map(|header| header.generation);

@@ -70,6 +70,8 @@ pub(super) struct Subnet {
     pub(super) peer_pools: Vec<Range>,
     pub(super) reservations: HashMap<Reservation, Ipv4Addr>,
     pub(super) reserved: HashSet<Ipv4Addr>,
+    /// Whether any of them is by UUID.
+    pub(super) has_uuids: bool,
     /// Addresses of the pools that were given away once, by when they may be given to somebody else.
     pub(super) reusable: BTreeSet<(Time, Ipv4Addr)>,
     /// Offers, by when they end.
@@ -89,6 +91,7 @@ impl Subnet {
         Self {
             pools,
             peer_pools: plan.peer_pools,
+            has_uuids: plan.reservations.iter().any(|(who, _)| matches!(who, Reservation::Uuid(_))),
             reservations: plan.reservations.into_iter().collect(),
             reserved,
             reusable: BTreeSet::new(),

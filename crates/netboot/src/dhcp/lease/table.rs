@@ -15,6 +15,7 @@
 //! Memory is bounded by the pools, the other members' ranges and the reservations: one entry and at most four index
 //! entries for each address, of at most 255 bytes of client identifier.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::ops::Bound;
@@ -159,6 +160,11 @@ impl Table {
         self.leases.get(&address)
     }
 
+    /// Whether an address is known to be this client's, now or until its lease ended.
+    pub fn is_of(&self, address: Ipv4Addr, holder: &Holder) -> bool {
+        self.leases.get(&address).is_some_and(|lease| lease.is_of(holder) && lease.state == State::Granted)
+    }
+
     /// The latest lease of a hardware address in each subnet.
     pub fn of_hardware(&self, hardware: Hardware) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
         (0..self.subnets.len())
@@ -205,6 +211,8 @@ impl Table {
         wanted: Option<Ipv4Addr>,
     ) -> Result<Held, Denied> {
         self.end_holds(subnet, now);
+        let holder = self.with_uuid(subnet, asker.holder);
+        let asker = Asker { holder: &holder, ..asker };
         if let Some(address) = self.known_address(subnet, now, asker) {
             self.hold_address(subnet, now, asker.holder, address);
             return Ok(Held { address, is_known: true });
@@ -238,6 +246,8 @@ impl Table {
         address: Ipv4Addr,
         duration: Duration,
     ) -> Result<(Time, Vec<Record>), Denied> {
+        let holder = self.with_uuid(subnet, asker.holder);
+        let asker = Asker { holder: &holder, ..asker };
         self.usable(subnet, now, asker, address)?;
         let mut expires = now.after(duration);
         let mut kept = expires;
@@ -332,6 +342,18 @@ impl Table {
         }
         self.put(subnet, record.address, lease);
         true
+    }
+
+    /// The client with the UUID that its firmware told: an operating system does not tell it, and may have an address
+    /// that is reserved by UUID.
+    fn with_uuid<'a>(&self, subnet: usize, holder: &'a Holder) -> Cow<'a, Holder> {
+        if let (None, Some(hardware), true) = (holder.uuid, holder.hardware, self.subnets[subnet].has_uuids)
+            && let Some(address) = self.by_hardware.get(&(subnet, hardware))
+            && let Some(uuid) = self.leases.get(address).and_then(|lease| lease.holder.uuid)
+        {
+            return Cow::Owned(Holder { uuid: Some(uuid), ..holder.clone() });
+        }
+        Cow::Borrowed(holder)
     }
 
     /// The subnet in whose plan an address is.

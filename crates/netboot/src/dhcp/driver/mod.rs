@@ -1,0 +1,324 @@
+//! Sockets, clock and threads for the DHCP server and the proxy.
+//!
+//! ```text
+//!            ┌── sockets ──► queue ──► Server, ProxyResponder ──► offers, NAKs ──────────► sockets
+//!  one thread┤                               │
+//!            └── timers, probes              └─ records + ACKs ─► log thread: append, sync ─► sockets
+//! ```
+//!
+//! Binding and running are two calls: the first needs privileges for ports below 1024, the second does not.
+
+mod clock;
+mod commit;
+mod probe;
+mod raw;
+mod serve;
+mod socket;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+pub use clock::Clock;
+
+use self::commit::LogState;
+use self::probe::Prober;
+use self::serve::Loop;
+use self::socket::{Datagram, SocketSet};
+use super::lease::{Log, LogError, Opened, Record, Time, Volume};
+use super::proxy::ProxyResponder;
+use super::server::Server;
+
+/// Batches that wait for the log's thread.
+const WORK_MAX: usize = 64;
+/// Addresses that are written at once when the log is rewritten before the start.
+const PIECE: usize = 4096;
+/// How long a caller waits for the serving thread to look into its table.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The ports. Others than the usual ones are for tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Where we listen on interfaces: 67.
+    pub server: u16,
+    /// Where clients listen: 68.
+    pub client: u16,
+    /// Where relays listen: 67.
+    pub relay: u16,
+    /// Where clients ask for their boot file: 4011, if we answer there.
+    pub binl: Option<u16>,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { server: 67, client: 68, relay: 67, binl: Some(4011) }
+    }
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Default)]
+pub struct DriverSettings {
+    /// Interfaces, by name: for clients on their links.
+    pub interfaces: Vec<String>,
+    /// Addresses: for relays, and for clients that renew.
+    pub addresses: Vec<SocketAddrV4>,
+    /// The ports.
+    pub ports: Ports,
+}
+
+/// Why we cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// On an interface.
+    #[error("listen on interface {name}, UDP port {port}")]
+    Interface {
+        /// Its name.
+        name: String,
+        /// The port.
+        port: u16,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// On an address.
+    #[error("listen on UDP {address}")]
+    Address {
+        /// The address and port.
+        address: SocketAddrV4,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What else is needed.
+    #[error("make the DHCP server's threads")]
+    Start(#[source] io::Error),
+}
+
+/// Bound sockets, not yet served.
+#[derive(Debug)]
+pub struct Sockets(SocketSet);
+
+/// What answers on the sockets.
+#[derive(Default)]
+pub struct Service {
+    /// The server with its log, as [`open_leases`] left them.
+    pub server: Option<(Server, Log)>,
+    /// The proxy: for port 4011, and for port 67 where there is no server.
+    pub proxy: Option<ProxyResponder>,
+}
+
+/// What has been counted since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Datagrams that came.
+    pub received: AtomicU64,
+    /// Datagrams that were no DHCP message.
+    pub malformed: AtomicU64,
+    /// Requests that were dropped because there were too many.
+    pub congestion_drops: AtomicU64,
+}
+
+/// A server that runs. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    addresses: Vec<SocketAddrV4>,
+    counters: Arc<Counters>,
+    commands: Sender<Command>,
+    is_stopping: Arc<AtomicBool>,
+    wake: Arc<Wake>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the serving thread is asked for by others.
+enum Command {
+    ApplyForeign(Vec<Record>),
+    Snapshot(Option<Ipv4Addr>, usize, SyncSender<Vec<Record>>),
+}
+
+/// Wakes the serving thread.
+#[derive(Debug)]
+struct Wake(OwnedFd);
+
+/// Fills a server's table from its lease log, repairs the log if it has to be, and says what was found: log its
+/// `scan.torn_bytes` and `scan.damage`. Also returns the clock to run with.
+///
+/// # Errors
+/// The log cannot be read, is of a later version, or cannot be repaired.
+pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log, Opened, Clock), LogError> {
+    let member = super::lease::MemberId::of(&server.settings().member);
+    let mut last = Time(0);
+    let table = server.table_mut();
+    let (mut log, opened) = Log::open(volume, member, |record| {
+        if record.member == member {
+            last = last.max(record.changed);
+        }
+        table.restore(record);
+    })?;
+    table.number_from(opened.member_sequence);
+    let clock = Clock::start(last);
+    if opened.needs_rewrite {
+        log.begin_rewrite(clock.now(), table.member_sequence())?;
+        let mut after = None;
+        loop {
+            let (records, last) = table.snapshot(after, PIECE);
+            log.rewrite(&records)?;
+            match last {
+                Some(_) => after = last,
+                None => break,
+            }
+        }
+        log.finish_rewrite()?;
+    }
+    Ok((log, opened, clock))
+}
+
+/// Binds all sockets.
+///
+/// # Errors
+/// A port is in use, an interface is missing, or the privilege is.
+pub fn bind(settings: &DriverSettings) -> Result<Sockets, BindError> {
+    SocketSet::bind(settings).map(Sockets)
+}
+
+impl Sockets {
+    /// Where they are bound, in the order of the settings: each interface or address with the server's port, then with
+    /// port 4011.
+    pub fn addresses(&self) -> Vec<SocketAddrV4> {
+        self.0.sockets.iter().map(|socket| socket.address).collect()
+    }
+
+    /// Begins to serve, on threads of its own.
+    ///
+    /// # Errors
+    /// The threads cannot be made.
+    pub fn start(self, service: Service, clock: Clock) -> Result<Running, BindError> {
+        let addresses = self.addresses();
+        let sockets = Arc::new(self.0);
+        let wake = Arc::new(Wake::new().map_err(BindError::Start)?);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let counters = Arc::new(Counters::default());
+        let log_state = Arc::new(LogState::default());
+        let (work, work_receiver) = sync_channel(WORK_MAX);
+        let (commands, command_receiver) = channel();
+        let (server, log) = service.server.unzip();
+        let wants_probes = server.as_ref().is_some_and(|server| server.settings().probe.is_some());
+        let prober = match wants_probes.then(Prober::open) {
+            Some(Err(error)) => {
+                tracing::warn!(%error, "addresses cannot be probed before they are offered");
+                None
+            }
+            Some(Ok(prober)) => Some(prober),
+            None => None,
+        };
+        let serving = Loop {
+            sockets: Arc::clone(&sockets),
+            server,
+            proxy: service.proxy,
+            prober,
+            work,
+            log: Arc::clone(&log_state),
+            wake: Arc::clone(&wake),
+            is_stopping: Arc::clone(&is_stopping),
+            commands: command_receiver,
+            counters: Arc::clone(&counters),
+            clock,
+            queue: VecDeque::new(),
+            backlog: VecDeque::new(),
+            rewriting: None,
+        };
+        let mut threads = Vec::new();
+        let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+            thread.map(|thread| threads.push(thread)).map_err(BindError::Start)
+        };
+        if let Some(log) = log {
+            let wake = Arc::clone(&wake);
+            let run = move || commit::run(log, &work_receiver, &sockets, &log_state, &wake);
+            spawn("dhcp-log", Box::new(run))?;
+        }
+        spawn("dhcp", Box::new(move || serving.run()))?;
+        Ok(Running { addresses, counters, commands, is_stopping, wake, threads })
+    }
+}
+
+impl Running {
+    /// Where it listens; see [`Sockets::addresses`].
+    pub fn addresses(&self) -> &[SocketAddrV4] {
+        &self.addresses
+    }
+
+    /// What has been counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes in what another member has logged.
+    pub fn apply_foreign(&self, records: Vec<Record>) {
+        // A server that has stopped learns nothing.
+        let _ = self.commands.send(Command::ApplyForeign(records));
+        self.wake.wake();
+    }
+
+    /// What is known of at most `count` addresses behind `after`; none if the server has stopped.
+    pub fn leases(&self, after: Option<Ipv4Addr>, count: usize) -> Option<Vec<Record>> {
+        let (sender, receiver) = sync_channel(1);
+        self.commands.send(Command::Snapshot(after, count, sender)).ok()?;
+        self.wake.wake();
+        receiver.recv_timeout(SNAPSHOT_TIMEOUT).ok()
+    }
+
+    /// Stops it, and waits until what was acknowledged is in the log.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.wake.wake();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the DHCP server panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Wake {
+    fn new() -> io::Result<Self> {
+        Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    }
+
+    fn wake(&self) {
+        // It can only fail when it is full, and then the thread is about to wake anyway.
+        let _ = rustix::io::write(&self.0, &1_u64.to_le_bytes());
+    }
+
+    fn clear(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.0, &mut count);
+    }
+
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn send(sockets: &SocketSet, datagram: &Datagram) {
+    if let Err(error) = sockets.send(datagram) {
+        tracing::debug!(destination = ?datagram.destination, %error, "an answer cannot be sent");
+    }
+}

@@ -1,0 +1,240 @@
+//! The thread that answers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::clock::Clock;
+use super::commit::{LogState, Work};
+use super::probe::Prober;
+use super::socket::{Datagram, Received, SocketSet};
+use super::{Command, Counters, Wake};
+use crate::dhcp::destination::SERVER_PORT;
+use crate::dhcp::lease::Time;
+use crate::dhcp::proxy::{BINL_PORT, ProxyResponder};
+use crate::dhcp::server::{Outputs, Reply, Server};
+use crate::dhcp::wire::Message;
+
+/// Requests that wait; of more, the oldest is dropped: its client has asked again since, or has given up.
+const QUEUE_MAX: usize = 4096;
+/// Requests that are answered before we look at the sockets again.
+const ROUND_MAX: usize = 256;
+/// With so many records on their way to the disk, requests wait in the queue.
+const IN_FLIGHT_MAX: usize = 4096;
+/// Addresses in one piece of a rewriting: some 500 KiB.
+const PIECE: usize = 4096;
+/// Pieces that wait for the disk.
+const PIECES_MAX: usize = 2;
+
+/// All that the thread has.
+pub(super) struct Loop {
+    pub(super) sockets: Arc<SocketSet>,
+    pub(super) server: Option<Server>,
+    pub(super) proxy: Option<ProxyResponder>,
+    pub(super) prober: Option<Prober>,
+    pub(super) work: SyncSender<Work>,
+    pub(super) log: Arc<LogState>,
+    pub(super) wake: Arc<Wake>,
+    pub(super) is_stopping: Arc<AtomicBool>,
+    pub(super) commands: Receiver<Command>,
+    pub(super) counters: Arc<Counters>,
+    pub(super) clock: Clock,
+    pub(super) queue: VecDeque<Received>,
+    /// Batches that the log's thread has no room for yet.
+    pub(super) backlog: VecDeque<Work>,
+    /// The last address of the piece before, while the log is being rewritten.
+    pub(super) rewriting: Option<Option<Ipv4Addr>>,
+}
+
+impl Loop {
+    /// Serves until it is told to stop.
+    pub(super) fn run(mut self) {
+        while !self.is_stopping.load(Ordering::Acquire) {
+            if let Err(error) = self.wait() {
+                tracing::error!(%error, "wait for requests");
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            self.wake.clear();
+            self.drain();
+            let now = self.clock.now();
+            let mut outputs = Outputs::default();
+            self.obey(now, &mut outputs);
+            self.answer(now, &mut outputs);
+            self.look_at_probes(now, &mut outputs);
+            self.put_out(outputs);
+            self.rewrite(now);
+            self.hand_over();
+        }
+        // What was promised to the log is written before the thread ends; the channel's end tells the log's thread.
+        while let Some(work) = self.backlog.pop_front() {
+            if self.work.send(work).is_err() {
+                break;
+            }
+        }
+    }
+
+    fn is_congested(&self) -> bool {
+        !self.backlog.is_empty() || self.log.in_flight.load(Ordering::Acquire) >= IN_FLIGHT_MAX
+    }
+
+    /// Waits for a datagram, a timer, the log's thread or a command.
+    fn wait(&self) -> io::Result<()> {
+        let mut waiting: Vec<PollFd<'_>> =
+            self.sockets.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+        waiting.extend(self.prober.iter().map(|prober| PollFd::new(prober, PollFlags::IN)));
+        waiting.push(PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN));
+        let timer = self.server.as_ref().and_then(Server::poll_timeout);
+        let timer = timer.map(|time| time.remaining(self.clock.now()));
+        let has_work = !self.queue.is_empty() && !self.is_congested();
+        let timeout = if has_work { Some(std::time::Duration::ZERO) } else { timer };
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match poll(&mut waiting, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Empties the sockets into the queue.
+    fn drain(&mut self) {
+        for socket in 0..self.sockets.sockets.len() {
+            for _ in 0..QUEUE_MAX {
+                match self.sockets.receive(socket) {
+                    Ok(Some(received)) => {
+                        self.counters.received.fetch_add(1, Ordering::Relaxed);
+                        if self.queue.len() >= QUEUE_MAX {
+                            self.queue.pop_front();
+                            self.counters.congestion_drops.fetch_add(1, Ordering::Relaxed);
+                        }
+                        self.queue.push_back(received);
+                    }
+                    Ok(None) => {}
+                    // Also what ICMP told about an earlier answer: the next call goes on behind it.
+                    Err(_) => break,
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Time, outputs: &mut Outputs) {
+        while let Ok(command) = self.commands.try_recv() {
+            let Some(server) = &mut self.server else { continue };
+            match command {
+                Command::ApplyForeign(records) => {
+                    records.iter().for_each(|record| server.apply_foreign(now, record, outputs));
+                }
+                Command::Snapshot(after, count, answer) => {
+                    // Who asked may have gone away.
+                    let _ = answer.send(server.table().snapshot(after, count).0);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, now: Time, outputs: &mut Outputs) {
+        if self.is_congested() {
+            return;
+        }
+        for _ in 0..ROUND_MAX {
+            let Some(received) = self.queue.pop_front() else { break };
+            let message = match Message::decode(&received.bytes) {
+                Ok(message) => message,
+                Err(error) => {
+                    self.counters.malformed.fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(from = %received.arrival.from, %error, "not a DHCP message");
+                    continue;
+                }
+            };
+            let arrival = received.arrival;
+            let is_binl = self.sockets.is_binl(&arrival);
+            if let Some(server) = self.server.as_mut().filter(|_| !is_binl) {
+                server.handle(now, &message, arrival, outputs);
+            } else if let Some(proxy) = &self.proxy {
+                let port = if is_binl { BINL_PORT } else { SERVER_PORT };
+                if let Some((reply, destination)) =
+                    proxy.handle(&message, arrival.from, arrival.received_on, port)
+                {
+                    let size_max = message.reply_size_max();
+                    outputs.replies.push(Reply { message: reply, size_max, destination, arrival });
+                }
+            }
+        }
+    }
+
+    fn look_at_probes(&mut self, now: Time, outputs: &mut Outputs) {
+        let Some(server) = &mut self.server else { return };
+        while let Some(Ok(answer)) = self.prober.as_ref().map(Prober::answer) {
+            if let Some(address) = answer {
+                server.handle_probe_answer(now, address, outputs);
+            }
+        }
+        server.handle_timeout(now, outputs);
+        for (address, _) in &outputs.probes {
+            let asked = self.prober.as_ref().map(|prober| prober.ask(*address));
+            if let Some(Err(error)) = asked {
+                tracing::debug!(%address, %error, "an address cannot be probed");
+            }
+        }
+    }
+
+    fn put_out(&mut self, outputs: Outputs) {
+        for reply in outputs.replies {
+            super::send(&self.sockets, &datagram(reply));
+        }
+        if !outputs.records.is_empty() {
+            self.log.in_flight.fetch_add(outputs.records.len(), Ordering::AcqRel);
+            let datagrams = outputs.durable_replies.into_iter().map(datagram).collect();
+            self.backlog.push_back(Work::Commit(outputs.records, datagrams));
+        }
+    }
+
+    /// Hands one more piece over while the log is being rewritten, or begins with it.
+    fn rewrite(&mut self, now: Time) {
+        let Some(server) = &self.server else { return };
+        if self.rewriting.is_none() && self.log.wants_rewrite.swap(false, Ordering::AcqRel) {
+            self.backlog.push_back(Work::Begin(now, server.table().member_sequence()));
+            self.rewriting = Some(None);
+        }
+        if self.log.pieces.load(Ordering::Acquire) >= PIECES_MAX {
+            return;
+        }
+        let Some(after) = self.rewriting else { return };
+        let (records, last) = server.table().snapshot(after, PIECE);
+        self.rewriting = last.map(Some);
+        self.log.pieces.fetch_add(1, Ordering::AcqRel);
+        self.backlog.push_back(Work::Piece(records));
+        if last.is_none() {
+            // A request that came in the meantime must not be taken for this rewriting's.
+            self.log.wants_rewrite.store(false, Ordering::Release);
+            self.backlog.push_back(Work::Finish);
+        }
+    }
+
+    fn hand_over(&mut self) {
+        while let Some(work) = self.backlog.pop_front() {
+            match self.work.try_send(work) {
+                Ok(()) => {}
+                Err(TrySendError::Full(work)) => {
+                    self.backlog.push_front(work);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => {
+                    self.is_stopping.store(true, Ordering::Release);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn datagram(reply: Reply) -> Datagram {
+    Datagram {
+        bytes: reply.message.encode(reply.size_max),
+        destination: reply.destination,
+        arrival: reply.arrival,
+    }
+}

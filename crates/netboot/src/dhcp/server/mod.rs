@@ -1,0 +1,490 @@
+//! The DHCP server (RFC 2131), without sockets and without a clock.
+//!
+//! ```text
+//! DISCOVER ──► hold an address ─► [probe it] ─► OFFER
+//! REQUEST  ──► which of four is it (RFC 2131 §4.3.2)?
+//!                SELECTING    our identifier in 54   ─► ACK, or NAK: it is us who are asked
+//!                             another's              ─► silence, and the hold ends
+//!                INIT-REBOOT  an address in 50       ┐
+//!                RENEWING     ciaddr, unicast        ├► ACK, NAK, or silence
+//!                REBINDING    ciaddr, broadcast      ┘
+//! ```
+//!
+//! NAK makes a client drop its address at once, so it is said only about what is surely wrong: an address that does not
+//! belong to the client's network, or that is another client's. Beyond that, an address that another member or a foreign
+//! server may have given is none of our business.
+//!
+//! An ACK must not leave before the record of its lease is durable: [`Outputs`] keeps the two apart.
+
+mod answer;
+mod query;
+mod settings;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use settings::{Network, Settings, Subnet};
+
+use super::client::{classify, sub_option};
+use super::destination::Destination;
+use super::dialect::{Role, add_boot};
+use super::lease::{Asker, Denied, Hardware, Holder, MemberId, Record, Table, Time};
+use super::wire::{BROADCAST, Message, MessageType, code};
+use crate::content::Links;
+use crate::device::{Device, Firmware};
+use crate::event::{Event, EventKind, Observer, Protocol, Stage};
+use crate::policy::{Action, BootPolicy, Decision};
+
+/// No lease is shorter, whatever a client asks for: else one client alone keeps the server busy.
+pub const LEASE_MIN: Duration = Duration::from_secs(30);
+/// More probes than this do not run at once; offers beyond it go out unprobed.
+const PROBES_MAX: usize = 256;
+/// So many addresses are probed for one client until one is free.
+const PROBES_EACH_MAX: u32 = 4;
+/// The relay's link, a sub-option of option 82 (RFC 3527).
+const LINK_SELECTION: u8 = 5;
+
+/// How a request came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Our address to which it came; of the interface, where it was broadcast.
+    pub received_on: Ipv4Addr,
+    /// Whether it was broadcast.
+    pub is_broadcast: bool,
+    /// Who sent it.
+    pub from: SocketAddrV4,
+    /// A number by which the driver knows where it heard it.
+    pub link: usize,
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// What it says.
+    pub message: Message,
+    /// Most bytes of UDP payload that the client takes.
+    pub size_max: usize,
+    /// Where it goes.
+    pub destination: Destination,
+    /// How the request came: the answer leaves there.
+    pub arrival: Arrival,
+}
+
+/// What follows from requests. First send `replies`; then make `records` durable, all at once; then send
+/// `durable_replies`, or nothing of them if the records could not be made durable.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// Answers that promise nothing.
+    pub replies: Vec<Reply>,
+    /// What has to be logged.
+    pub records: Vec<Record>,
+    /// Answers that promise what is in `records`.
+    pub durable_replies: Vec<Reply>,
+    /// Addresses to probe on the link of this number, in the order in which they were found.
+    pub probes: Vec<(Ipv4Addr, usize)>,
+}
+
+/// Gives addresses to clients and tells them what to boot.
+pub struct Server {
+    settings: Settings,
+    table: Table,
+    policy: Arc<dyn BootPolicy>,
+    links: Links,
+    observer: Arc<dyn Observer>,
+    probes: HashMap<Ipv4Addr, Probing>,
+}
+
+/// An offer that waits for a probe.
+struct Probing {
+    request: Message,
+    arrival: Arrival,
+    until: Time,
+    attempt: u32,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// What is known of a request before it is answered.
+struct Request<'a> {
+    message: &'a Message,
+    arrival: Arrival,
+    device: Device,
+    holder: Holder,
+    subnet: usize,
+}
+
+impl Server {
+    /// A server with an empty table; fill it from the log with [`Self::table_mut`].
+    pub fn new(
+        settings: Settings,
+        policy: Arc<dyn BootPolicy>,
+        links: Links,
+        observer: Arc<dyn Observer>,
+    ) -> Self {
+        let table = Table::new(MemberId::of(&settings.member), settings.plans(), settings.terms);
+        Self { settings, table, policy, links, observer, probes: HashMap::new() }
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Its leases.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// Its leases, to be restored from the log.
+    pub fn table_mut(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    /// Takes in a record of another member.
+    pub fn apply_foreign(&mut self, now: Time, record: &Record, outputs: &mut Outputs) {
+        if self.table.apply_foreign(now, record) {
+            outputs.records.push(record.clone());
+        }
+    }
+
+    /// Handles a message from a client or a relay.
+    pub fn handle(&mut self, now: Time, message: &Message, arrival: Arrival, outputs: &mut Outputs) {
+        let Some(kind) = message.kind().filter(|_| message.op == 1) else { return };
+        if kind == MessageType::LEASE_QUERY {
+            self.query(now, message, arrival, outputs);
+            return;
+        }
+        let device = classify(message, arrival.received_on);
+        let is_boot = device.firmware != Firmware::Other;
+        let hardware = Hardware::new(message.htype, message.hlen, message.chaddr);
+        let client_id = message.options.get(code::CLIENT_ID).unwrap_or_default();
+        let Some(holder) = Holder::new(hardware, device.uuid, client_id, is_boot) else {
+            self.dropped(message, "nothing in the request tells who sends it");
+            return;
+        };
+        let Some(subnet) = self.subnet_of(message, arrival) else {
+            self.dropped(message, "no subnet is configured where the request comes from");
+            return;
+        };
+        let request = Request { message, arrival, device, holder, subnet };
+        match kind {
+            MessageType::DISCOVER => self.discover(now, &request, 1, outputs),
+            MessageType::REQUEST => self.request(now, &request, outputs),
+            MessageType::DECLINE => self.decline(now, &request, outputs),
+            MessageType::RELEASE => self.release(now, &request, outputs),
+            MessageType::INFORM => self.inform(&request, outputs),
+            _ => {}
+        }
+    }
+
+    /// When [`Self::handle_timeout`] has to be called; again after every other call.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.probes.values().map(|probing| probing.until).min()
+    }
+
+    /// Offers the addresses whose probes nobody has answered.
+    pub fn handle_timeout(&mut self, now: Time, outputs: &mut Outputs) {
+        let over: Vec<Ipv4Addr> = self
+            .probes
+            .iter()
+            .filter(|(_, probing)| probing.until <= now)
+            .map(|(address, _)| *address)
+            .collect();
+        for address in over {
+            if let Some(probing) = self.probes.remove(&address) {
+                self.probed(now, &probing, None, outputs);
+            }
+        }
+    }
+
+    /// Somebody has answered the probe of an address.
+    pub fn handle_probe_answer(&mut self, now: Time, address: Ipv4Addr, outputs: &mut Outputs) {
+        if let Some(probing) = self.probes.remove(&address) {
+            self.probed(now, &probing, Some(address), outputs);
+        }
+    }
+
+    fn probed(&mut self, now: Time, probing: &Probing, in_use: Option<Ipv4Addr>, outputs: &mut Outputs) {
+        let message = &probing.request;
+        let device = classify(message, probing.arrival.received_on);
+        let hardware = Hardware::new(message.htype, message.hlen, message.chaddr);
+        let client_id = message.options.get(code::CLIENT_ID).unwrap_or_default();
+        let is_boot = device.firmware != Firmware::Other;
+        let Some(holder) = Holder::new(hardware, device.uuid, client_id, is_boot) else { return };
+        let Some(subnet) = self.subnet_of(message, probing.arrival) else { return };
+        if let Some(address) = in_use {
+            outputs.records.extend(self.table.put_aside(subnet, now, address));
+            self.refused(message, Some(address), "somebody answers at an address that is free by our books");
+        }
+        let request = Request { message, arrival: probing.arrival, device, holder, subnet };
+        let attempt = if in_use.is_some() { probing.attempt + 1 } else { 0 };
+        self.discover(now, &request, attempt, outputs);
+    }
+
+    /// `attempt` counts the addresses that were found for this request; none is probed for 0.
+    fn discover(&mut self, now: Time, request: &Request<'_>, attempt: u32, outputs: &mut Outputs) {
+        let Some(decision) = self.decide(request, Stage::Discover) else { return };
+        let wanted = request.message.options.address(code::REQUESTED_ADDRESS);
+        let held = match self.table.hold(request.subnet, now, request.asker(), wanted) {
+            Ok(held) => held,
+            Err(denied) => {
+                let network = self.settings.subnets[request.subnet].network;
+                self.refused(request.message, None, &format!("subnet {network}: {denied}"));
+                return;
+            }
+        };
+        if self.probes.contains_key(&held.address) {
+            // It asks again while we are still looking.
+            return;
+        }
+        if let Some(time) = self.settings.probe.filter(|_| attempt > 0)
+            && !held.is_known
+            && attempt <= PROBES_EACH_MAX
+            && self.probes.len() < PROBES_MAX
+        {
+            let (request, arrival) = (request.message.clone(), request.arrival);
+            self.probes.insert(held.address, Probing { request, arrival, until: now.after(time), attempt });
+            outputs.probes.push((held.address, arrival.link));
+            return;
+        }
+        let reply = self.assign(request, &decision, MessageType::OFFER, held.address, self.duration(request));
+        outputs.replies.push(reply);
+    }
+
+    fn request(&mut self, now: Time, request: &Request<'_>, outputs: &mut Outputs) {
+        let message = request.message;
+        let told = |address: Ipv4Addr| Some(address).filter(|address| !address.is_unspecified());
+        let wanted = message.options.address(code::REQUESTED_ADDRESS).and_then(told);
+        let is_selecting = message.options.has(code::SERVER_ID);
+        if is_selecting && !is_asked_of(&self.settings, message, request.arrival.received_on) {
+            // It has taken another server's offer.
+            self.table.let_go(request.subnet, &request.holder);
+            return;
+        }
+        let Some(address) = wanted.or(told(message.ciaddr)) else {
+            self.dropped(message, "the request names no address");
+            return;
+        };
+        let Some(decision) = self.decide(request, Stage::Request) else { return };
+        let subnet = &self.settings.subnets[request.subnet];
+        let may_refuse = is_selecting || self.settings.is_authoritative;
+        if !subnet.network.contains(address) {
+            if may_refuse {
+                let reason = format!("it is not an address of the client's network {}", subnet.network);
+                self.refuse(request, address, &reason, outputs);
+            }
+            return;
+        }
+        // RFC 2131 §4.3.2: a server that has no record of the client stays silent, unless it is the only one that could
+        // have any.
+        if !may_refuse && !self.table.is_of(address, &request.holder) {
+            return;
+        }
+        match self.table.grant(request.subnet, now, request.asker(), address, self.duration(request)) {
+            Ok((expires, records)) => {
+                outputs.records.extend(records);
+                let lease = expires.remaining(now);
+                let reply = self.assign(request, &decision, MessageType::ACK, address, lease);
+                outputs.durable_replies.push(reply);
+            }
+            // Another member's, or somebody's static one: only a client that asks us in person gets an answer.
+            Err(Denied::Unproven | Denied::Unmanaged) if !is_selecting => {}
+            Err(denied) if may_refuse => self.refuse(request, address, &denied.to_string(), outputs),
+            Err(_) => {}
+        }
+    }
+
+    fn decline(&mut self, now: Time, request: &Request<'_>, outputs: &mut Outputs) {
+        let Some(address) = request.message.options.address(code::REQUESTED_ADDRESS) else { return };
+        if !is_asked_of(&self.settings, request.message, request.arrival.received_on) {
+            return;
+        }
+        if let Some(record) = self.table.decline(request.subnet, now, request.asker(), address) {
+            outputs.records.push(record);
+            self.refused(
+                request.message,
+                Some(address),
+                "the client found its address in use by somebody else",
+            );
+        }
+    }
+
+    fn release(&mut self, now: Time, request: &Request<'_>, outputs: &mut Outputs) {
+        if !is_asked_of(&self.settings, request.message, request.arrival.received_on) {
+            return;
+        }
+        // It may have moved since: the address tells the subnet.
+        let address = request.message.ciaddr;
+        if let Some(subnet) = self.subnet_with(address) {
+            outputs.records.extend(self.table.release(subnet, now, request.asker(), address));
+        }
+    }
+
+    /// RFC 2131 §4.3.5: a client that has its address from elsewhere wants to know the rest.
+    fn inform(&mut self, request: &Request<'_>, outputs: &mut Outputs) {
+        if request.message.ciaddr.is_unspecified() {
+            return;
+        }
+        let Some(decision) = self.decide(request, Stage::Request) else { return };
+        let mut reply = self.reply(request, MessageType::ACK);
+        reply.ciaddr = request.message.ciaddr;
+        let told = self.describe(request, &decision, &mut reply);
+        self.reached(request, Stage::Ack, Some(reply.ciaddr), &told);
+        outputs.replies.push(request.answer(reply));
+    }
+
+    fn query(&mut self, now: Time, message: &Message, arrival: Arrival, outputs: &mut Outputs) {
+        match query::answer(&self.settings, &self.table, now, message, arrival.received_on) {
+            Some(reply) => outputs.replies.push(Reply {
+                size_max: message.reply_size_max(),
+                destination: Destination::Relay(message.giaddr),
+                message: reply,
+                arrival,
+            }),
+            None => self.dropped(message, "a lease query from who may not ask, or about nobody"),
+        }
+    }
+
+    /// The subnet where the client is: by the relay's link selection (RFC 3527), the subnet selection (RFC 3011), the
+    /// relay, the address that it already uses, or the interface.
+    fn subnet_of(&self, message: &Message, arrival: Arrival) -> Option<usize> {
+        let told = |address: &Ipv4Addr| !address.is_unspecified();
+        let relay_agent = message.options.get(code::RELAY_AGENT).unwrap_or_default();
+        let link = sub_option(relay_agent, LINK_SELECTION).and_then(|value| <[u8; 4]>::try_from(value).ok());
+        let address = link
+            .map(Ipv4Addr::from)
+            .filter(told)
+            .or_else(|| message.options.address(code::SUBNET_SELECTION).filter(told))
+            .or_else(|| Some(message.giaddr).filter(told))
+            .or_else(|| Some(message.ciaddr).filter(told).filter(|_| !arrival.is_broadcast))
+            .unwrap_or(arrival.received_on);
+        self.subnet_with(address)
+    }
+
+    fn subnet_with(&self, address: Ipv4Addr) -> Option<usize> {
+        self.settings.subnets.iter().position(|subnet| subnet.network.contains(address))
+    }
+
+    /// What the policy says; none if the device is to be ignored.
+    fn decide(&self, request: &Request<'_>, stage: Stage) -> Option<Decision> {
+        let decision = self.policy.decide(&request.device);
+        if decision.action == Action::Ignore {
+            self.dropped(request.message, &format!("{} says to ignore it", decision.rule));
+            return None;
+        }
+        self.reached(request, stage, None, &String::from_utf8_lossy(&request.device.vendor_class));
+        Some(decision)
+    }
+
+    /// For how long a client gets its address: not longer than it asks for.
+    fn duration(&self, request: &Request<'_>) -> Duration {
+        let subnet = &self.settings.subnets[request.subnet];
+        let ours = if request.holder.is_boot { subnet.boot_lease } else { subnet.lease };
+        let asked = request.message.options.array::<4>(code::LEASE_TIME).map(u32::from_be_bytes);
+        asked.map_or(ours, |seconds| ours.min(Duration::from_secs(seconds.into()).max(LEASE_MIN)))
+    }
+
+    /// An answer that gives an address.
+    fn assign(
+        &self,
+        request: &Request<'_>,
+        decision: &Decision,
+        kind: MessageType,
+        address: Ipv4Addr,
+        lease: Duration,
+    ) -> Reply {
+        let mut reply = self.reply(request, kind);
+        reply.yiaddr = address;
+        if kind == MessageType::ACK {
+            reply.ciaddr = request.message.ciaddr;
+        }
+        answer::set_lease(&mut reply, lease);
+        let told = self.describe(request, decision, &mut reply);
+        let stage = if kind == MessageType::ACK { Stage::Ack } else { Stage::Offer };
+        self.reached(request, stage, Some(address), &told);
+        request.answer(reply)
+    }
+
+    fn reply(&self, request: &Request<'_>, kind: MessageType) -> Message {
+        let mut reply = Message::reply_to(request.message, kind);
+        let server_id = answer::server_id(request.message, request.arrival.received_on);
+        reply.options.set(code::SERVER_ID, server_id.octets());
+        reply
+    }
+
+    /// Adds what to boot and what the network is like; says what was told about booting.
+    fn describe(&self, request: &Request<'_>, decision: &Decision, reply: &mut Message) -> String {
+        let told = match &decision.action {
+            Action::Boot(boot) => {
+                let told = add_boot(reply, request.message, &request.device, boot, &self.links, Role::Server);
+                format!("{told} by {}", decision.rule)
+            }
+            Action::Local | Action::Ignore => format!("no boot by {}", decision.rule),
+        };
+        answer::add_network(reply, request.message, &self.settings.subnets[request.subnet]);
+        told
+    }
+
+    fn refuse(&self, request: &Request<'_>, address: Ipv4Addr, reason: &str, outputs: &mut Outputs) {
+        let mut reply = self.reply(request, MessageType::NAK);
+        if !reply.giaddr.is_unspecified() {
+            // RFC 2131 §4.3.2: so that the relay broadcasts it; the client cannot have this address.
+            reply.flags |= BROADCAST;
+        }
+        reply.options.set(code::MESSAGE, reason.as_bytes());
+        answer::finish(&mut reply, request.message);
+        self.refused(request.message, Some(address), reason);
+        outputs.replies.push(request.answer(reply));
+    }
+
+    fn reached(&self, request: &Request<'_>, stage: Stage, address: Option<Ipv4Addr>, detail: &str) {
+        let device = Some(&request.device);
+        let kind = EventKind::Reached { protocol: Protocol::Dhcp, stage, device, detail };
+        self.tell(request.message, address, kind);
+    }
+
+    fn refused(&self, message: &Message, address: Option<Ipv4Addr>, reason: &str) {
+        let path = address.map(|address| address.to_string()).unwrap_or_default();
+        self.tell(message, address, EventKind::Refused { protocol: Protocol::Dhcp, path: &path, reason });
+    }
+
+    fn dropped(&self, message: &Message, reason: &str) {
+        self.tell(message, None, EventKind::Dropped { protocol: Protocol::Dhcp, reason });
+    }
+
+    fn tell(&self, message: &Message, address: Option<Ipv4Addr>, kind: EventKind<'_>) {
+        let own = Some(message.ciaddr).filter(|address| !address.is_unspecified());
+        self.observer.observe(&Event { mac: message.mac(), address: address.or(own).map(IpAddr::V4), kind });
+    }
+}
+
+impl Request<'_> {
+    fn asker(&self) -> Asker<'_> {
+        Asker { holder: &self.holder, circuit_id: &self.device.circuit_id }
+    }
+
+    fn answer(&self, message: Message) -> Reply {
+        Reply {
+            size_max: self.message.reply_size_max(),
+            destination: Destination::of(self.message, &message),
+            message,
+            arrival: self.arrival,
+        }
+    }
+}
+
+/// Whether a message names us in option 54, by any of our addresses or by the one that its relay made of ours.
+fn is_asked_of(settings: &Settings, message: &Message, received_on: Ipv4Addr) -> bool {
+    message.options.address(code::SERVER_ID).is_some_and(|named| {
+        named == received_on
+            || named == answer::server_id(message, received_on)
+            || settings.addresses.contains(&named)
+    })
+}

@@ -1,0 +1,287 @@
+//! Real clients, in a network namespace of the test's own, against the driver with its real sockets and a real log.
+//!
+//! These need root and `ip`; each also needs its client. What is missing is said on stderr and skipped.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::setup::*;
+use crate::dhcp::driver::{DriverSettings, Ports, Running, Service, bind, open_leases};
+use crate::dhcp::lease::{Folder, Range};
+use crate::dhcp::server::{Network, Settings, Subnet};
+use crate::dhcp::wire::{Message, MessageType, code};
+use crate::policy::Action;
+
+/// A link between a server and a client, each in its own network namespace.
+struct Lan {
+    server: String,
+    client: String,
+    folder: tempfile::TempDir,
+}
+
+impl Lan {
+    /// None, and said so, where it cannot be made or the client's program is missing.
+    fn new(name: &str, program: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIPPED: network namespaces need root");
+            return None;
+        }
+        for needed in ["ip", program] {
+            if !is_installed(needed) {
+                eprintln!("SKIPPED: {needed} is not installed");
+                return None;
+            }
+        }
+        let id = std::process::id();
+        let lan = Self {
+            server: format!("gwl{id}{name}s"),
+            client: format!("gwl{id}{name}c"),
+            folder: tempfile::tempdir().unwrap(),
+        };
+        let (server, client) = (&lan.server, &lan.client);
+        for line in [
+            format!("netns add {server}"),
+            format!("netns add {client}"),
+            format!("-n {server} link add s0 type veth peer name c0 netns {client}"),
+            format!("-n {server} addr add 10.0.0.1/24 dev s0"),
+            format!("-n {server} link set s0 up"),
+            format!("-n {client} link set c0 address 02:00:00:00:00:01 up"),
+            format!("-n {client} link set lo up"),
+        ] {
+            let output = Command::new("ip").args(line.split(' ')).output().unwrap();
+            if !output.status.success() {
+                eprintln!("SKIPPED: ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+                return None;
+            }
+        }
+        Some(lan)
+    }
+
+    /// A server on the link, bound by a thread that has gone into the namespace.
+    fn serve(&self) -> Running {
+        let path = format!("/run/netns/{}", self.server);
+        let folder = self.folder.path().join("leases");
+        let thread = std::thread::spawn(move || {
+            let namespace = File::open(path).unwrap();
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            let settings = DriverSettings {
+                interfaces: vec!["s0".into()],
+                addresses: Vec::new(),
+                ports: Ports { binl: None, ..Ports::default() },
+            };
+            let sockets = bind(&settings).unwrap();
+            start(sockets, super::setup::settings(), &folder)
+        });
+        thread.join().unwrap()
+    }
+
+    /// A command in the client's namespace.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.client]).args(line.split(' ')).current_dir(self.folder.path());
+        command
+    }
+
+    /// What a command says, on both outputs.
+    fn run(&self, line: &str) -> String {
+        let output = self.command(&format!("timeout 60 {line}")).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    /// A script for clients that configures the address.
+    fn script(&self, text: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.folder.path().join("script");
+        fs::write(&path, format!("#!/bin/sh\n{text}\nexit 0\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        for name in [&self.server, &self.client] {
+            let _ = Command::new("ip").args(["netns", "del", name]).output();
+        }
+    }
+}
+
+fn is_installed(program: &str) -> bool {
+    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].iter().any(|folder| Path::new(folder).join(program).exists())
+}
+
+fn start(sockets: crate::dhcp::driver::Sockets, settings: Settings, folder: &Path) -> Running {
+    let mut server = server_of(settings, Action::Local);
+    let (log, _, clock) = open_leases(&mut server, Box::new(Folder::open(folder).unwrap())).unwrap();
+    sockets.start(Service { server: Some((server, log)), proxy: None }, clock).unwrap()
+}
+
+/// A server on a loopback port, for relays; answers go to `relay_port`.
+fn on_loopback(relay_port: u16, folder: &Path) -> Running {
+    let mut subnet = Subnet::new(Network::new(ip("127.0.0.0"), 8).unwrap());
+    subnet.pools = vec![Range { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
+    let settings = DriverSettings {
+        interfaces: Vec::new(),
+        addresses: vec!["127.0.0.1:0".parse().unwrap()],
+        ports: Ports { relay: relay_port, binl: None, ..Ports::default() },
+    };
+    start(bind(&settings).unwrap(), Settings::new("loopback", vec![subnet]), folder)
+}
+
+#[test]
+fn dhclient_gets_a_lease_keeps_it_after_a_restart_and_leaves_a_wrong_one() {
+    let Some(lan) = Lan::new("d", "dhclient") else { return };
+    let script = lan.script("");
+    let line = format!("dhclient -4 -1 -v -sf {script} -lf leases -pf pid -cf /dev/null c0");
+    let running = lan.serve();
+    let said = lan.run(&line);
+    assert!(said.contains("DHCPOFFER of 10.0.0.100") && said.contains("bound to 10.0.0.100"), "{said}");
+    lan.run("dhclient -x -pf pid -lf leases c0");
+    // Both are restarted: INIT-REBOOT, answered from the log.
+    running.stop();
+    let _running = lan.serve();
+    let said = lan.run(&line);
+    assert!(!said.contains("DHCPDISCOVER") && said.contains("bound to 10.0.0.100"), "{said}");
+    lan.run("dhclient -x -pf pid -lf leases c0");
+    // It comes from another network.
+    let path = lan.folder.path().join("leases-of-elsewhere");
+    let leases = fs::read_to_string(lan.folder.path().join("leases")).unwrap();
+    fs::write(&path, leases.replace("10.0.0.100", "192.168.7.9")).unwrap();
+    let said = lan.run(&line.replace("-lf leases", "-lf leases-of-elsewhere"));
+    assert!(said.contains("DHCPNAK") && said.contains("bound to 10.0.0.100"), "{said}");
+    lan.run("dhclient -x -pf pid -lf leases-of-elsewhere c0");
+}
+
+#[test]
+fn udhcpc_gets_a_lease_and_renews_it_by_unicast() {
+    let Some(lan) = Lan::new("u", "udhcpc") else { return };
+    let _running = lan.serve();
+    let script = lan.script("[ \"$1\" = bound ] && ip addr add $ip/24 dev $interface");
+    let mut client = lan
+        .command(&format!("udhcpc -i c0 -f -n -R -s {script}"))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stderr = client.stderr.take().unwrap();
+    std::thread::spawn(move || {
+        BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
+    });
+    let wait_for = |text: &str| {
+        let mut seen = Vec::new();
+        while let Ok(line) = lines.recv_timeout(Duration::from_secs(60)) {
+            seen.push(line.clone());
+            if line.contains(text) {
+                return true;
+            }
+        }
+        eprintln!("{seen:?}");
+        false
+    };
+    let is_bound = wait_for("lease of 10.0.0.100 obtained");
+    // `ip netns exec` becomes the client, so this is its process.
+    let pid = rustix::process::Pid::from_child(&client);
+    rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
+    let is_renewed = wait_for("sending renew to server 10.0.0.1") && wait_for("lease of 10.0.0.100 obtained");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    assert!(is_bound && is_renewed);
+}
+
+#[test]
+fn dhcpcd_and_nmap_understand_the_answers() {
+    let Some(lan) = Lan::new("n", "nmap") else { return };
+    let _running = lan.serve();
+    let said = lan.run("nmap --script broadcast-dhcp-discover -e c0");
+    assert!(said.contains("IP Offered: 10.0.0.1") && said.contains("Server Identifier: 10.0.0.1"), "{said}");
+    assert!(said.contains("Domain Name: lab.example"), "{said}");
+    if !is_installed("dhcpcd") {
+        eprintln!("SKIPPED: dhcpcd is not installed");
+        return;
+    }
+    let said = lan.run("dhcpcd -T -4 -t 20 -f /dev/null c0");
+    assert!(said.contains("new_ip_address=10.0.0.1") || said.contains("offered 10.0.0.1"), "{said}");
+}
+
+#[test]
+fn perfdhcp_gets_a_thousand_leases_over_a_relay_and_they_outlive_the_server() {
+    if !is_installed("perfdhcp") {
+        eprintln!("SKIPPED: perfdhcp is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    // Its port is given before it runs, so it is one that is free now.
+    let port = UdpSocket::bind("127.0.0.2:0").unwrap().local_addr().unwrap().port();
+    let running = on_loopback(port, folder.path());
+    let server = running.addresses()[0].port();
+    let line = format!("-4 -l 127.0.0.2 -L {port} -N {server} -r 200 -R 100000 -n 1000 -W 3000000 127.0.0.1");
+    let output = Command::new("perfdhcp").args(line.split(' ')).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let received: Vec<u64> = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("received packets: ")?.trim().parse().ok())
+        .collect();
+    // A loaded machine may lose some on the way; the client has them or has not.
+    assert!(received.len() == 2 && received[1] >= 900, "{said}");
+    let leases = |running: &Running| running.leases(None, usize::MAX).unwrap();
+    let before = leases(&running);
+    assert!(before.len() as u64 >= received[1]);
+    running.stop();
+    let running = on_loopback(port, folder.path());
+    assert_eq!(leases(&running), before);
+}
+
+#[test]
+fn malformed_packets_from_scapy_do_not_disturb_it() {
+    let python = "/usr/bin/python3";
+    let has_scapy = Command::new(python).args(["-c", "import scapy"]).stderr(Stdio::null()).status();
+    if !has_scapy.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: scapy is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let relay = UdpSocket::bind("127.0.0.3:0").unwrap();
+    relay.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let running = on_loopback(relay.local_addr().unwrap().port(), folder.path());
+    let server: SocketAddrV4 = running.addresses()[0];
+    let script = format!(
+        "import random, socket
+from scapy.all import BOOTP, DHCP, fuzz, raw
+random.seed(3)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for n in range(300):
+    p = raw(fuzz(BOOTP(op=1)) / fuzz(DHCP()) if n % 2 else BOOTP(op=1, chaddr=b'\\2' * 6) / DHCP(options=[('message-type', n % 20), ('server_id', '1.2.3.4'), 'end']))
+    p = bytearray(p)
+    for _ in range(n % 5):
+        p[random.randrange(len(p))] = random.randrange(256)
+    s.sendto(bytes(p[:random.randrange(1, len(p) + 1)] if n % 3 == 0 else p), ('127.0.0.1', {}))
+",
+        server.port()
+    );
+    assert!(Command::new(python).args(["-c", &script]).status().unwrap().success());
+    let mut request = discover(mac(1));
+    request.giaddr = Ipv4Addr::new(127, 0, 0, 3);
+    request.xid = 0x0badcafe;
+    let mut buffer = [0; 2048];
+    // What the malformed ones led to comes first.
+    for _ in 0..20 {
+        relay.send_to(&request.encode(548), server).unwrap();
+        while let Ok((length, _)) = relay.recv_from(&mut buffer) {
+            let reply = Message::decode(&buffer[..length]).unwrap();
+            if reply.xid == request.xid && reply.kind() == Some(MessageType::OFFER) {
+                assert!(reply.options.has(code::LEASE_TIME));
+                return;
+            }
+        }
+    }
+    panic!("no answer after malformed packets");
+}

@@ -1,0 +1,7 @@
+//! The DHCP server as clients see it: message by message, over a simulated network, and with real clients.
+
+mod behaviour;
+mod clients;
+mod network;
+mod query;
+mod setup;

@@ -1,0 +1,32 @@
+//! A lease log as a crash or a bad disk left it.
+#![no_main]
+
+use std::net::Ipv4Addr;
+
+use goldwire_netboot::dhcp::lease::{MemberId, Plan, Range, Record, Table, Terms, scan};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let mut records: Vec<Record> = Vec::new();
+    let found = scan(&mut &*input, |record| records.push(record)).expect("a slice can be read");
+    assert_eq!(found.records, records.len() as u64);
+    if found.other_version.is_some() {
+        return;
+    }
+    assert_eq!(found.length, input.len() as u64);
+    assert!(found.valid_until <= found.length && found.torn_bytes <= found.length);
+    assert!(found.damage.len() as u64 <= found.damage_count);
+
+    // Whatever the records say, the table takes them, and its own account of them again.
+    let plan = || Plan {
+        pools: vec![Range { first: Ipv4Addr::UNSPECIFIED, last: Ipv4Addr::new(0, 0, 255, 255) }],
+        peer_pools: vec![Range { first: Ipv4Addr::new(0, 1, 0, 0), last: Ipv4Addr::BROADCAST }],
+        ..Plan::default()
+    };
+    let table = || Table::new(MemberId(1), vec![plan()], Terms::default());
+    let mut first = table();
+    records.into_iter().for_each(|record| assert!(first.restore(record), "every address is in the plan"));
+    let mut second = table();
+    first.snapshot(None, usize::MAX).0.into_iter().for_each(|record| assert!(second.restore(record)));
+    assert_eq!(first.snapshot(None, usize::MAX), second.snapshot(None, usize::MAX));
+});
