@@ -1,5 +1,7 @@
 //! What was typed, as close to the actual arguments as possible.
 
+pub(crate) mod boot;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use goldwire_replicate::wire::WireFormat;
 use goldwire_replicate::{Place, Route};
 
+pub(crate) use self::boot::BootCommand;
 use crate::schedule::Schedule;
 
 /// Golden disk images, over the wire: one image, byte-identical at every site.
@@ -24,6 +27,9 @@ pub(crate) enum Command {
     /// Look at, check, convert and compare disk images.
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// Boot machines over the network, whichever server is alive.
+    #[command(subcommand)]
+    Boot(BootCommand),
     /// Keys that sign versions.
     #[command(subcommand)]
     Key(KeyCommand),

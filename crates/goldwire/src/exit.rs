@@ -1,5 +1,6 @@
 //! Exit codes, and how an error becomes its report.
 
+use std::fmt;
 use std::process::ExitCode;
 
 use goldwire_replicate::wire::Failure;
@@ -28,6 +29,23 @@ impl From<Code> for ExitCode {
     }
 }
 
+/// What failed, with what to do about it.
+#[derive(Debug)]
+pub(crate) struct Hinted {
+    /// What failed on what.
+    pub(crate) message: String,
+    /// What the reader can do.
+    pub(crate) hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Hinted {}
+
 /// The error's sentence, causes and hints, whichever room it comes from.
 pub(crate) fn report(error: &anyhow::Error) -> Report {
     let mut chain = Vec::new();
@@ -42,6 +60,9 @@ pub(crate) fn report(error: &anyhow::Error) -> Report {
             return Report { chain, hints: disk.hint().map(str::to_owned).into_iter().collect() };
         }
         chain.push(cause.to_string());
+        if let Some(hinted) = cause.downcast_ref::<Hinted>() {
+            return Report { chain, hints: vec![hinted.hint.clone()] };
+        }
     }
     Report { chain, hints: Vec::new() }
 }

@@ -4,6 +4,7 @@ mod agents;
 mod args;
 mod commands;
 mod exit;
+mod privileges;
 mod progress;
 mod schedule;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Command::Disk(DiskCommand::Convert(args)) => commands::disk::convert(*args),
         Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args),
         Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args),
+        Command::Boot(command) => commands::boot::run(command),
         Command::Key(KeyCommand::New(args)) => commands::key::new(&args),
         Command::Completions { shell } => commands::generate::completions(shell),
         Command::Man { folder } => commands::generate::man(&folder),

@@ -1,6 +1,8 @@
 //! Hears of every event and keeps it: in the metrics, the timeline and the log.
 
-use goldwire_netboot::{Event, EventKind, Observer};
+use std::sync::Arc;
+
+use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
@@ -13,12 +15,14 @@ pub struct Telemetry {
     member: String,
     metrics: Metrics,
     timeline: Option<Writer>,
+    neighbours: Arc<Neighbours>,
 }
 
 impl Telemetry {
-    /// For the boot server of this name; without a timeline nothing is kept across restarts.
-    pub fn new(member: String, timeline: Option<Writer>) -> Self {
-        Self { member, metrics: Metrics::default(), timeline }
+    /// For the boot server of this name; without a timeline nothing is kept across restarts. `neighbours` learn which
+    /// device has which address, so that HTTP and TFTP know whom they serve.
+    pub fn new(member: String, timeline: Option<Writer>, neighbours: Arc<Neighbours>) -> Self {
+        Self { member, metrics: Metrics::default(), timeline, neighbours }
     }
 
     /// What was counted.
@@ -30,6 +34,11 @@ impl Telemetry {
 impl Observer for Telemetry {
     fn observe(&self, event: &Event<'_>) {
         self.metrics.count(event);
+        if let (EventKind::Reached { stage: Stage::Ack, .. }, Some(mac), Some(address)) =
+            (&event.kind, event.mac, event.address)
+        {
+            self.neighbours.learn(address, mac);
+        }
         if let (Some(timeline), Some(record)) =
             (&self.timeline, Record::of(event, &self.member, Timestamp::now()))
         {

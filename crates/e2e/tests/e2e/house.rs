@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::machine::{skip, succeeds};
 use crate::tool::workspace;
 
 /// Which of our crates each one may lean on. Arrows point down only; edges never know each other.
@@ -200,10 +201,25 @@ fn examples_parse() {
                 let checked = Command::new("sh").arg("-n").arg(&path).status().unwrap();
                 assert!(checked.success(), "{}", path.display());
             }
+            Some("service") => assert_unit_holds(&path),
             Some("md") => {}
             _ => panic!("{}: say here how such an example is checked", path.display()),
         }
     }
+}
+
+/// systemd finds nothing wrong with a unit but that the program is not installed here, and rates its exposure as low.
+fn assert_unit_holds(path: &Path) {
+    if !succeeds("systemd-analyze", &["--version"]) {
+        return skip("needs systemd-analyze");
+    }
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(path).output().unwrap();
+    let said = String::from_utf8(verified.stderr).unwrap();
+    let complaints: Vec<_> = said.lines().filter(|line| !line.contains("is not executable")).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+    let words = ["security", "--offline=true", "--threshold=30"];
+    let rated = Command::new("systemd-analyze").args(words).arg(path).output().unwrap();
+    assert!(rated.status.success(), "{}", String::from_utf8_lossy(&rated.stdout));
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
     Ok(Code::Well)
 }
 
-fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+/// Writes a file that must not exist, and syncs it.
+pub(crate) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -9,7 +9,6 @@ pub mod proxy;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod testing;
-mod testing;
 #[cfg(test)]
 mod tests;
 pub mod wire;

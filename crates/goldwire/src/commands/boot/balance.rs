@@ -1,0 +1,61 @@
+//! `goldwire boot balance`: one address for firmware that takes only one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use goldwire_control::boot::telemetry::Telemetry;
+use goldwire_netboot::balance::{Balance, BalanceSettings};
+use goldwire_netboot::member::{ProbeSettings, Prober, Subnet, Table};
+use goldwire_netboot::{Neighbours, Observer};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::info;
+
+use super::serve::seats_of;
+use super::{load, log};
+use crate::args::boot::BalanceArgs;
+use crate::exit::Code;
+use crate::privileges;
+
+/// Running transfers get so long to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
+    log(&args.log, args.log_format)?;
+    let loaded = load(&args.config)?;
+    let settings = loaded.settings;
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
+    let observer: Arc<dyn Observer> =
+        Arc::new(Telemetry::new("balance".into(), None, Arc::new(Neighbours::new())));
+    let table = Arc::new(Table::new(seats_of(&settings), None, Arc::clone(&observer))?);
+    let width = |address: &std::net::IpAddr| if address.is_ipv4() { 32 } else { 128 };
+    let proxies = args.proxy_protocol_from.iter();
+    let balance = Balance::bind(BalanceSettings {
+        http: args.http.clone(),
+        tftp: args.tftp.clone(),
+        table: Arc::clone(&table),
+        observer,
+        proxies: proxies.filter_map(|address| Subnet::new(*address, width(address))).collect(),
+        sends_proxy_header: args.send_proxy_protocol,
+    })?;
+    if let Some(user) = &settings.server.user {
+        privileges::drop_to(user, &[])?;
+    }
+    let probes = ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
+    let prober = Prober::start(&table, &probes).context("start to ask members for their health")?;
+    let running = balance.run()?;
+    for address in running.http_addresses() {
+        info!(%address, "HTTP");
+    }
+    for address in running.tftp_addresses() {
+        info!(%address, "TFTP");
+    }
+    info!("ready");
+    signals.forever().next();
+    info!("stopping");
+    running.drain();
+    running.stop(PATIENCE);
+    prober.stop();
+    Ok(Code::Well)
+}

@@ -1,0 +1,44 @@
+//! `goldwire boot certificate`: an authority of one's own, and servers' certificates from it.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use goldwire_netboot::certificate::{Authority, KeyKind, write_key};
+
+use crate::args::boot::CertificateArgs;
+use crate::commands::key::write_new;
+use crate::exit::Code;
+
+pub(crate) fn run(args: &CertificateArgs) -> anyhow::Result<Code> {
+    let mut out = std::io::stdout().lock();
+    let authority = authority_in(&args.folder, args.ecdsa, &mut out)?;
+    if let Some(first) = args.server.first() {
+        let issued = authority.issue(&args.server)?;
+        // An address of IPv6 has colons, which some file systems do not take.
+        let stem = first.replace(':', "-");
+        let (certificate, key) =
+            (args.folder.join(format!("{stem}.pem")), args.folder.join(format!("{stem}.key")));
+        write_key(&key, &issued.key_pem)?;
+        write_new(&certificate, 0o644, &issued.chain_pem)?;
+        writeln!(out, "{}\n{}", certificate.display(), key.display())?;
+    }
+    Ok(Code::Well)
+}
+
+/// The authority of a folder; a new one where there is none.
+fn authority_in(folder: &Path, is_ecdsa: bool, out: &mut impl Write) -> anyhow::Result<Authority> {
+    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+    if key.exists() {
+        let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
+        return Authority::from_pem(&read(&certificate)?, &read(&key)?)
+            .with_context(|| format!("use the authority in {}", folder.display()));
+    }
+    fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
+    let authority = Authority::new(if is_ecdsa { KeyKind::EcdsaP256 } else { KeyKind::Rsa2048 })?;
+    write_key(&key, &authority.key_pem())?;
+    write_new(&certificate, 0o644, authority.certificate_pem())?;
+    writeln!(out, "{}\n{}", certificate.display(), key.display())?;
+    Ok(authority)
+}

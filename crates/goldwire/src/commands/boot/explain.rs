@@ -1,0 +1,78 @@
+//! `goldwire boot explain` and `goldwire boot script`: what a device would get, without asking a server.
+//!
+//! Every configured member counts as alive here: the answer says what the boot file means, not how the group is.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use goldwire_control::boot::{Loaded, Policy, Question, explain as play};
+use goldwire_netboot::content::{Library, LibrarySettings};
+use goldwire_netboot::{Device, Firmware, LiveMembers, MemberState, Silent};
+
+use super::serve::{library_settings, table_of};
+use super::{links_of, load};
+use crate::args::boot::{DeviceArgs, ExplainArgs, ScriptArgs};
+use crate::exit::Code;
+
+pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
+    let loaded = load(&args.file.config)?;
+    let links = links_of(&loaded);
+    let question = Question {
+        mac: args.device.mac,
+        uuid: args.device.uuid,
+        arch: args.device.arch,
+        subnet: subnet_of(&args.device, &loaded).and_then(v4),
+        circuit_id: None,
+        server: loaded
+            .settings
+            .own_member()
+            .and_then(|member| member.address_v4())
+            .unwrap_or(Ipv4Addr::UNSPECIFIED),
+    };
+    let policy = policy_of(loaded)?;
+    let explanation = play(&policy, &question, &links);
+    let mut out = std::io::stdout().lock();
+    if args.file.json {
+        writeln!(out, "{}", serde_json::to_string(&explanation)?)?;
+    } else {
+        write!(out, "{explanation}")?;
+    }
+    Ok(Code::Well)
+}
+
+pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
+    let loaded = load(&args.config)?;
+    let settings: LibrarySettings = library_settings(&loaded.settings);
+    let links = links_of(&loaded);
+    let device = Device {
+        uuid: args.device.uuid,
+        arch: args.device.arch,
+        subnet: subnet_of(&args.device, &loaded),
+        ..Device::new(Some(args.device.mac), Firmware::Ipxe)
+    };
+    let policy = Arc::new(policy_of(loaded)?);
+    let text = Library::open(&settings, policy, links)?.script_of(&device)?;
+    write!(std::io::stdout(), "{text}")?;
+    Ok(Code::Well)
+}
+
+fn subnet_of(device: &DeviceArgs, loaded: &Loaded) -> Option<IpAddr> {
+    device.subnet.or_else(|| loaded.settings.subnets.first().map(|subnet| subnet.network.address))
+}
+
+fn v4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn policy_of(loaded: Loaded) -> anyhow::Result<Policy> {
+    let table = table_of(&loaded.settings, Arc::new(Silent))?;
+    for member in &loaded.settings.members {
+        table.report(&member.member.name, MemberState::Alive, "it is assumed");
+    }
+    let members: Arc<dyn LiveMembers> = Arc::new(table);
+    Ok(Policy::new(loaded.rules, members))
+}

@@ -1,0 +1,92 @@
+//! `goldwire boot media`: a boot medium for machines that cannot boot from the network by themselves.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+
+use anyhow::Context;
+use goldwire_netboot::media::{Address, MediaReport, MediaSettings, Way, write_esp, write_iso, write_usb};
+use goldwire_stdx::ByteSize;
+use serde_json::json;
+
+use super::load;
+use crate::args::boot::MediaArgs;
+use crate::exit::{Code, Hinted};
+
+pub(crate) fn run(args: MediaArgs) -> anyhow::Result<Code> {
+    let loaded = load(&args.config)?;
+    let members = loaded.settings.members.into_iter().map(|member| member.member).collect();
+    let ca = args
+        .trust
+        .as_ref()
+        .map(|path| std::fs::read(path).with_context(|| format!("read the certificate {}", path.display())))
+        .transpose()?;
+    let settings = MediaSettings {
+        programs: args.programs.clone(),
+        is_secure: args.secure,
+        address: address_of(&args)?,
+        vlan: args.vlan,
+        ca,
+        replaces: args.replace,
+        ..MediaSettings::new(members)
+    };
+    let (path, report) = match (&args.iso, &args.usb, &args.esp) {
+        (Some(path), _, _) => (path, write_iso(&settings, path)?),
+        (None, Some(path), _) => (path, write_usb(&settings, path)?),
+        (None, None, Some(path)) => (path, write_esp(&settings, path)?),
+        // clap asks for one of the three.
+        (None, None, None) => return Ok(Code::Usage),
+    };
+    show(&report, &path.display().to_string(), args.json)?;
+    Ok(Code::Well)
+}
+
+fn address_of(args: &MediaArgs) -> anyhow::Result<Address> {
+    let Some(text) = &args.address else { return Ok(Address::Dhcp) };
+    let parsed = text.split_once('/').and_then(|(address, prefix)| {
+        let prefix: u8 = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix))?;
+        Some((address.parse::<Ipv4Addr>().ok()?, prefix))
+    });
+    let Some((address, prefix)) = parsed else {
+        return Err(Hinted {
+            message: format!("--address {text} is no address with its prefix"),
+            hint: "write it as 10.0.0.7/24".into(),
+        }
+        .into());
+    };
+    Ok(Address::Fixed { address, prefix, gateway: args.gateway, dns: args.dns })
+}
+
+fn show(report: &MediaReport, path: &str, is_json: bool) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if is_json {
+        let programs: Vec<_> = report
+            .programs
+            .iter()
+            .map(|(name, way)| json!({ "name": name, "way": way_name(*way) }))
+            .collect();
+        let (size, digest) = (report.size, report.digest.to_hex().to_string());
+        writeln!(
+            out,
+            "{}",
+            json!({ "path": path, "size": size, "blake3": digest, "programs": programs, "notes": report.notes })
+        )?;
+        return Ok(());
+    }
+    writeln!(out, "{path}: {}, blake3 {}", ByteSize(report.size), report.digest.to_hex())?;
+    for (name, way) in &report.programs {
+        writeln!(out, "  {name:<24} {}", way_name(*way))?;
+    }
+    for note in &report.notes {
+        writeln!(out, "note: {note}")?;
+    }
+    Ok(())
+}
+
+fn way_name(way: Way) -> &'static str {
+    match way {
+        Way::Loader => "gets its script from our loader",
+        Way::Autoexec => "reads autoexec.ipxe",
+        Way::Shim => "reads autoexec.ipxe, behind a signed shim",
+        Way::Typed => "gets its command typed at its prompt",
+    }
+}

@@ -1,0 +1,78 @@
+//! `goldwire boot …`: one file per command.
+
+pub(crate) mod balance;
+pub(crate) mod certificate;
+pub(crate) mod check;
+pub(crate) mod doctor;
+pub(crate) mod explain;
+pub(crate) mod media;
+pub(crate) mod secret;
+pub(crate) mod serve;
+pub(crate) mod watch;
+
+use std::path::Path;
+
+use anyhow::Context;
+use goldwire_control::boot::{Loaded, Problems, load as load_file};
+use goldwire_netboot::content::{LinkKey, Links};
+use tracing_subscriber::EnvFilter;
+
+use crate::args::BootCommand;
+use crate::args::boot::LogFormat;
+use crate::exit::Code;
+
+/// How long a token in a path is good for at least. A slow boot loads its last file minutes after DHCP.
+const TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+
+pub(crate) fn run(command: BootCommand) -> anyhow::Result<Code> {
+    match command {
+        BootCommand::Serve(args) => serve::run(&args),
+        BootCommand::Check(args) => check::run(&args),
+        BootCommand::Explain(args) => explain::explain(&args),
+        BootCommand::Script(args) => explain::script(&args),
+        BootCommand::Watch(args) => watch::run(&args),
+        BootCommand::Doctor(args) => doctor::run(&args),
+        BootCommand::Balance(args) => balance::run(&args),
+        BootCommand::Media(args) => media::run(*args),
+        BootCommand::Secret(args) => secret::run(&args),
+        BootCommand::Certificate(args) => certificate::run(&args),
+    }
+}
+
+/// Reads a boot file; what is odd about it goes to standard error.
+fn load(path: &Path) -> anyhow::Result<Loaded> {
+    let loaded = load_file(path)?;
+    show(&loaded.warnings);
+    Ok(loaded)
+}
+
+fn show(problems: &Problems) {
+    if !problems.is_empty() {
+        say(&problems.to_string());
+    }
+}
+
+/// Standard error is talk; nobody is helped if it cannot be written.
+fn say(text: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), format!("{text}\n").as_bytes());
+}
+
+/// The links of a group; with tokens, if it has a secret.
+fn links_of(loaded: &Loaded) -> Links {
+    match &loaded.settings.server.secret {
+        Some(secret) => Links::new(LinkKey::from_secret(secret.expose()), TOKEN_LIFETIME),
+        None => Links::default(),
+    }
+}
+
+/// Log lines go to standard error from now on.
+fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("understand --log {filter}"))?;
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let is_set = match format {
+        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    is_set.map_err(|error| anyhow::anyhow!("set up the log: {error}"))
+}

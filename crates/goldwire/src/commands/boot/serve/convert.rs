@@ -1,0 +1,187 @@
+//! From what the boot file says to what each server is told.
+
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+
+use goldwire_control::boot::{self, Settings};
+use goldwire_netboot::content::LibrarySettings;
+use goldwire_netboot::dhcp::driver::DriverSettings;
+use goldwire_netboot::dhcp::server;
+use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
+use goldwire_netboot::member::{Seat, Table};
+use goldwire_netboot::{Observer, http, tftp};
+use nix::ifaddrs::getifaddrs;
+
+/// Probes before an address is offered last so long; a machine on the link answers within a millisecond.
+const PROBE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Domain separation: nothing that is signed with this key passes for a token.
+const HEARTBEAT_CONTEXT: &str = "goldwire 2026-11-24 boot group heartbeat";
+
+/// The folders that are served.
+pub(crate) fn library_settings(settings: &Settings) -> LibrarySettings {
+    let server = &settings.server;
+    LibrarySettings { root: server.root.clone(), extra: vec![("ipxe".into(), server.ipxe.clone())] }
+}
+
+/// The members, all of them dead but this one.
+pub(crate) fn table_of(settings: &Settings, observer: Arc<dyn Observer>) -> anyhow::Result<Table> {
+    Ok(Table::new(seats_of(settings), Some(settings.server.name.clone()), observer)?)
+}
+
+/// The members with their parts.
+pub(crate) fn seats_of(settings: &Settings) -> Vec<Seat> {
+    settings.members.iter().map(boot::MemberSettings::seat).collect()
+}
+
+/// The group for heartbeats; none without a secret or where to hear.
+pub(super) fn group_of(settings: &Settings) -> Option<(SocketAddr, Group)> {
+    let listen = settings.heartbeat.listen?;
+    let secret = settings.server.secret.as_ref()?;
+    let own = settings.own_member()?;
+    let key = Key::new(&blake3::derive_key(HEARTBEAT_CONTEXT, secret.expose()));
+    let peers = settings.members.iter().filter(|member| member.member.name != own.member.name);
+    let peers = peers.map(|member| Peer {
+        name: member.member.name.clone(),
+        address: member.heartbeat.unwrap_or(SocketAddr::new(member.member.address, listen.port())),
+    });
+    let announcement = Announcement {
+        name: own.member.name.clone(),
+        address: own.member.address,
+        http_port: own.member.http_port,
+        https_port: own.member.https_port,
+        https_name: own.member.https_name.clone(),
+        tftp_port: own.tftp_port,
+        heartbeat_port: listen.port(),
+        weight: u16::try_from(own.weight).unwrap_or(u16::MAX),
+        condition: Condition::Serving,
+        digest: rules_digest(settings),
+    };
+    let group = Group {
+        key,
+        own: announcement,
+        peers: peers.collect(),
+        announce_to: settings.heartbeat.announce_to.clone(),
+        accepts_found: settings.heartbeat.accepts_found,
+    };
+    Some((listen, group))
+}
+
+/// What members have to agree about: who is in the group. Their files may differ in what is about one server.
+fn rules_digest(settings: &Settings) -> [u8; 16] {
+    let mut members: Vec<String> =
+        settings.members.iter().map(|member| format!("{:?}", member.member)).collect();
+    members.sort();
+    let digest = blake3::hash(members.join("\n").as_bytes());
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest.as_bytes()[..16]);
+    half
+}
+
+/// HTTP and HTTPS, without health and metrics.
+pub(super) fn http_of(settings: &Settings) -> http::Settings {
+    let balancers: Vec<IpAddr> =
+        settings.http.proxy_protocol_from.iter().map(|network| network.address).collect();
+    let listener = |is_secure| {
+        let balancers = balancers.clone();
+        move |address: &SocketAddr| http::Listener {
+            is_secure,
+            balancers: balancers.clone(),
+            ..http::Listener::plain(*address)
+        }
+    };
+    let mut listeners: Vec<http::Listener> = settings.http.listen.iter().map(listener(false)).collect();
+    if let Some(tls) = &settings.http.tls {
+        listeners.extend(tls.listen.iter().map(listener(true)));
+    }
+    let tls = settings.http.tls.as_ref();
+    http::Settings {
+        listeners,
+        tls: tls.map(|tls| http::TlsSettings { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+        limits: http::Limits { large_transfers: settings.http.transfers_max, ..http::Limits::default() },
+        ..http::Settings::default()
+    }
+}
+
+/// TFTP.
+pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
+    let caps = settings.subnets.iter().filter_map(|subnet| {
+        Some(tftp::BlockSizeCap {
+            network: subnet.network.address,
+            prefix_length: subnet.network.prefix,
+            block_size_max: subnet.tftp_block_size_max?,
+        })
+    });
+    tftp::Settings {
+        listen: settings.tftp.listen.clone(),
+        mode: if settings.tftp.is_single_port { tftp::Mode::SinglePort } else { tftp::Mode::PortPerTransfer },
+        block_size_max: settings.tftp.block_size_max,
+        window_size_max: settings.tftp.window_size_max,
+        block_size_caps: caps.collect(),
+        ..tftp::Settings::default()
+    }
+}
+
+/// Where DHCP listens: on the interfaces for machines on their links, on the member's own address for relays and for
+/// clients that renew.
+pub(super) fn driver_of(settings: &Settings) -> DriverSettings {
+    let interfaces = match &settings.dhcp.interfaces[..] {
+        [] => interfaces_with_ipv4(),
+        named => named.to_vec(),
+    };
+    let own = settings.own_member().and_then(boot::MemberSettings::address_v4);
+    let addresses = own.map(|address| SocketAddrV4::new(address, 67)).into_iter().collect();
+    DriverSettings { interfaces, addresses, ..DriverSettings::default() }
+}
+
+fn interfaces_with_ipv4() -> Vec<String> {
+    let mut names: Vec<String> = getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter(|found| {
+            let address = found.address.as_ref().and_then(|address| address.as_sockaddr_in().map(|a| a.ip()));
+            address.is_some_and(|address| !address.is_loopback())
+        })
+        .map(|found| found.interface_name)
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The DHCP server.
+pub(super) fn server_of(settings: &Settings) -> server::Settings {
+    let subnets = settings.subnets.iter().filter_map(subnet_of).collect();
+    let mut told = server::Settings::new(settings.server.name.clone(), subnets);
+    told.is_authoritative = settings.dhcp.is_authoritative;
+    told.addresses = settings.own_member().and_then(boot::MemberSettings::address_v4).into_iter().collect();
+    told.query_from = settings.dhcp.lease_query_from.iter().filter_map(network_of).collect();
+    told.probe = settings.dhcp.is_probing.then_some(PROBE);
+    told
+}
+
+fn subnet_of(subnet: &boot::Subnet) -> Option<server::Subnet> {
+    let plan = subnet.plan();
+    Some(server::Subnet {
+        pools: plan.pools,
+        peer_pools: plan.peer_pools,
+        reservations: plan.reservations,
+        routers: subnet.routers.clone(),
+        dns: subnet.dns.clone(),
+        ntp: subnet.ntp.clone(),
+        domain: subnet.domain.clone(),
+        search: subnet.search.clone(),
+        mtu: subnet.mtu,
+        routes: subnet.routes.iter().filter_map(|(to, via)| Some((network_of(to)?, *via))).collect(),
+        lease: subnet.lease,
+        boot_lease: subnet.boot_lease,
+        ..server::Subnet::new(network_of(&subnet.network)?)
+    })
+}
+
+fn network_of(network: &boot::Network) -> Option<server::Network> {
+    match network.address {
+        IpAddr::V4(address) => server::Network::new(address, network.prefix),
+        IpAddr::V6(_) => None,
+    }
+}

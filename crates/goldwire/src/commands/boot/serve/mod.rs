@@ -1,0 +1,319 @@
+//! `goldwire boot serve`: everything is bound, root is dropped, everything is started, and then signals decide.
+
+mod convert;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use goldwire_control::boot::telemetry::Telemetry;
+use goldwire_control::boot::timeline::Writer;
+use goldwire_control::boot::{DhcpMode, Loaded, Policy, Problems, Reload, Reloader, Settings};
+use goldwire_netboot::content::{Contents, Library, Links};
+use goldwire_netboot::dhcp::driver::{self, Clock, Service, open_leases};
+use goldwire_netboot::dhcp::lease::{Folder, Time};
+use goldwire_netboot::dhcp::proxy::ProxyResponder;
+use goldwire_netboot::dhcp::server::Server;
+use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
+use goldwire_netboot::member::{ProbeSettings, Prober, Table};
+use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{error, info, warn};
+
+pub(super) use self::convert::{library_settings, seats_of, table_of};
+use super::{links_of, load, log};
+use crate::args::boot::ServeArgs;
+use crate::exit::Code;
+use crate::privileges;
+
+/// Running transfers get so long to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The others hear of the end and name this member no more, before it stops.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
+    log(&args.log, args.log_format)?;
+    let loaded = load(&args.config)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
+    let bound = Bound::bind(loaded)?;
+    let settings = bound.settings.clone();
+    if let Some(user) = &settings.server.user {
+        privileges::drop_to(user, &[&settings.server.state, &leases_folder(&settings)])?;
+    }
+    let running = bound.start(&args.config)?;
+    info!(name = settings.server.name, "ready");
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        running.reload();
+    }
+    info!("stopping");
+    running.stop();
+    Ok(Code::Well)
+}
+
+/// Where the lease log is: a folder of its own, which it locks.
+fn leases_folder(settings: &Settings) -> std::path::PathBuf {
+    settings.server.state.join("leases")
+}
+
+/// What everybody shares.
+struct Shared {
+    telemetry: Arc<Telemetry>,
+    neighbours: Arc<Neighbours>,
+    table: Arc<Table>,
+    policy: Arc<Policy>,
+    contents: Arc<dyn Contents>,
+    is_draining: Arc<AtomicBool>,
+}
+
+/// Everything is bound and nothing answers.
+struct Bound {
+    settings: Settings,
+    shared: Shared,
+    links: Links,
+    http: http::Bound,
+    metrics: Option<http::Bound>,
+    tftp: Option<tftp::Bound>,
+    dhcp: Option<driver::Sockets>,
+    dhcp6: Option<dhcp6::driver::Bound>,
+    heartbeats: Option<Heartbeats>,
+}
+
+impl Bound {
+    fn bind(loaded: Loaded) -> anyhow::Result<Self> {
+        let links = links_of(&loaded);
+        let Loaded { settings, rules, .. } = loaded;
+        let state = &settings.server.state;
+        for folder in [state.clone(), leases_folder(&settings)] {
+            std::fs::create_dir_all(&folder)
+                .with_context(|| format!("make the state folder {}", folder.display()))?;
+        }
+        let timeline =
+            Writer::start(state).with_context(|| format!("open the boot timeline in {}", state.display()))?;
+        let neighbours = Arc::new(Neighbours::new());
+        let telemetry =
+            Arc::new(Telemetry::new(settings.server.name.clone(), Some(timeline), Arc::clone(&neighbours)));
+        let observer: Arc<dyn Observer> = telemetry.clone();
+        let table = Arc::new(table_of(&settings, Arc::clone(&observer))?);
+        let members: Arc<dyn LiveMembers> = table.clone();
+        let policy = Arc::new(Policy::new(rules, members));
+        let asked: Arc<dyn BootPolicy> = policy.clone();
+        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), links.clone())?;
+        library.warm();
+        let contents: Arc<dyn Contents> = Arc::new(library);
+        let is_draining = Arc::new(AtomicBool::new(false));
+
+        let web =
+            http::Settings { health: Some(health_of(&table, &is_draining)), ..convert::http_of(&settings) };
+        let http = http::bind(web, Arc::clone(&contents), Arc::clone(&observer), Arc::clone(&neighbours))?;
+        let metrics = settings.metrics_listen.map(|address| {
+            let counted = Arc::clone(&telemetry);
+            let page = http::Settings {
+                listeners: vec![http::Listener::plain(address)],
+                threads: 1,
+                metrics: Some(Arc::new(move || counted.metrics().text())),
+                health: Some(health_of(&table, &is_draining)),
+                ..http::Settings::default()
+            };
+            http::bind(page, Arc::new(Nothing), Arc::clone(&observer), Arc::clone(&neighbours))
+        });
+        let tftp = match settings.tftp.listen.is_empty() {
+            true => None,
+            false => Some(tftp::bind(convert::tftp_of(&settings))?),
+        };
+        let dhcp = match settings.dhcp.mode {
+            DhcpMode::Off => None,
+            DhcpMode::Server | DhcpMode::Proxy => Some(driver::bind(&convert::driver_of(&settings))?),
+        };
+        let dhcp6 = match settings.dhcp6_interfaces.is_empty() {
+            true => None,
+            false => Some(dhcp6::driver::Bound::bind(dhcp6::driver::Settings {
+                interfaces: settings.dhcp6_interfaces.clone(),
+                ports: dhcp6::driver::Settings::PORTS,
+                policy: asked,
+                links: links.clone(),
+                observer,
+            })?),
+        };
+        let heartbeats = match convert::group_of(&settings) {
+            None => None,
+            Some((listen, group)) => {
+                Some(Heartbeats::bind(HeartbeatSettings { listen, group, table: Arc::clone(&table) })?)
+            }
+        };
+        let metrics = metrics.transpose()?;
+        let shared = Shared { telemetry, neighbours, table, policy, contents, is_draining };
+        Ok(Self { settings, shared, links, http, metrics, tftp, dhcp, dhcp6, heartbeats })
+    }
+
+    fn start(self, config: &Path) -> anyhow::Result<Running> {
+        let Self { settings, shared, links, http, metrics, tftp, dhcp, dhcp6, heartbeats } = self;
+        for address in http.addresses() {
+            info!(%address, "HTTP");
+        }
+        let http = http.run()?;
+        let metrics = metrics.map(http::Bound::run).transpose()?;
+        let tftp = tftp.map(|tftp| {
+            for address in tftp.addresses() {
+                info!(%address, "TFTP");
+            }
+            let neighbours = Arc::clone(&shared.neighbours);
+            let observer: Arc<dyn Observer> = shared.telemetry.clone();
+            tftp.run(tftp::Surroundings {
+                contents: Arc::clone(&shared.contents),
+                observer,
+                mac_of: Arc::new(move |address| neighbours.mac_of(address)),
+            })
+        });
+        let tftp = tftp.transpose()?;
+        let dhcp = dhcp.map(|sockets| start_dhcp(&settings, &shared, &links, sockets)).transpose()?;
+        let dhcp6 = dhcp6.map(dhcp6::driver::Bound::run).transpose()?;
+        let (heartbeats, prober) = match heartbeats {
+            Some(heartbeats) => (Some(heartbeats.run()?), None),
+            None => {
+                let probes =
+                    ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
+                (None, Some(Prober::start(&shared.table, &probes)?))
+            }
+        };
+        let table = Arc::clone(&shared.table);
+        let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
+            if let Err(error) = table.configure(seats_of(new)) {
+                error!(%error, "the members stay as they were");
+            }
+        }));
+        let watch = reloader.watch().context("watch the boot file")?;
+        Ok(Running { shared, http, metrics, tftp, dhcp, dhcp6, heartbeats, prober, reloader, watch })
+    }
+}
+
+fn start_dhcp(
+    settings: &Settings,
+    shared: &Shared,
+    links: &Links,
+    sockets: driver::Sockets,
+) -> anyhow::Result<driver::Running> {
+    for address in sockets.addresses() {
+        info!(%address, mode = ?settings.dhcp.mode, "DHCP");
+    }
+    let policy: Arc<dyn BootPolicy> = shared.policy.clone();
+    let observer: Arc<dyn Observer> = shared.telemetry.clone();
+    let proxy = ProxyResponder::new(Arc::clone(&policy), links.clone(), Arc::clone(&observer), true);
+    if settings.dhcp.mode != DhcpMode::Server {
+        return Ok(sockets.start(Service { server: None, proxy: Some(proxy) }, Clock::start(Time(0)))?);
+    }
+    let told = convert::server_of(settings);
+    if let Some(problem) = told.problems().first() {
+        bail!("{problem}");
+    }
+    let mut server = Server::new(told, policy, links.clone(), observer);
+    let folder = leases_folder(settings);
+    let volume =
+        Folder::open(&folder).with_context(|| format!("open the lease log in {}", folder.display()))?;
+    let (log, opened, clock) = open_leases(&mut server, Box::new(volume))?;
+    if opened.scan.torn_bytes > 0 {
+        warn!(
+            bytes = opened.scan.torn_bytes,
+            "the lease log ended in the middle of a record, which was never acknowledged; it was cut off"
+        );
+    }
+    for damage in &opened.scan.damage {
+        let (at, bytes, records) = (damage.at, damage.bytes, damage.records);
+        error!(at, bytes, records, "the lease log is damaged there; what could be read is kept");
+    }
+    info!(leases = server.table().leases(None).count(), "the lease log was read");
+    Ok(sockets.start(Service { server: Some((server, log)), proxy: Some(proxy) }, clock)?)
+}
+
+/// A member is well while it serves: for balancers, and for members without a heartbeat.
+fn health_of(
+    table: &Arc<Table>,
+    is_draining: &Arc<AtomicBool>,
+) -> Arc<dyn Fn() -> http::Health + Send + Sync> {
+    let (table, is_draining) = (Arc::clone(table), Arc::clone(is_draining));
+    Arc::new(move || {
+        let wished = table.own().map_or(MemberState::Alive, |own| table.state_of(own));
+        let state = if is_draining.load(Ordering::Relaxed) { MemberState::Draining } else { wished };
+        http::Health { is_well: state == MemberState::Alive, reason: state.name().into() }
+    })
+}
+
+/// There is nothing beside the metrics.
+struct Nothing;
+
+impl Contents for Nothing {
+    fn open(
+        &self,
+        _path: &str,
+        _asker: &goldwire_netboot::content::Asker,
+    ) -> Result<goldwire_netboot::content::Content, goldwire_netboot::content::ContentError> {
+        Err(goldwire_netboot::content::ContentError::NotFound)
+    }
+}
+
+/// Everything answers.
+struct Running {
+    shared: Shared,
+    http: http::Running,
+    metrics: Option<http::Running>,
+    tftp: Option<tftp::Running>,
+    dhcp: Option<driver::Running>,
+    dhcp6: Option<dhcp6::driver::Running>,
+    heartbeats: Option<RunningHeartbeats>,
+    prober: Option<Prober>,
+    reloader: Arc<Reloader>,
+    watch: goldwire_control::boot::Watch,
+}
+
+impl Running {
+    fn reload(&self) {
+        tell(self.reloader.reload());
+    }
+
+    /// DHCP first, so that nobody is sent here any more; then the group is told; then transfers end.
+    fn stop(self) {
+        drop(self.watch);
+        if let Some(dhcp) = self.dhcp {
+            dhcp.stop();
+        }
+        drop(self.dhcp6);
+        self.shared.is_draining.store(true, Ordering::Relaxed);
+        self.http.drain();
+        if let Some(heartbeats) = self.heartbeats {
+            heartbeats.stop();
+        }
+        if let Some(prober) = self.prober {
+            prober.stop();
+            std::thread::sleep(FAREWELL);
+        }
+        self.http.stop(PATIENCE);
+        drop(self.metrics);
+        if let Some(tftp) = self.tftp {
+            tftp.stop();
+        }
+    }
+}
+
+fn tell(reload: Reload) {
+    match reload {
+        Reload::Done { warnings, needs_restart } => {
+            warn_of(&warnings);
+            if !needs_restart.is_empty() {
+                warn!(tables = needs_restart.join(", "), "these changes need a restart");
+            }
+            info!("the boot file was read again");
+        }
+        Reload::Kept(error) => error!(%error, "the boot file is wrong; the former one stays in force"),
+    }
+}
+
+fn warn_of(problems: &Problems) {
+    for problem in &problems.list {
+        warn!(message = problem.message, line = problem.place.as_ref().map(|place| place.line), "boot file");
+    }
+}
