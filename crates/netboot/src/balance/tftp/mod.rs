@@ -22,7 +22,7 @@ use super::{ATTEMPTS_MAX, Phase, Shared};
 use crate::event::{Event, EventKind, Protocol};
 use crate::member::Seat;
 
-/// Sessions at once. One costs two buffers and a socket.
+/// Sessions at once. One costs a socket, and a buffer of which only as much is touched as a block is long.
 const SESSIONS_MAX: usize = 4096;
 
 /// Sessions of one client address at once: a machine fetches one file at a time, but a NAT may hide a room of them.

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::{Member, MemberState, Seat, Table};
 use super::machine::{Change, Group, Machine, Note, Refusal};
-use super::wire::{Announcement, Condition, DATAGRAM_MAX};
+use super::wire::{Announcement, Condition, DATAGRAM_MAX, DecodeError};
 
 /// Datagrams that are read before time is looked at again; a flood must not keep the dead alive.
 const BATCH_MAX: usize = 1024;
@@ -49,6 +49,9 @@ pub enum HeartbeatError {
         #[source]
         source: io::Error,
     },
+    /// What this member says of itself cannot be said.
+    #[error("announce this member")]
+    Announce(#[source] DecodeError),
     /// Randomness or a thread.
     #[error("start the heartbeat")]
     Start(#[source] io::Error),
@@ -66,9 +69,10 @@ impl Heartbeats {
     /// Binds the socket and joins the multicast groups among the addresses to announce to.
     ///
     /// # Errors
-    /// `Listen`, `Join`.
+    /// `Announce`, `Listen`, `Join`.
     pub fn bind(settings: HeartbeatSettings) -> Result<Self, HeartbeatError> {
         let HeartbeatSettings { listen, mut group, table } = settings;
+        group.own.check().map_err(HeartbeatError::Announce)?;
         let wrong = |source| HeartbeatError::Listen { address: listen, source };
         let socket =
             Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP)).map_err(wrong)?;

@@ -96,6 +96,19 @@ pub struct Announcement {
     pub digest: [u8; 16],
 }
 
+impl Announcement {
+    /// Whether it survives the wire: names that are too long, or not plain, do not.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        let key = Key::new(&[0; 32]);
+        let announcement = self.clone();
+        let beat = Beat { boot_id: 1, sequence: 1, nonce: 0, echo: 0, sent_at: 0, announcement };
+        Beat::decode(&beat.encode(&key), &key).map(|_| ())
+    }
+}
+
 /// One heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
@@ -162,7 +175,7 @@ impl Beat {
         };
         bytes.extend(address.octets());
         bytes.extend(said.digest);
-        // The lengths were checked when the machine took the announcement.
+        // `Announcement::check` made sure of the lengths before the first heartbeat was sent.
         bytes.extend([said.name.len() as u8, https_name.len() as u8]);
         bytes.extend(said.name.as_bytes());
         bytes.extend(https_name.as_bytes());
@@ -316,6 +329,22 @@ mod tests {
         let (signed, mac) = bytes.split_at(bytes.len() - 32);
         assert_eq!(goldwire_stdx::to_hex(signed), expected);
         assert_eq!(mac, Key::new(&[7; 32]).authenticate(signed).as_bytes());
+    }
+
+    #[test]
+    fn an_announcement_that_does_not_survive_the_wire_is_known_before() {
+        let said = beat().announcement;
+        assert_eq!(said.check(), Ok(()));
+        for wrong in [
+            Announcement { name: String::new(), ..said.clone() },
+            Announcement { name: "n".repeat(NAME_MAX + 1), ..said.clone() },
+            Announcement { name: "n".repeat(256), ..said.clone() },
+            Announcement { name: "a b".into(), ..said.clone() },
+            Announcement { weight: 0, ..said.clone() },
+            Announcement { https_name: Some("n".repeat(254)), ..said.clone() },
+        ] {
+            assert!(wrong.check().is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
