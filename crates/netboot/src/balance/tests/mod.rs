@@ -3,6 +3,7 @@
 mod balancers;
 mod http;
 mod member;
+mod ours;
 mod tftp;
 
 use std::net::SocketAddr;
