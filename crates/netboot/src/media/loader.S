@@ -8,6 +8,7 @@
 #
 # A piece with address 0 is the script: it goes to the end of the memory below 4 GiB (INT 15h, AX=E820h), where an
 # initial RAM disk belongs. iPXE moves to just below it; lower down it would be in the way of the kernel that it loads.
+# Small machines get it at 14 MiB all the same.
         .code16
         .set map, 0x600                 # free memory above the BIOS's own data: one entry of the memory map
         .globl start
@@ -43,6 +44,10 @@ skip:   testl %ebx, %ebx
         jnz memory
 known:  subl $0x80000, script           # room for the largest script, and to spare
         andw $0xf000, script
+        cmpl $0x6000000, script         # with 16 and 64 MiB, iPXE of 2019 was seen to move over it
+        jae high
+        movl $0xe00000, script
+high:
         movw $pieces, %bx
 piece:  movl (%bx), %eax
         testl %eax, %eax
@@ -101,7 +106,7 @@ print:  lodsb
         jmp print
 halt:   hlt
         jmp halt
-text:   .asciz "goldwire: cannot read the boot medium\r\n"
+text:   .asciz "goldwire: cannot read the medium\r\n"
 drive:  .byte 0
 target: .long 0
 script: .long 0
