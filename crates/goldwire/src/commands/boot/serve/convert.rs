@@ -1,6 +1,6 @@
 //! From what the boot file says to what each server is told.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use goldwire_control::boot::{self, Settings};
@@ -122,16 +122,13 @@ pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
     }
 }
 
-/// Where DHCP listens: on the interfaces for machines on their links, on the member's own address for relays and for
-/// clients that renew.
+/// Where DHCP listens: on the interfaces, which also hear relays and clients that renew, whatever address they ask.
 pub(super) fn driver_of(settings: &Settings) -> DriverSettings {
     let interfaces = match &settings.dhcp.interfaces[..] {
         [] => interfaces_with_ipv4(),
         named => named.to_vec(),
     };
-    let own = settings.own_member().and_then(boot::MemberSettings::address_v4);
-    let addresses = own.map(|address| SocketAddrV4::new(address, 67)).into_iter().collect();
-    DriverSettings { interfaces, addresses, ..DriverSettings::default() }
+    DriverSettings { interfaces, ..DriverSettings::default() }
 }
 
 fn interfaces_with_ipv4() -> Vec<String> {
