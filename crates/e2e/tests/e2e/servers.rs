@@ -71,11 +71,13 @@ impl Servers {
         Self { folder, boot1: None, boot2: None }
     }
 
-    /// Starts both.
+    /// Starts both, and waits until each knows that the other lives.
     pub(crate) fn start(lab: &Lab, scene: &Scene, wish: &Wish) -> Self {
         let mut servers = Self::prepare(scene, wish);
-        servers.boot1 = Some(servers.start_one(lab, 1));
-        servers.boot2 = Some(servers.start_one(lab, 2));
+        let (boot1, boot2) = (servers.start_one(lab, 1), servers.start_one(lab, 2));
+        boot1.wait_for("member=\"boot2\" state=\"alive\"");
+        boot2.wait_for("member=\"boot1\" state=\"alive\"");
+        (servers.boot1, servers.boot2) = (Some(boot1), Some(boot2));
         servers
     }
 
@@ -99,8 +101,13 @@ impl Servers {
         self.folder.join(format!("boot{number}.toml"))
     }
 
-    /// The first member's power fails.
+    /// The first member is gone at once.
     pub(crate) fn kill_first(&mut self) {
         self.boot1.take().expect("killed once").kill();
+    }
+
+    /// Waits until the second member has noticed.
+    pub(crate) fn wait_for_the_second_to_notice(&self) {
+        self.boot2.as_ref().expect("it runs").wait_for("member=\"boot1\" state=\"dead\"");
     }
 }
