@@ -2,6 +2,7 @@
 
 mod convert;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,7 @@ use tracing::{error, info, warn};
 pub(super) use self::convert::{library_settings, seats_of, table_of};
 use super::{links_of, load, log};
 use crate::args::boot::ServeArgs;
-use crate::exit::Code;
+use crate::exit::{Code, Hinted};
 use crate::privileges;
 
 /// Running transfers get so long to end.
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
     log(&args.log, args.log_format)?;
     let loaded = load(&args.config)?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
-    let bound = Bound::bind(loaded)?;
+    let bound = Bound::bind(loaded).map_err(with_hint)?;
     let settings = bound.settings.clone();
     if let Some(user) = &settings.server.user {
         privileges::drop_to(user, &[&settings.server.state, &leases_folder(&settings)])?;
@@ -54,6 +55,20 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
     info!("stopping");
     running.stop();
     Ok(Code::Well)
+}
+
+/// What the usual reasons for which a server cannot start call for.
+fn with_hint(error: anyhow::Error) -> anyhow::Error {
+    let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let hint = match cause.map(std::io::Error::kind) {
+        Some(ErrorKind::PermissionDenied) => {
+            "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service"
+        }
+        Some(ErrorKind::AddrInUse) => "another server has this port; `ss -tulpn` shows which",
+        Some(ErrorKind::AddrNotAvailable) => "no interface of this machine has this address",
+        _ => return error,
+    };
+    Hinted { message: format!("{error:#}"), hint: hint.into() }.into()
 }
 
 /// Where the lease log is: a folder of its own, which it locks.
