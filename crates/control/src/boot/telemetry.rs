@@ -68,6 +68,7 @@ fn log(event: &Event<'_>) {
         EventKind::Dropped { protocol, reason } => {
             debug!(mac = mac(), address = address(), protocol = protocol.name(), %reason, "dropped");
         }
-        EventKind::Member { name, state } => warn!(member = name, state = state.name(), "member changed"),
+        // The table of members says it itself, with the reason.
+        EventKind::Member { .. } => {}
     }
 }

@@ -252,7 +252,11 @@ impl Table {
     }
 
     fn tell(&self, name: &str, state: MemberState, why: &str) {
-        tracing::info!(member = name, state = state.name(), why, "a boot member changed");
+        if state == MemberState::Dead {
+            tracing::warn!(member = name, state = state.name(), why, "a boot member changed");
+        } else {
+            tracing::info!(member = name, state = state.name(), why, "a boot member changed");
+        }
         self.observer.observe(&Event { mac: None, address: None, kind: EventKind::Member { name, state } });
     }
 }
