@@ -52,6 +52,7 @@ pub(super) fn run(
 ) {
     let mut next = None;
     let mut retry_at = Instant::now();
+    let mut room_retry_at = retry_at;
     while let Some(item) = next.take().or_else(|| work.recv().ok()) {
         let result = match item {
             Work::Commit(mut records, mut datagrams) => {
@@ -95,5 +96,12 @@ pub(super) fn run(
             state.wants_rewrite.store(true, Ordering::Release);
         }
         wake.wake();
+        if log.wants_room()
+            && Instant::now() >= room_retry_at
+            && let Err(error) = log.make_room()
+        {
+            tracing::warn!(error = %Report::of(&error), "batches of leases take longer");
+            room_retry_at = Instant::now() + RETRY;
+        }
     }
 }

@@ -1,4 +1,7 @@
-//! The lease log (`docs/lease-log.md`): batches appended and synced, now and then rewritten.
+//! The lease log (`docs/lease-log.md`): batches written and synced, now and then rewritten.
+//!
+//! Records go into space that holds zeros and was synced before, so that the sync of a batch writes its blocks and
+//! nothing else: a file that grows would make each sync wait for the file system's journal, and there for others' data.
 //!
 //! The log knows nothing of leases. Who rewrites it hands over, piece by piece, what is true now, and goes on committing
 //! meanwhile; every batch then goes to both files.
@@ -13,8 +16,12 @@ use super::volume::Volume;
 const NAME: &str = "leases.log";
 const NEW: &str = "leases.log.new";
 const DAMAGED: &str = "leases.log.damaged";
-/// A log is not rewritten for less than this many bytes that nobody needs.
-const WASTE_MIN: u64 = 4 << 20;
+/// A log is not rewritten for less than this many bytes that nobody needs. Small in tests, so that they get there.
+const WASTE_MIN: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
+/// So many zeros are written at once when the room for records gets short.
+const ROOM: u64 = if cfg!(test) { 2 << 10 } else { 1 << 20 };
+/// With less room than this it is short; a batch of several thousand records fits.
+const ROOM_MIN: u64 = ROOM / 2;
 /// While rewriting, this much is synced at once: some tens of milliseconds on a slow disk.
 const SYNC_PIECE: u64 = 4 << 20;
 
@@ -36,6 +43,9 @@ pub enum LogError {
     /// A batch could not be made durable; none of its leases may be acknowledged.
     #[error("sync the lease log")]
     Sync(#[source] io::Error),
+    /// No room could be made for later batches; they are written nevertheless, and take longer.
+    #[error("make room in the lease log")]
+    Room(#[source] io::Error),
     /// The log could not be rewritten; the old one goes on.
     #[error("rewrite the lease log")]
     Rewrite(#[source] io::Error),
@@ -70,15 +80,18 @@ pub struct Log {
     buffer: Vec<u8>,
 }
 
-/// A file that grows.
+/// A file that takes records.
 #[derive(Clone, Copy, Debug)]
 struct Written {
     name: &'static str,
     generation: u32,
     /// The last record's number.
     sequence: u64,
+    /// Where the next record goes.
     length: u64,
     synced: u64,
+    /// Where the file ends; behind its records it holds zeros.
+    end: u64,
 }
 
 impl Log {
@@ -110,12 +123,15 @@ impl Log {
             volume.truncate(NAME, scan.valid_until).map_err(LogError::Repair)?;
             volume.sync(NAME).map_err(LogError::Repair)?;
         }
+        // After the cut, nothing is left behind the records.
+        let room = if scan.torn_bytes == 0 { scan.room } else { 0 };
         let file = Written {
             name: NAME,
             generation: scan.generation.unwrap_or(0),
             sequence: scan.sequence,
             length: scan.valid_until,
             synced: scan.valid_until,
+            end: scan.valid_until + room,
         };
         let member_sequence =
             scan.header.filter(|header| header.member == member).map_or(1, |header| header.member_sequence);
@@ -132,7 +148,7 @@ impl Log {
         Ok((log, Opened { scan, member_sequence, needs_rewrite }))
     }
 
-    /// Makes a batch durable: one append, one sync. When this has succeeded, its leases may be acknowledged.
+    /// Makes a batch durable: one write, one sync. When this has succeeded, its leases may be acknowledged.
     ///
     /// # Errors
     /// `Append`, `Sync`, `Suspect`: nothing of the batch may be acknowledged.
@@ -153,7 +169,8 @@ impl Log {
         }
         let before = self.file;
         if let Err(error) = append(&mut *self.volume, &mut self.file, batch, &mut self.buffer) {
-            self.file = before;
+            // What was written of it must not be read some day: its numbers are given again.
+            self.file = Written { end: before.length, ..before };
             self.is_suspect = self.volume.truncate(NAME, before.length).is_err();
             return Err(LogError::Append(error));
         }
@@ -164,6 +181,21 @@ impl Log {
         }
         self.file.synced = self.file.length;
         Ok(())
+    }
+
+    /// Whether there is little room for the next batches.
+    pub fn wants_room(&self) -> bool {
+        !self.is_suspect && self.file.end - self.file.length < ROOM_MIN
+    }
+
+    /// Writes zeros behind the file's end, for the next batches, and syncs them.
+    ///
+    /// # Errors
+    /// `Room`: the log goes on without.
+    pub fn make_room(&mut self) -> Result<(), LogError> {
+        add_room(&mut *self.volume, &mut self.file, ROOM)
+            .and_then(|()| self.volume.sync(NAME))
+            .map_err(LogError::Room)
     }
 
     /// Whether the log should be rewritten.
@@ -177,7 +209,7 @@ impl Log {
         self.is_suspect
     }
 
-    /// Bytes in the file.
+    /// Bytes of the file that hold records, its header included.
     pub fn length(&self) -> u64 {
         self.file.length
     }
@@ -196,7 +228,7 @@ impl Log {
         };
         let start = |volume: &mut dyn Volume| {
             volume.create(NEW)?;
-            volume.append(NEW, &header.encode())
+            volume.write_at(NEW, 0, &header.encode())
         };
         start(&mut *self.volume).map_err(LogError::Rewrite)?;
         self.rewriting = Some(Written {
@@ -205,6 +237,7 @@ impl Log {
             sequence: 0,
             length: HEADER as u64,
             synced: 0,
+            end: HEADER as u64,
         });
         Ok(())
     }
@@ -229,7 +262,10 @@ impl Log {
     /// `Rewrite`: the old file goes on, if it was trusted.
     pub fn finish_rewrite(&mut self) -> Result<bool, LogError> {
         let Some(mut new) = self.rewriting.take() else { return Ok(false) };
-        self.volume.sync(NEW).map_err(LogError::Rewrite)?;
+        // Enough until the next rewriting, and for what comes while it runs.
+        add_room(&mut *self.volume, &mut new, WASTE_MIN + ROOM)
+            .and_then(|()| self.volume.sync(NEW))
+            .map_err(LogError::Rewrite)?;
         if self.is_damaged {
             self.volume.link(NAME, DAMAGED).map_err(LogError::Rewrite)?;
             self.is_damaged = false;
@@ -258,9 +294,23 @@ fn append(
         let sequence = file.sequence + 1 + position as u64;
         record.encode(Place { generation: file.generation, sequence, position: position as u32 }, buffer);
     }
-    volume.append(file.name, buffer)?;
+    volume.write_at(file.name, file.length, buffer)?;
     file.sequence += batch.len() as u64;
     file.length += buffer.len() as u64;
+    file.end = file.end.max(file.length);
+    Ok(())
+}
+
+/// Lets the file end in so many zeros more. Real ones: space that is only reserved is entered into the file system's
+/// books when it is written.
+fn add_room(volume: &mut dyn Volume, file: &mut Written, bytes: u64) -> io::Result<()> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let end = file.end + bytes;
+    while file.end < end {
+        let count = (end - file.end).min(ZEROS.len() as u64);
+        volume.write_at(file.name, file.end, &ZEROS[..count as usize])?;
+        file.end += count;
+    }
     Ok(())
 }
 

@@ -55,6 +55,8 @@ pub struct Scan {
     pub valid_until: u64,
     /// The file's length.
     pub length: u64,
+    /// Zeros behind all else: room for the next records.
+    pub room: u64,
     /// Bytes of a batch that was never synced and that a crash left in part.
     pub torn_bytes: u64,
     /// Whether valid records stand behind torn bytes: then cutting does not repair the file.
@@ -128,7 +130,11 @@ pub fn scan(reader: &mut dyn Read, mut visit: impl FnMut(Record)) -> io::Result<
             }
             _ => {
                 stretches.begin(window.at);
+                let is_zero = window.rest().iter().take(8).all(|byte| *byte == 0);
                 window.skip(8);
+                if !is_zero {
+                    stretches.content_until = window.at;
+                }
             }
         }
     }
@@ -157,6 +163,8 @@ struct Stretches {
     closed: Vec<(Damage, u64)>,
     uncounted: u64,
     last_batch_start: u64,
+    /// Behind what could not be read and is not zero.
+    content_until: u64,
 }
 
 impl Stretches {
@@ -193,8 +201,12 @@ impl Stretches {
             }
         }
         if let Some(start) = self.open {
-            // A file that ends within its header was never renamed into place; the rest is a tail.
-            found.torn_bytes += found.length - start;
+            // A record begins with its marker: behind the last bytes that are not zero, none was ever written. Without
+            // a header there is no room either, whatever the file is.
+            let is_headless = start < HEADER as u64;
+            let until = if is_headless { found.length } else { self.content_until.max(start) };
+            found.torn_bytes += until - start;
+            found.room = found.length - until;
         }
     }
 }

@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// A folder, as the log uses it. What is appended is safe from a crash after [`Volume::sync`]; a name that came or went,
+/// A folder, as the log uses it. What is written is safe from a crash after [`Volume::sync`]; a name that came or went,
 /// after [`Volume::sync_names`].
 pub trait Volume: Send {
     /// Opens a file for reading from its start; none if there is none.
     fn read(&mut self, name: &str) -> io::Result<Option<Box<dyn Read + '_>>>;
     /// Makes an empty file; one of this name is emptied.
     fn create(&mut self, name: &str) -> io::Result<()>;
-    /// Writes at a file's end.
-    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Writes at a place of a file, at most at its end; what stands there is replaced, and the file grows as needed.
+    fn write_at(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts a file to a length.
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()>;
     /// Waits until a file's content is on the disk.
@@ -51,7 +51,7 @@ impl Folder {
 
     fn file(&mut self, name: &str) -> io::Result<&mut File> {
         if !self.open.contains_key(name) {
-            let file = OpenOptions::new().append(true).open(self.path.join(name))?;
+            let file = OpenOptions::new().write(true).open(self.path.join(name))?;
             self.open.insert(name.to_owned(), file);
         }
         self.open.get_mut(name).ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -70,16 +70,14 @@ impl Volume for Folder {
     fn create(&mut self, name: &str) -> io::Result<()> {
         self.open.remove(name);
         // Leases tell who was where and when: not for everybody's eyes.
-
         let path = self.path.join(name);
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-        file.set_len(0)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(path)?;
         self.open.insert(name.to_owned(), file);
         Ok(())
     }
 
-    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.file(name)?.write_all(bytes)
+    fn write_at(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file(name)?.write_all_at(bytes, at)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {

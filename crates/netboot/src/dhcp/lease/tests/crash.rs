@@ -12,7 +12,8 @@ const SECTOR: usize = 512;
 #[derive(Clone, Debug, Default)]
 struct Content {
     bytes: Vec<u8>,
-    durable: usize,
+    /// What the last sync left.
+    durable: Vec<u8>,
 }
 
 /// What is on the disk, shared with the test that lets it crash.
@@ -41,19 +42,8 @@ impl CrashingVolume {
         let names = if random(2) == 0 { &disk.names } else { &disk.durable_names };
         let mut left = Disk { next: disk.next, ..Disk::default() };
         for (name, id) in names {
-            let content = &disk.contents[id];
-            let pending = content.bytes.len() - content.durable;
-            let mut bytes = content.bytes[..content.durable + random(pending + 1)].to_vec();
-            // A torn write: some sectors behind the durable part were never written.
-            if random(2) == 0 {
-                for start in (content.durable / SECTOR * SECTOR..bytes.len()).step_by(SECTOR) {
-                    if random(3) == 0 {
-                        let end = (start + SECTOR).min(bytes.len());
-                        bytes[start.max(content.durable)..end].fill(0);
-                    }
-                }
-            }
-            let durable = bytes.len();
+            let bytes = disk.contents[id].crash(&mut random);
+            let durable = bytes.clone();
             left.contents.insert(*id, Content { bytes, durable });
             left.names.insert(name.clone(), *id);
         }
@@ -67,7 +57,7 @@ impl CrashingVolume {
         let id = *disk.names.get(name)?;
         let content = disk.contents.get_mut(&id)?;
         let result = change(&mut content.bytes);
-        content.durable = content.durable.min(content.bytes.len());
+        content.durable = content.bytes.clone();
         Some(result)
     }
 
@@ -77,6 +67,36 @@ impl CrashingVolume {
             *left = left.checked_sub(1).ok_or(io::ErrorKind::StorageFull)?;
         }
         act(&mut disk)
+    }
+}
+
+impl Content {
+    fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at <= self.bytes.len(), "a hole at {at}");
+        let end = (at + bytes.len()).max(self.bytes.len());
+        self.bytes.resize(end, 0);
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Any length between that of the last sync and the present one, and of every sector either what the last sync left or
+    /// what was written since; zeros where there was nothing.
+    fn crash(&self, mut random: impl FnMut(usize) -> usize) -> Vec<u8> {
+        let (shorter, longer) =
+            (self.bytes.len().min(self.durable.len()), self.bytes.len().max(self.durable.len()));
+        let length = shorter + random(longer - shorter + 1);
+        let sector = |content: &[u8], start: usize, end: usize| {
+            let mut bytes = content.get(start..end.min(content.len())).unwrap_or_default().to_vec();
+            bytes.resize(end - start, 0);
+            bytes
+        };
+        let is_torn = random(2) == 0;
+        let mut left = Vec::with_capacity(length);
+        for start in (0..length).step_by(SECTOR) {
+            let end = (start + SECTOR).min(length);
+            let (old, new) = (sector(&self.durable, start, end), sector(&self.bytes, start, end));
+            left.extend(if old != new && is_torn && random(3) == 0 { old } else { new });
+        }
+        left
     }
 }
 
@@ -104,16 +124,17 @@ impl Volume for CrashingVolume {
         })
     }
 
-    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    fn write_at(&mut self, name: &str, at: u64, bytes: &[u8]) -> io::Result<()> {
+        let at = at as usize;
         let done = self.disk(|disk| {
-            disk.content(name)?.bytes.extend_from_slice(bytes);
+            disk.content(name)?.write(at, bytes);
             Ok(())
         });
         if done.is_err() {
             // A full disk takes a part.
             let mut disk = self.0.lock().unwrap();
             if let Ok(content) = disk.content(name) {
-                content.bytes.extend_from_slice(&bytes[..bytes.len() / 3]);
+                content.write(at, &bytes[..bytes.len() / 3]);
             }
         }
         done
@@ -121,9 +142,7 @@ impl Volume for CrashingVolume {
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
         self.disk(|disk| {
-            let content = disk.content(name)?;
-            content.bytes.truncate(length as usize);
-            content.durable = content.durable.min(content.bytes.len());
+            disk.content(name)?.bytes.truncate(length as usize);
             Ok(())
         })
     }
@@ -131,7 +150,7 @@ impl Volume for CrashingVolume {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         self.disk(|disk| {
             let content = disk.content(name)?;
-            content.durable = content.bytes.len();
+            content.durable.clone_from(&content.bytes);
             Ok(())
         })
     }

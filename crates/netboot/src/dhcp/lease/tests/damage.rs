@@ -111,9 +111,11 @@ proptest! {
             length as u64
         }).unwrap();
         let (_, opened, records) = open(&volume);
-        prop_assert_eq!(opened.scan.valid_until + opened.scan.torn_bytes, length);
+        let scan = opened.scan;
+        prop_assert_eq!(scan.valid_until + scan.torn_bytes + scan.room, length);
         prop_assert_eq!(&records[..], &batches.concat()[..records.len()]);
-        prop_assert_eq!(volume.with_bytes(LOG, |bytes| bytes.len() as u64), Some(opened.scan.valid_until));
+        let left = volume.with_bytes(LOG, |bytes| bytes.clone()).unwrap();
+        prop_assert!(left[scan.valid_until as usize..].iter().all(|byte| *byte == 0));
     }
 
     #[test]
@@ -150,9 +152,12 @@ fn records_of_an_older_file_in_reused_blocks_are_not_taken() {
     let (mut log, _, _) = open(&volume);
     rewrite(&mut log, &BTreeMap::new()).unwrap();
     drop(log);
-    volume.with_bytes(LOG, |bytes| bytes.extend_from_slice(&old));
+    volume.with_bytes(LOG, |bytes| bytes.splice(64.., old.iter().copied()).count());
     let (_, opened, records) = open(&volume);
-    assert_eq!((records.len(), opened.scan.torn_bytes), (0, old.len() as u64));
+    assert_eq!(
+        (records.len(), opened.scan.torn_bytes, opened.scan.room),
+        (0, 2 * 128, old.len() as u64 - 2 * 128)
+    );
 }
 
 #[test]
