@@ -6,12 +6,14 @@ relay's address by perfdhcp (Kea's own tool). For each, two figures:
 * exchanges per second: the highest rate found at which at most 1 % of either half of the exchange is lost and the
   offered rate is truly reached. Rates double until one fails; then the gap is halved. A server begins every
   attempt with the leases of the attempts before it, as in life.
-* delay: DISCOVER to ACK of one client after the other, while perfdhcp makes 100 exchanges per second besides.
+* delay: DISCOVER to ACK of one client after the other, while perfdhcp makes 100 exchanges per second besides; once
+  more while another process writes 1 MiB after the other to the same file system and syncs each, where the disk of
+  a busy server stands.
 
 What "durable" means differs. goldwire syncs every batch before it acknowledges; Kea (memfile) and dnsmasq write
 their files and leave the rest to the kernel, so a power cut loses what they acknowledged last.
 
-`run()` is called by bench/netboot; alone: `python3 bench/lib/netboot_dhcp.py [--seconds N]`. Needs root, Linux, and
+`run()` is called by bench/netboot; alone: `python3 bench/lib/netboot_dhcp.py PROGRAM [--seconds N]`. Needs root, Linux, and
 Debian's kea-dhcp4-server, kea-admin, dnsmasq-base and iproute2. A server that is missing is shown as such.
 """
 
@@ -52,27 +54,42 @@ def find(name, package):
     return path
 
 
-def goldwire(folder):
-    """The command that starts goldwire, and what it says when it serves. The one place that knows how."""
-    root = Path(__file__).resolve().parents[2]
-    target = Path(os.environ.get("CARGO_TARGET_DIR", root / "target"))
-    program = target / "release" / "examples" / "dhcp_server"
-    if not program.exists():
-        raise Missing("not built: cargo build --release -p goldwire-netboot --example dhcp_server")
-    return [str(program), f"{SERVER}:67", "67", "10.0.0.0/8", FIRST, LAST, str(folder / "leases")], "ready"
+def goldwire(folder, program):
+    if not os.access(program, os.X_OK):
+        raise Missing(f"{program} is no program: cargo build --release -p goldwire")
+    (folder / "tree").mkdir()
+    path = folder / "boot.toml"
+    path.write_text(f"""\
+default-profile = "local"
+server = {{ state = "{folder / 'state'}", root = "{folder / 'tree'}" }}
+http = {{ listen = [] }}
+tftp = {{ listen = [] }}
+dhcp = {{ mode = "server", interfaces = ["s0"] }}
+profile.local = {{ local = true }}
+
+[[member]]
+name = "bench"
+address = "{SERVER}"
+
+[[subnet]]
+network = "10.0.0.0/8"
+pools = "{FIRST}-{LAST}"
+lease = "{LEASE_S}s"
+""")
+    return [program, "boot", "serve", "--config", str(path)]
 
 
-def dnsmasq(folder):
+def dnsmasq(folder, _):
     program = find("dnsmasq", "dnsmasq-base")
     return [
         program, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--interface=s0", "--bind-interfaces",
         f"--dhcp-range={FIRST},{LAST},255.0.0.0,{LEASE_S}s", "--dhcp-lease-max=10000000", "--no-ping",
         "--dhcp-authoritative", f"--dhcp-leasefile={folder / 'leases'}", "--pid-file=", "--user=root",
         "--log-facility=/dev/null", "--quiet-dhcp",
-    ], None
+    ]
 
 
-def kea(folder):
+def kea(folder, _):
     program = find("kea-dhcp4", "kea-dhcp4-server")
     config = {"Dhcp4": {
         "interfaces-config": {"interfaces": ["s0"], "dhcp-socket-type": "udp"},
@@ -84,7 +101,7 @@ def kea(folder):
     }}
     path = folder / "kea.json"
     path.write_text(json.dumps(config))
-    return [program, "-c", str(path)], None
+    return [program, "-c", str(path)]
 
 
 SERVERS = {"goldwire": goldwire, "dnsmasq": dnsmasq, "Kea": kea}
@@ -125,22 +142,17 @@ class Lan:
 class Running:
     """A server that runs in the server's namespace."""
 
-    def __init__(self, lan, name, folder):
+    def __init__(self, lan, name, folder, program):
         self.lan, self.folder = lan, folder
-        command, self.ready = SERVERS[name](folder)
-        self.command = lan.inside(lan.server, command)
+        self.command = lan.inside(lan.server, SERVERS[name](folder, program))
 
     def __enter__(self):
         env = {**os.environ, "KEA_PIDFILE_DIR": str(self.folder), "KEA_LOCKFILE_DIR": str(self.folder)}
         self.log = open(self.folder / "log", "w+b")
         self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE if self.ready else self.log, stderr=self.log, env=env
+            self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=env
         )
         try:
-            if self.ready:
-                line = self.process.stdout.readline().decode().strip()
-                if line != self.ready:
-                    raise RuntimeError(f"it did not start: {line} {self.said()}")
             deadline = time.monotonic() + 15
             while not exchange(self.lan, 1, 2)["delays_s"]:
                 if self.process.poll() is not None or time.monotonic() > deadline:
@@ -155,9 +167,7 @@ class Running:
         return (self.folder / "log").read_text(errors="replace")[-300:]
 
     def __exit__(self, *_):
-        self.process.stdin.close()
-        if not self.ready:
-            self.process.terminate()
+        self.process.terminate()
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
@@ -275,14 +285,46 @@ def option(message, wanted):
     return None
 
 
+class BusyDisk:
+    """A process that writes to the folder's file system, and syncs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, __file__, "--write", str(self.folder / "others")])
+        time.sleep(1)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder / "others", ignore_errors=True)
+
+
+def write(folder):
+    """Runs in a process of its own: a file of 1 MiB after the other, each with a name of its own, some hundred kept."""
+    folder.mkdir()
+    content = os.urandom(1 << 20)
+    number = 0
+    while True:
+        with open(folder / str(number), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        (folder / str(number - 100)).unlink(missing_ok=True)
+        number += 1
+
+
 def percentile(values, share):
     values = sorted(values)
     return values[min(len(values) - 1, int(len(values) * share))] if values else None
 
 
-def run(work, seconds=4, exchanges=1000, servers=None, say=print):
+def measure(program, work, seconds=4, exchanges=1000, servers=None, say=print):
     """Measures every server, one after the other; `work` is a folder on the disk whose speed counts. Returns a
-    dictionary by server's name: `rate`, `p50_s`, `p99_s`, `lost`, `attempts`; or `reason` where one did not run."""
+    dictionary by server's name: `rate`, `p50_s`, `p99_s`, `lost`, the same three with `busy_` before them, and
+    `attempts`; or `reason` where one did not run."""
     if os.geteuid() != 0:
         raise RuntimeError("network namespaces need root")
     results = {}
@@ -290,38 +332,60 @@ def run(work, seconds=4, exchanges=1000, servers=None, say=print):
         for name in servers or SERVERS:
             say(f"  {name}")
             with tempfile.TemporaryDirectory(prefix=f"dhcp-{name.lower()}-", dir=work) as folder:
+                folder = Path(folder)
                 try:
-                    with Running(lan, name, Path(folder)):
-                        calm = delays(lan, exchanges)
+                    with Running(lan, name, folder, program):
+                        result = delays(lan, exchanges)
+                        with BusyDisk(folder):
+                            busy = delays(lan, exchanges)
                         rate, attempts = search(lan, seconds, say)
                 except (Missing, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
                     results[name] = {"reason": str(error)}
                     say(f"    did not run: {error}")
                     continue
-            results[name] = {
-                "rate": rate, "attempts": attempts, "lost": calm["lost"],
-                "p50_s": percentile(calm["delays_s"], 0.5), "p99_s": percentile(calm["delays_s"], 0.99),
-            }
+            results[name] = {"rate": rate, "attempts": attempts}
+            for prefix, found in (("", result), ("busy_", busy)):
+                results[name][f"{prefix}lost"] = found["lost"]
+                for share in (50, 99):
+                    results[name][f"{prefix}p{share}_s"] = percentile(found["delays_s"], share / 100)
     return results
 
 
 def table(results):
     """The results as lines of text, with goldwire's ratios to each."""
     own = results.get("goldwire", {}).get("rate")
-    lines = [f"{'server':<10} {'DORA/s':>8} {'goldwire is':>12} {'p50 ms':>8} {'p99 ms':>8}"]
+    lines = [
+        f"{'':<10} {'':>8} {'':>12} {'delay, ms':>17} {'disk busy, ms':>17}",
+        f"{'server':<10} {'DORA/s':>8} {'goldwire is':>12} {'p50':>8} {'p99':>8} {'p50':>8} {'p99':>8}",
+    ]
     for name, result in results.items():
         if "reason" in result:
             lines.append(f"{name:<10} did not run: {result['reason']}")
             continue
         ratio = f"{own / result['rate']:.1f} x" if own and result["rate"] else "-"
-        times = [f"{result[key] * 1000:.2f}" if result[key] is not None else "-" for key in ("p50_s", "p99_s")]
-        lines.append(f"{name:<10} {result['rate']:>8.0f} {ratio:>12} {times[0]:>8} {times[1]:>8}")
+        times = [result[key] for key in ("p50_s", "p99_s", "busy_p50_s", "busy_p99_s")]
+        cells = " ".join(f"{value * 1000:8.2f}" if value is not None else f"{'-':>8}" for value in times)
+        lines.append(f"{name:<10} {result['rate']:>8.0f} {ratio:>12} {cells}")
     return lines
+
+
+def run(goldwire, quick):
+    """Measures all, prints the table, returns the figures; a `reason` instead where nothing can be measured."""
+    print("DHCP: exchanges per second over a veth pair, and how long one takes")
+    try:
+        results = measure(goldwire, tempfile.gettempdir(), 2 if quick else 4, 200 if quick else 1000)
+    except RuntimeError as error:
+        print(f"SKIPPED: {error}")
+        return {"reason": str(error)}
+    print("\n".join(table(results)))
+    return results
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("program", nargs="?", default="target/release/goldwire", help="goldwire (default %(default)s)")
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=int, default=4, help="length of each attempt")
     parser.add_argument("--exchanges", type=int, default=1000, help="exchanges whose delay is measured")
     parser.add_argument("--only", help="servers, with commas between")
@@ -330,8 +394,12 @@ def main():
     if arguments.client:
         client(arguments.client)
         return
+    if arguments.write:
+        write(arguments.write)
+        return
     servers = arguments.only.split(",") if arguments.only else None
-    print("\n".join(table(run(arguments.work, arguments.seconds, arguments.exchanges, servers))))
+    figures = measure(arguments.program, arguments.work, arguments.seconds, arguments.exchanges, servers)
+    print("\n".join(table(figures)))
 
 
 if __name__ == "__main__":
