@@ -40,6 +40,9 @@ pub(super) struct LogState {
     pub(super) pieces: AtomicUsize,
     /// Set when the log should be rewritten; taken back by who begins with it.
     pub(super) wants_rewrite: AtomicBool,
+    /// Whether the serving thread has to know when the log's thread has got on. Mostly not: and it would wake once more
+    /// for every batch.
+    pub(super) is_awaited: AtomicBool,
 }
 
 /// Runs until the other end of `work` is gone.
@@ -73,12 +76,12 @@ pub(super) fn run(
                 if result.is_ok() {
                     datagrams.iter().for_each(|datagram| super::send(sockets, datagram));
                 }
-                state.in_flight.fetch_sub(records.len(), Ordering::AcqRel);
+                state.in_flight.fetch_sub(records.len(), Ordering::SeqCst);
                 result
             }
             Work::Begin(now, member_sequence) => log.begin_rewrite(now, member_sequence),
             Work::Piece(records) => {
-                state.pieces.fetch_sub(1, Ordering::AcqRel);
+                state.pieces.fetch_sub(1, Ordering::SeqCst);
                 log.rewrite(&records)
             }
             Work::Finish => log.finish_rewrite().map(|is_done| {
@@ -94,8 +97,10 @@ pub(super) fn run(
         }
         if log.wants_rewrite() && Instant::now() >= retry_at {
             state.wants_rewrite.store(true, Ordering::Release);
+            wake.wake();
+        } else if state.is_awaited.load(Ordering::SeqCst) {
+            wake.wake();
         }
-        wake.wake();
         if log.wants_room()
             && Instant::now() >= room_retry_at
             && let Err(error) = log.make_room()

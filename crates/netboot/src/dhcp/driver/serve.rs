@@ -55,12 +55,13 @@ impl Loop {
     /// Serves until it is told to stop.
     pub(super) fn run(mut self) {
         while !self.is_stopping.load(Ordering::Acquire) {
-            if let Err(error) = self.wait() {
-                tracing::error!(%error, "wait for requests");
-                std::thread::sleep(std::time::Duration::from_millis(100));
+            match self.wait() {
+                Ok(ready) => ready.into_iter().for_each(|socket| self.drain(socket)),
+                Err(error) => {
+                    tracing::error!(%error, "wait for requests");
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
             }
-            self.wake.clear();
-            self.drain();
             let now = self.clock.now();
             let mut outputs = Outputs::default();
             self.obey(now, &mut outputs);
@@ -69,6 +70,12 @@ impl Loop {
             self.put_out(outputs);
             self.rewrite(now);
             self.hand_over();
+            let is_awaited = self.is_congested() || self.rewriting.is_some();
+            self.log.is_awaited.store(is_awaited, Ordering::SeqCst);
+            if is_awaited {
+                // Where the log's thread got on before it could know that we wait.
+                self.hand_over();
+            }
         }
         // What was promised to the log is written before the thread ends; the channel's end tells the log's thread.
         while let Some(work) = self.backlog.pop_front() {
@@ -79,43 +86,53 @@ impl Loop {
     }
 
     fn is_congested(&self) -> bool {
-        !self.backlog.is_empty() || self.log.in_flight.load(Ordering::Acquire) >= IN_FLIGHT_MAX
+        !self.backlog.is_empty() || self.log.in_flight.load(Ordering::SeqCst) >= IN_FLIGHT_MAX
     }
 
-    /// Waits for a datagram, a timer, the log's thread or a command.
-    fn wait(&self) -> io::Result<()> {
+    /// Whether the next piece of a rewriting may go to the log's thread.
+    fn has_piece(&self) -> bool {
+        self.rewriting.is_some() && self.log.pieces.load(Ordering::SeqCst) < PIECES_MAX
+    }
+
+    /// Waits for a datagram, a timer, the log's thread or a command. Returns the sockets that have datagrams.
+    fn wait(&self) -> io::Result<Vec<usize>> {
         let mut waiting: Vec<PollFd<'_>> =
             self.sockets.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
-        waiting.extend(self.prober.iter().map(|prober| PollFd::new(prober, PollFlags::IN)));
         waiting.push(PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN));
+        waiting.extend(self.prober.iter().map(|prober| PollFd::new(prober, PollFlags::IN)));
         let timer = self.server.as_ref().and_then(Server::poll_timeout);
         let timer = timer.map(|time| time.remaining(self.clock.now()));
-        let has_work = !self.queue.is_empty() && !self.is_congested();
+        let has_work = (!self.queue.is_empty() && !self.is_congested()) || self.has_piece();
         let timeout = if has_work { Some(std::time::Duration::ZERO) } else { timer };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut waiting, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
         }
+        let sockets = self.sockets.sockets.len();
+        let is_ready = |waiting: &PollFd<'_>| !waiting.revents().is_empty();
+        if waiting.get(sockets).is_some_and(is_ready) {
+            self.wake.clear();
+        }
+        Ok((0..sockets).filter(|socket| waiting.get(*socket).is_some_and(is_ready)).collect())
     }
 
-    /// Empties the sockets into the queue.
-    fn drain(&mut self) {
-        for socket in 0..self.sockets.sockets.len() {
-            for _ in 0..QUEUE_MAX {
-                match self.sockets.receive(socket) {
-                    Ok(Some(received)) => {
-                        self.counters.received.fetch_add(1, Ordering::Relaxed);
-                        if self.queue.len() >= QUEUE_MAX {
-                            self.queue.pop_front();
-                            self.counters.congestion_drops.fetch_add(1, Ordering::Relaxed);
-                        }
-                        self.queue.push_back(received);
+    /// Empties a socket into the queue.
+    fn drain(&mut self, socket: usize) {
+        for _ in 0..QUEUE_MAX {
+            match self.sockets.receive(socket) {
+                Ok(Some(received)) => {
+                    self.counters.received.fetch_add(1, Ordering::Relaxed);
+                    if self.queue.len() >= QUEUE_MAX {
+                        self.queue.pop_front();
+                        self.counters.congestion_drops.fetch_add(1, Ordering::Relaxed);
                     }
-                    Ok(None) => {}
-                    // Also what ICMP told about an earlier answer: the next call goes on behind it.
-                    Err(_) => break,
+                    self.queue.push_back(received);
                 }
+                Ok(None) => {}
+                // Also what ICMP told about an earlier answer: the next call goes on behind it.
+                Err(_) => break,
             }
         }
     }
@@ -186,7 +203,7 @@ impl Loop {
             super::send(&self.sockets, &datagram(reply));
         }
         if !outputs.records.is_empty() {
-            self.log.in_flight.fetch_add(outputs.records.len(), Ordering::AcqRel);
+            self.log.in_flight.fetch_add(outputs.records.len(), Ordering::SeqCst);
             let datagrams = outputs.durable_replies.into_iter().map(datagram).collect();
             self.backlog.push_back(Work::Commit(outputs.records, datagrams));
         }
@@ -199,13 +216,13 @@ impl Loop {
             self.backlog.push_back(Work::Begin(now, server.table().member_sequence()));
             self.rewriting = Some(None);
         }
-        if self.log.pieces.load(Ordering::Acquire) >= PIECES_MAX {
+        if !self.has_piece() {
             return;
         }
         let Some(after) = self.rewriting else { return };
         let (records, last) = server.table().snapshot(after, PIECE);
         self.rewriting = last.map(Some);
-        self.log.pieces.fetch_add(1, Ordering::AcqRel);
+        self.log.pieces.fetch_add(1, Ordering::SeqCst);
         self.backlog.push_back(Work::Piece(records));
         if last.is_none() {
             // A request that came in the meantime must not be taken for this rewriting's.

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod clients;
+mod driver;
 mod network;
 mod query;
 mod setup;

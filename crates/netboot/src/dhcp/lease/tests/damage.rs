@@ -76,6 +76,9 @@ proptest! {
             } else if log.commit(batch).is_ok() {
                 committed = next;
             }
+            if log.wants_room() {
+                let _ = log.make_room();
+            }
         }
         drop(log);
         volume.fail_after(None);
@@ -118,6 +121,40 @@ proptest! {
         prop_assert!(left[scan.valid_until as usize..].iter().all(|byte| *byte == 0));
     }
 
+    /// Of a batch that goes into the room, a crash leaves any sectors; the others still hold zeros.
+    #[test]
+    fn a_batch_torn_within_the_room_costs_nothing_before_it(
+        batches in any_batches(), last in prop::collection::vec(any_record(), 1..40), is_there in prop::collection::vec(any::<bool>(), 64),
+    ) {
+        let volume = fresh(&batches);
+        let before = volume.with_bytes(LOG, |bytes| bytes.clone()).unwrap();
+        let (mut log, opened, _) = open(&volume);
+        log.commit(&last).unwrap();
+        drop(log);
+        volume.with_bytes(LOG, |bytes| {
+            for (sector, is_there) in (0..bytes.len()).step_by(512).zip(is_there.iter().cycle()) {
+                let end = (sector + 512).min(bytes.len());
+                if !is_there {
+                    let old = (sector..end).map(|at| before.get(at).copied().unwrap_or(0)).collect::<Vec<_>>();
+                    bytes[sector..end].copy_from_slice(&old);
+                }
+            }
+        });
+        let (_, found, state) = open_and_repair(&volume);
+        prop_assert_eq!(found.scan.damage_count, 0);
+        prop_assert!(found.scan.records >= opened.scan.records);
+        let written = batches.concat().into_iter().chain(last);
+        let all = written.fold(BTreeMap::<_, Vec<_>>::new(), |mut all, record| {
+            all.entry(record.address).or_default().push(record);
+            all
+        });
+        for batch in batches.concat() {
+            prop_assert!(state.get(&batch.address).is_some_and(|found| all[&batch.address].contains(found)));
+        }
+        let (_, again, _) = open(&volume);
+        prop_assert_eq!((again.scan.torn_bytes, again.needs_rewrite), (0, false));
+    }
+
     #[test]
     fn damage_in_the_middle_is_told_and_costs_one_record(batches in any_batches(), at: prop::sample::Index, value: u8) {
         let volume = fresh(&batches);
@@ -158,6 +195,47 @@ fn records_of_an_older_file_in_reused_blocks_are_not_taken() {
         (records.len(), opened.scan.torn_bytes, opened.scan.room),
         (0, 2 * 128, old.len() as u64 - 2 * 128)
     );
+}
+
+#[test]
+fn a_batch_goes_into_the_room_and_the_file_stays_as_long_as_it_is() {
+    let volume = fresh(&[]);
+    let (mut log, opened, _) = open(&volume);
+    assert!(opened.scan.room > 1 << 10 && opened.scan.torn_bytes == 0);
+    let length = || volume.with_bytes(LOG, |bytes| bytes.len() as u64).unwrap();
+    let mut last = length();
+    let mut growths = 0;
+    for _ in 0..200 {
+        if log.wants_room() {
+            log.make_room().unwrap();
+            growths += 1;
+            last = length();
+        }
+        log.commit(&[sample()]).unwrap();
+        assert_eq!(length(), last);
+    }
+    assert!(growths > 2, "{growths}");
+}
+
+#[test]
+fn a_log_without_room_is_read_and_goes_on() {
+    let volume = fresh(&[vec![sample()]]);
+    let end = open(&volume).1.scan.valid_until;
+    volume.with_bytes(LOG, |bytes| bytes.truncate(end as usize));
+    let (mut log, opened, records) = open(&volume);
+    assert_eq!((opened.scan.room, opened.scan.torn_bytes, records.len()), (0, 0, 1));
+    log.commit(&[sample()]).unwrap();
+    assert!(log.wants_room());
+    // A crash while room is made, and one while it is not even written in part.
+    for operations in 0..3 {
+        volume.fail_after(Some(operations));
+        let _ = log.make_room();
+        volume.fail_after(None);
+        log.commit(&[sample()]).unwrap();
+        let left = volume.crash(|below| below / 2);
+        let (_, opened, records) = open(&left);
+        assert_eq!((opened.scan.torn_bytes, records.len() as u64), (0, 3 + operations));
+    }
 }
 
 #[test]
