@@ -22,7 +22,7 @@ pub mod script;
 pub mod tftp;
 
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
-pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage};
+pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage, printable};
 pub use member::{LiveMembers, Member, MemberState};
 pub use neighbours::Neighbours;
 pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, Script, Template, What};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage};
+use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage, printable};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
@@ -49,7 +49,7 @@ impl Observer for Telemetry {
 }
 
 /// Every line carries the device's MAC and address, `-` where they are not known, so that one search finds a device's
-/// whole story.
+/// whole story. Details hold what devices sent, and are made printable.
 fn log(event: &Event<'_>) {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     // The text is only made for lines that are printed: these are closures that the macros call last.
@@ -57,18 +57,70 @@ fn log(event: &Event<'_>) {
     let address = || or_dash(event.address.map(|address| address.to_string()));
     match &event.kind {
         EventKind::Reached { protocol, stage, detail, .. } => {
-            info!(mac = mac(), address = address(), protocol = protocol.name(), stage = stage.name(), %detail, "reached");
+            info!(mac = mac(), address = address(), protocol = protocol.name(), stage = stage.name(), detail = %printable(detail), "reached");
         }
         EventKind::Transferred { protocol, path, bytes, seconds, is_complete } => {
-            debug!(mac = mac(), address = address(), protocol = protocol.name(), %path, bytes, seconds, is_complete, "transferred");
+            debug!(mac = mac(), address = address(), protocol = protocol.name(), path = %printable(path), bytes, seconds, is_complete, "transferred");
         }
         EventKind::Refused { protocol, path, reason } => {
-            warn!(mac = mac(), address = address(), protocol = protocol.name(), %path, %reason, "refused");
+            warn!(mac = mac(), address = address(), protocol = protocol.name(), path = %printable(path), reason = %printable(reason), "refused");
         }
         EventKind::Dropped { protocol, reason } => {
-            debug!(mac = mac(), address = address(), protocol = protocol.name(), %reason, "dropped");
+            debug!(mac = mac(), address = address(), protocol = protocol.name(), reason = %printable(reason), "dropped");
         }
-        // The table of members says it itself, with the reason.
+        // The table of members has said it, with its reason.
         EventKind::Member { .. } => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Mutex, PoisonError};
+
+    use goldwire_netboot::Protocol;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_device_writes_no_lines_of_its_own() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        let hostile = "x\n2026-01-01 INFO all is well\x1b[2J";
+        let (protocol, path, reason) = (Protocol::Dhcp, hostile, hostile);
+        let kinds = [
+            EventKind::Reached { protocol, stage: Stage::Discover, device: None, detail: hostile },
+            EventKind::Transferred { protocol, path, bytes: 1, seconds: 1.0, is_complete: true },
+            EventKind::Refused { protocol, path, reason },
+            EventKind::Dropped { protocol, reason },
+        ];
+        let count = kinds.len();
+        let telemetry = Telemetry::new("m".into(), None, Arc::new(Neighbours::new()));
+        tracing::subscriber::with_default(log, || {
+            for kind in kinds {
+                telemetry.observe(&Event { mac: None, address: None, kind });
+            }
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), count, "{text}");
+        assert!(!text.contains('\x1b'), "{text}");
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use goldwire_netboot::{Event, EventKind, Stage};
+use goldwire_netboot::{Event, EventKind, Stage, printable};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +81,7 @@ impl Record {
     }
 
     fn new(event: &Event<'_>, member: &str, at: Timestamp, protocol: &str, what: &str, detail: &str) -> Self {
+        let detail = printable(detail);
         let end = detail.char_indices().map(|(at, _)| at).nth(DETAIL_LENGTH_MAX).unwrap_or(detail.len());
         Self {
             at,

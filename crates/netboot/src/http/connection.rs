@@ -1,7 +1,6 @@
 //! One connection from its first byte to its last: reads heads, asks for contents, writes answers, and keeps the
 //! deadlines.
 
-use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use super::wire::Wire;
 use super::{Health, Limits, Listener, Phase, proxy, request};
 use crate::content::{Asker, Body, Content, ContentError, Contents};
 use crate::device::Mac;
-use crate::event::{Event, EventKind, Observer, Protocol};
+use crate::event::{Event, EventKind, Observer, Protocol, printable};
 use crate::neighbours::Neighbours;
 
 /// An answer up to this size is copied and sent in one write: iPXE's disk reads are 2 to 64 KiB. Above it, `sendfile`
@@ -476,15 +475,6 @@ fn append(bytes: &mut Vec<u8>, content: Option<&Content>, part: &Part) -> io::Re
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())
-}
-
-/// A path as it may stand in a log: a newline in it must not begin a line of its own.
-fn printable(path: &str) -> Cow<'_, str> {
-    if path.chars().any(char::is_control) {
-        Cow::Owned(path.escape_debug().to_string())
-    } else {
-        Cow::Borrowed(path)
-    }
 }
 
 fn reason(error: &ContentError) -> String {
