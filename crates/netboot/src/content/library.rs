@@ -284,7 +284,8 @@ fn stage(name: &str) -> Stage {
     match extension(name).as_str() {
         "ipxe" | "gpxe" => Stage::Script,
         "efi" | "bin" | "kpxe" | "kkpxe" | "kkkpxe" | "pxe" | "0" | "com" | "n12" => Stage::Bootstrap,
-        "iso" | "img" | "raw" | "vhd" | "vhdx" | "qcow2" => Stage::San,
+        // Not `img`: an initial RAM disk is called so more often than a disk is.
+        "iso" | "raw" | "vhd" | "vhdx" | "qcow2" => Stage::San,
         _ => Stage::Kernel,
     }
 }

@@ -125,6 +125,8 @@ fn files_of_the_tree_and_of_other_folders() {
         assert_eq!((content.media_type, content.stage), (media_type, stage), "{path}");
         assert!(content.modified.is_some());
     }
+    assert_eq!([stage("lab/initrd.img"), stage("vmlinuz")], [Stage::Kernel; 2], "no disk, whatever its name");
+    assert_eq!(stage("lab/disk.vhdx"), Stage::San);
     bench.library.warm();
 }
 
