@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::{Member, MemberState, Seat, Table};
-use super::machine::{Change, Group, Machine, Note, Refusal};
+use super::machine::{Change, Group, Machine, Note, Peer, Refusal};
 use super::wire::{Announcement, Condition, DATAGRAM_MAX, DecodeError};
 
 /// Datagrams that are read before time is looked at again; a flood must not keep the dead alive.
@@ -114,6 +114,7 @@ impl Heartbeats {
         let shared = Arc::new(Shared {
             is_stopping: AtomicBool::new(false),
             digest: Mutex::new(self.group.own.digest),
+            peers: Mutex::new(None),
         });
         let address = self.address;
         let beating = Arc::clone(&shared);
@@ -136,6 +137,9 @@ impl Heartbeats {
                 Some(MemberState::Dead) => Condition::Leaving,
             };
             machine.set_own(condition, *shared.digest.lock().unwrap_or_else(PoisonError::into_inner));
+            if let Some(peers) = shared.peers.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                machine.set_peers(started.elapsed(), peers);
+            }
             self.read(&mut machine, started);
             machine.handle_timeout(started.elapsed(), wall());
             self.flush(&mut machine);
@@ -194,6 +198,8 @@ pub struct RunningHeartbeats {
 struct Shared {
     is_stopping: AtomicBool,
     digest: Mutex<[u8; 16]>,
+    /// Those who are configured now, until the thread has taken notice.
+    peers: Mutex<Option<Vec<Peer>>>,
 }
 
 impl RunningHeartbeats {
@@ -205,6 +211,11 @@ impl RunningHeartbeats {
     /// Changes the digest of boot tree and configuration that is compared with the others'.
     pub fn set_digest(&self, digest: [u8; 16]) {
         *self.shared.digest.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+    }
+
+    /// Changes who is configured, within an interval. The table has to be told as well.
+    pub fn set_peers(&self, peers: Vec<Peer>) {
+        *self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner) = Some(peers);
     }
 
     /// Says goodbye to the others and ends.
@@ -260,7 +271,7 @@ fn wall() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Key, Peer};
+    use super::super::Key;
     use super::*;
     use crate::event::Silent;
 
@@ -323,5 +334,23 @@ mod tests {
         assert_eq!(a_table.state_of("stranger"), MemberState::Dead);
         assert_eq!(a_table.all().len(), 2);
         drop((a, stranger));
+    }
+
+    #[test]
+    fn who_is_configured_later_is_heard_and_who_is_no_more_is_not() {
+        let configured = |name: &str| Seat::new(seat(announcement(name)).member);
+        let (mut a, a_table) = member("a", Vec::new(), 1);
+        a.group.accepts_found = false;
+        let (b, _) = member("b", vec![Peer { name: "a".into(), address: a.address() }], 1);
+        let (to_b, a) = (Peer { name: "b".into(), address: b.address() }, a.run().unwrap());
+        let _b = b.run().unwrap();
+        a_table.configure(vec![configured("a"), configured("b")]).unwrap();
+        a.set_peers(vec![to_b]);
+        wait_for("a hears b", || a_table.state_of("b") == MemberState::Alive);
+        a_table.configure(vec![configured("a")]).unwrap();
+        a.set_peers(Vec::new());
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(a_table.all().len(), 1);
+        assert_eq!(a_table.state_of("b"), MemberState::Dead);
     }
 }

@@ -185,13 +185,35 @@ impl Machine {
             notes: VecDeque::new(),
             is_name_taken: false,
         };
-        for Peer { name, address } in std::mem::take(&mut machine.group.peers) {
-            if name != machine.group.own.name {
-                let heard = machine.stranger(&name, address, None, now);
-                machine.peers.insert(name, heard);
+        let peers = std::mem::take(&mut machine.group.peers);
+        machine.set_peers(now, peers);
+        machine
+    }
+
+    /// Changes who is configured. Who was and is stays as it was heard; who moved or is new begins as a stranger; who
+    /// is configured no more is not listened to, unless others may join: then it joins anew.
+    pub fn set_peers(&mut self, now: Duration, peers: Vec<Peer>) {
+        let is_kept = |name: &str, heard: &Heard| {
+            heard.found.is_none()
+                && peers.iter().any(|peer| peer.name == name && peer.address == heard.address)
+        };
+        let is_named = |name: &str| peers.iter().any(|peer| peer.name == name);
+        let changes = &mut self.changes;
+        self.peers.retain(|name, heard| {
+            let stays = is_kept(name, heard) || (heard.found.is_some() && !is_named(name));
+            if !stays {
+                // Whoever has this name now has to be heard first.
+                let (state, why) = (Some(MemberState::Dead), "it was configured anew".into());
+                changes.push_back(Change { name: name.clone(), state, why, found: None });
+            }
+            stays
+        });
+        for Peer { name, address } in peers {
+            if name != self.group.own.name && !self.peers.contains_key(&name) {
+                let heard = self.stranger(&name, address, None, now);
+                self.peers.insert(name, heard);
             }
         }
-        machine
     }
 
     /// Changes what this member says of itself, from the next heartbeat on.
