@@ -35,10 +35,15 @@ const BOOT_LEASE: Duration = Duration::from_secs(600);
 const PROBE_INTERVAL: Duration = Duration::from_millis(400);
 
 /// Makes settings of a file. What is wrong goes into `problems`; the result is used only if that holds no error.
-pub(super) fn settings(file: &File, path: &Path, problems: &mut Collector<'_>) -> Settings {
+pub(super) fn settings(
+    file: &File,
+    path: &Path,
+    known: Option<&Secret>,
+    problems: &mut Collector<'_>,
+) -> Settings {
     let folder = path.parent().unwrap_or(Path::new("."));
     let members = members(&file.members, problems);
-    let secret = file.server.secret_file.as_ref().and_then(|file| secret(file, folder, problems));
+    let secret = file.server.secret_file.as_ref().and_then(|file| secret(file, folder, known, problems));
     let server = server(file, folder, &members, secret, problems);
     let mut subnets = subnets(&file.subnets, &server.name, &members, problems);
     reserve_for_devices(&file.devices, &mut subnets, problems);
@@ -158,7 +163,14 @@ fn host_name() -> String {
         .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
 }
 
-fn secret(file: &Spanned<PathBuf>, folder: &Path, problems: &mut Collector<'_>) -> Option<Secret> {
+/// Reads the secret. A server that was root then and is not now stays with the one it has: a new one needs a restart
+/// anyway.
+fn secret(
+    file: &Spanned<PathBuf>,
+    folder: &Path,
+    known: Option<&Secret>,
+    problems: &mut Collector<'_>,
+) -> Option<Secret> {
     let path = folder.join(file.get_ref());
     let fault = |error: std::io::Error| format!("read {}: {error}", path.display());
     let bytes = match fs::metadata(&path).and_then(|about| Ok((about, fs::read(&path)?))) {
@@ -171,6 +183,9 @@ fn secret(file: &Spanned<PathBuf>, folder: &Path, problems: &mut Collector<'_>) 
             return None;
         }
         Ok((_, bytes)) => bytes.trim_ascii().to_vec(),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied && known.is_some() => {
+            return known.cloned();
+        }
         Err(error) => {
             problems.error(file.span(), fault(error));
             return None;
@@ -237,7 +252,6 @@ fn tftp(written: &file::Tftp, problems: &mut Collector<'_>) -> Tftp {
         is_single_port: written.single_port.unwrap_or(true),
         block_size_max: block_size(&written.block_size_max, problems).unwrap_or(BLOCK_SIZE),
         window_size_max: written.window_size_max.as_ref().map_or(WINDOW_SIZE, |max| *max.get_ref()),
-        proxy_protocol_from: list(&written.proxy_protocol_from),
     }
 }
 

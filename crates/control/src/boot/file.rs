@@ -55,7 +55,7 @@ tables! {
     Http { listen: List<SocketAddr>, tls_listen: List<SocketAddr>, certificate: Option<Spanned<PathBuf>>,
            key: Option<Spanned<PathBuf>>, transfers_max: Option<Spanned<u32>>, proxy_protocol_from: List<Network> }
     Tftp { listen: List<SocketAddr>, single_port: Switch, block_size_max: Value<ByteSize>,
-           window_size_max: Option<Spanned<u16>>, proxy_protocol_from: List<Network> }
+           window_size_max: Option<Spanned<u16>> }
     Dhcp { mode: Text, interfaces: List<String>, authoritative: Switch, probe: Switch, lease_query_from: List<Network> }
     Dhcp6 { interfaces: List<String> }
     Metrics { listen: Value<SocketAddr> }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::problem::{Collector, Problems};
-use super::{Rules, Settings, check, file, profiles};
+use super::{Rules, Secret, Settings, check, file, profiles};
 
 /// A boot file of 100,000 devices has 10 MiB.
 const LENGTH_MAX: u64 = 256 << 20;
@@ -40,19 +40,28 @@ pub enum LoadError {
 
 /// Reads a boot file and the templates and the secret that it names.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    load_again(path, None)
+}
+
+/// The same while servers run with `known` as their secret: who was root when it was read may not read it again.
+pub(super) fn load_again(path: &Path, known: Option<&Secret>) -> Result<Loaded, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
     if fs::metadata(path).map_err(failed)?.len() > LENGTH_MAX {
         return Err(failed(io::Error::other("larger than 256 MiB")));
     }
     let source = fs::read_to_string(path).map_err(failed)?;
-    parse(&source, path).map_err(LoadError::Wrong)
+    parse_again(&source, path, known).map_err(LoadError::Wrong)
 }
 
 /// Reads the text of a boot file. `path` is for messages, and relative paths begin at its folder.
 pub fn parse(source: &str, path: &Path) -> Result<Loaded, Problems> {
+    parse_again(source, path, None)
+}
+
+fn parse_again(source: &str, path: &Path, known: Option<&Secret>) -> Result<Loaded, Problems> {
     let mut problems = Collector::new(path, source);
     let file = file::read(source, &mut problems);
-    let settings = check::settings(&file, path, &mut problems);
+    let settings = check::settings(&file, path, known, &mut problems);
     let rules = profiles::rules(&file, path, &settings.server, &mut problems);
     let warnings = problems.finish();
     if warnings.has_error() { Err(warnings) } else { Ok(Loaded { settings, rules, warnings }) }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::load::{LoadError, Loaded, load};
+use super::load::{LoadError, Loaded, load_again};
 use super::{Policy, Problems, Settings};
 
 /// Between two looks at the file.
@@ -71,7 +71,7 @@ impl Reloader {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the file is read: what changes while it is read is seen the next time.
         state.seen = stamps(&self.path, &state.started);
-        let outcome = match load(&self.path) {
+        let outcome = match load_again(&self.path, state.started.server.secret.as_ref()) {
             Ok(Loaded { settings, rules, warnings }) => {
                 self.policy.replace(rules);
                 (self.apply)(&settings);
@@ -166,6 +166,7 @@ mod tests {
     use goldwire_netboot::{BootPolicy, Device, Firmware, LiveMembers, Member};
 
     use super::*;
+    use crate::boot::load;
 
     struct Nobody;
 
@@ -217,6 +218,30 @@ mod tests {
         assert!(matches!(reloader.poll(), Some(Reload::Kept(LoadError::Read { .. }))));
         assert_eq!(rule(&policy), "default-profile (boot.toml:2)");
         assert_eq!(applied.load(Ordering::Relaxed), 1);
+    }
+
+    /// The boot file names a user, and only root may read the secret.
+    #[test]
+    fn a_secret_that_cannot_be_read_any_more_is_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, secret) = (folder.path().join("boot.toml"), folder.path().join("secret"));
+        fs::write(&secret, "0123456789abcdef").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, format!("{GOOD}[server]\nsecret-file = \"secret\"\n")).unwrap();
+        let (policy, reloader) = setting(&path, &Arc::default());
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+        if fs::read(&secret).is_ok() {
+            eprintln!("SKIPPED: root reads every file");
+            return;
+        }
+        assert!(load(&path).is_err(), "who has no secret yet needs it");
+        fs::write(&path, format!("# moved\n{GOOD}[server]\nsecret-file = \"secret\"\n")).unwrap();
+        match reloader.poll() {
+            Some(Reload::Done { needs_restart, .. }) => assert_eq!(needs_restart, [""; 0]),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(rule(&policy), "default-profile (boot.toml:2)");
     }
 
     #[test]

@@ -110,8 +110,6 @@ pub struct Tftp {
     pub block_size_max: u16,
     /// Largest window in blocks.
     pub window_size_max: u16,
-    /// From whom a PROXY header is believed.
-    pub proxy_protocol_from: Vec<Network>,
 }
 
 /// How DHCP is answered.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use goldwire_netboot::member::Subnet;
 use goldwire_netboot::{Architecture, Mac, Uuid};
 
 use super::parse_duration;
@@ -179,8 +180,8 @@ pub(crate) struct BalanceArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:69")]
     pub(crate) tftp: Vec<std::net::SocketAddr>,
     /// Load balancers that put a PROXY protocol header before a connection.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) proxy_protocol_from: Vec<IpAddr>,
+    #[arg(long, value_name = "ADDRESS[/PREFIX]")]
+    pub(crate) proxy_protocol_from: Vec<Subnet>,
     /// Put a PROXY protocol header before connections to members.
     #[arg(long)]
     pub(crate) send_proxy_protocol: bool,

@@ -95,7 +95,7 @@ async fn serve(
 ) {
     let mut buffer = Vec::new();
     let mut address = peer;
-    if listener.balancers.contains(&peer) {
+    if listener.balancers.iter().any(|balancers| balancers.contains(peer)) {
         match timeout(shared.limits.head, proxied(&mut stream, &mut buffer)).await {
             Ok(Ok(client)) => address = client.map_or(peer, |client| client.to_canonical()),
             Ok(Err(_)) | Err(_) => return shared.dropped(peer, "no PROXY header from a balancer"),

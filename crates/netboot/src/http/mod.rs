@@ -32,7 +32,7 @@ mod wire;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ pub use tls::{TlsError, TlsSettings};
 
 use crate::content::Contents;
 use crate::event::Observer;
+use crate::member::Subnet;
 use crate::neighbours::Neighbours;
 use admission::Gate;
 use connection::Shared;
@@ -87,7 +88,7 @@ pub struct Listener {
     /// Whether it speaks HTTPS.
     pub is_secure: bool,
     /// Balancers whose connections begin with a PROXY header. Connections from elsewhere are served as they are.
-    pub balancers: Vec<IpAddr>,
+    pub balancers: Vec<Subnet>,
 }
 
 impl Listener {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, OnceLock};
@@ -392,7 +392,7 @@ fn one_address_cannot_take_all_connections() {
 #[test]
 fn a_balancers_word_counts_only_where_it_is_named() {
     let client = "PROXY TCP4 192.0.2.7 10.0.0.1 40000 80\r\nGET /nothing HTTP/1.0\r\n\r\n";
-    let server = start(|settings| settings.listeners[0].balancers = vec!["127.0.0.1".parse().unwrap()]);
+    let server = start(|settings| settings.listeners[0].balancers = vec!["127.0.0.0/31".parse().unwrap()]);
     assert!(server.text(client).starts_with("HTTP/1.1 404 "));
     // The client's hardware address is not the balancer's.
     assert!(server.heard.0.lock().unwrap().contains(&"refused nothing: no such file".to_owned()));

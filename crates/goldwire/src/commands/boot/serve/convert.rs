@@ -8,7 +8,7 @@ use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::driver::DriverSettings;
 use goldwire_netboot::dhcp::server;
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
-use goldwire_netboot::member::{Seat, Table};
+use goldwire_netboot::member::{Seat, Subnet, Table};
 use goldwire_netboot::{Observer, http, tftp};
 use nix::ifaddrs::getifaddrs;
 
@@ -40,11 +40,6 @@ pub(super) fn group_of(settings: &Settings) -> Option<(SocketAddr, Group)> {
     let secret = settings.server.secret.as_ref()?;
     let own = settings.own_member()?;
     let key = Key::new(&blake3::derive_key(HEARTBEAT_CONTEXT, secret.expose()));
-    let peers = settings.members.iter().filter(|member| member.member.name != own.member.name);
-    let peers = peers.map(|member| Peer {
-        name: member.member.name.clone(),
-        address: member.heartbeat.unwrap_or(SocketAddr::new(member.member.address, listen.port())),
-    });
     let announcement = Announcement {
         name: own.member.name.clone(),
         address: own.member.address,
@@ -60,15 +55,25 @@ pub(super) fn group_of(settings: &Settings) -> Option<(SocketAddr, Group)> {
     let group = Group {
         key,
         own: announcement,
-        peers: peers.collect(),
+        peers: peers_of(settings, listen),
         announce_to: settings.heartbeat.announce_to.clone(),
         accepts_found: settings.heartbeat.accepts_found,
     };
     Some((listen, group))
 }
 
+/// The other members, as this one hears them.
+pub(super) fn peers_of(settings: &Settings, listen: SocketAddr) -> Vec<Peer> {
+    let others = settings.members.iter().filter(|member| member.member.name != settings.server.name);
+    let peer = |member: &boot::MemberSettings| Peer {
+        name: member.member.name.clone(),
+        address: member.heartbeat.unwrap_or(SocketAddr::new(member.member.address, listen.port())),
+    };
+    others.map(peer).collect()
+}
+
 /// What members have to agree about: who is in the group. Their files may differ in what is about one server.
-fn rules_digest(settings: &Settings) -> [u8; 16] {
+pub(super) fn rules_digest(settings: &Settings) -> [u8; 16] {
     let mut members: Vec<String> =
         settings.members.iter().map(|member| format!("{:?}", member.member)).collect();
     members.sort();
@@ -80,8 +85,9 @@ fn rules_digest(settings: &Settings) -> [u8; 16] {
 
 /// HTTP and HTTPS, without health and metrics.
 pub(super) fn http_of(settings: &Settings) -> http::Settings {
-    let balancers: Vec<IpAddr> =
-        settings.http.proxy_protocol_from.iter().map(|network| network.address).collect();
+    let balancers = settings.http.proxy_protocol_from.iter();
+    let balancers: Vec<Subnet> =
+        balancers.filter_map(|network| Subnet::new(network.address, network.prefix)).collect();
     let listener = |is_secure| {
         let balancers = balancers.clone();
         move |address: &SocketAddr| http::Listener {
@@ -180,5 +186,24 @@ fn network_of(network: &boot::Network) -> Option<server::Network> {
     match network.address {
         IpAddr::V4(address) => server::Network::new(address, network.prefix),
         IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_balancers_is_believed_as_a_whole() {
+        let text = "[http]\nproxy-protocol-from = [\"10.0.0.0/24\", \"10.0.9.9\"]\n\
+                    [[member]]\nname = \"m\"\naddress = \"10.0.0.1\"\n";
+        let loaded = boot::parse(text, std::path::Path::new("boot.toml")).unwrap();
+        let told = http_of(&loaded.settings);
+        let is_believed = |address: &str| {
+            let address = address.parse().unwrap();
+            told.listeners[0].balancers.iter().any(|balancers| balancers.contains(address))
+        };
+        assert!(is_believed("10.0.0.0") && is_believed("10.0.0.255") && is_believed("10.0.9.9"));
+        assert!(!is_believed("10.0.1.0") && !is_believed("10.0.9.8"));
     }
 }
