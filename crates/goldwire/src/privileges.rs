@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::exit::Hinted;
 
@@ -36,6 +37,16 @@ pub(crate) fn drop_to(user: &str, folders: &[&Path]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Raises the limit of open files to what the system lets this process have: each transfer holds two, and the usual limit
+/// of 1024 would be met by a room full of devices. A refusal changes nothing.
+pub(crate) fn open_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
 fn hand_over(folder: &Path, user: Uid, group: Gid) -> anyhow::Result<()> {
     chown(folder, Some(user), Some(group))?;
     for entry in fs::read_dir(folder)? {
@@ -46,4 +57,17 @@ fn hand_over(folder: &Path, user: Uid, group: Gid) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_to_what_there_is() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        open_many_files();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!((limit.current, limit.maximum), (maximum, maximum));
+    }
 }

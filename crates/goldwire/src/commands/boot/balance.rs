@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use goldwire_control::boot::telemetry::Telemetry;
 use goldwire_netboot::balance::{Balance, BalanceSettings};
-use goldwire_netboot::member::{ProbeSettings, Prober, Subnet, Table};
+use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{Neighbours, Observer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,20 +23,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
     log(&args.log, args.log_format)?;
+    privileges::open_many_files();
     let loaded = load(&args.config)?;
     let settings = loaded.settings;
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
     let observer: Arc<dyn Observer> =
         Arc::new(Telemetry::new("balance".into(), None, Arc::new(Neighbours::new())));
     let table = Arc::new(Table::new(seats_of(&settings), None, Arc::clone(&observer))?);
-    let width = |address: &std::net::IpAddr| if address.is_ipv4() { 32 } else { 128 };
-    let proxies = args.proxy_protocol_from.iter();
     let balance = Balance::bind(BalanceSettings {
         http: args.http.clone(),
         tftp: args.tftp.clone(),
         table: Arc::clone(&table),
         observer,
-        proxies: proxies.filter_map(|address| Subnet::new(*address, width(address))).collect(),
+        proxies: args.proxy_protocol_from.clone(),
         sends_proxy_header: args.send_proxy_protocol,
     })?;
     if let Some(user) = &settings.server.user {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use goldwire_control::boot::telemetry::Telemetry;
 use goldwire_control::boot::timeline::Writer;
-use goldwire_control::boot::{DhcpMode, Loaded, Policy, Problems, Reload, Reloader, Settings};
+use goldwire_control::boot::{DhcpMode, Loaded, Policy, Reloader, Settings};
 use goldwire_netboot::content::{Contents, Library, Links};
 use goldwire_netboot::dhcp::driver::{self, Clock, Service, open_leases};
 use goldwire_netboot::dhcp::lease::{Folder, Time};
@@ -37,6 +37,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
     log(&args.log, args.log_format)?;
+    privileges::open_many_files();
     let loaded = load(&args.config)?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
     let bound = Bound::bind(loaded).map_err(with_hint)?;
@@ -50,7 +51,8 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
         if signal != SIGHUP {
             break;
         }
-        running.reload();
+        // It logs what comes of it.
+        running.reloader.reload();
     }
     info!("stopping");
     running.stop();
@@ -197,9 +199,16 @@ impl Bound {
             }
         };
         let table = Arc::clone(&shared.table);
+        let heartbeats = heartbeats.map(Arc::new);
+        let (beating, listen) = (heartbeats.clone(), settings.heartbeat.listen);
         let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
             if let Err(error) = table.configure(seats_of(new)) {
                 error!(%error, "the members stay as they were");
+                return;
+            }
+            if let (Some(heartbeats), Some(listen)) = (&beating, listen) {
+                heartbeats.set_peers(convert::peers_of(new, listen));
+                heartbeats.set_digest(convert::rules_digest(new));
             }
         }));
         let watch = reloader.watch().context("watch the boot file")?;
@@ -279,29 +288,25 @@ struct Running {
     tftp: Option<tftp::Running>,
     dhcp: Option<driver::Running>,
     dhcp6: Option<dhcp6::driver::Running>,
-    heartbeats: Option<RunningHeartbeats>,
+    heartbeats: Option<Arc<RunningHeartbeats>>,
     prober: Option<Prober>,
     reloader: Arc<Reloader>,
     watch: goldwire_control::boot::Watch,
 }
 
 impl Running {
-    fn reload(&self) {
-        tell(self.reloader.reload());
-    }
-
     /// DHCP first, so that nobody is sent here any more; then the group is told; then transfers end.
     fn stop(self) {
         drop(self.watch);
+        drop(self.reloader);
         if let Some(dhcp) = self.dhcp {
             dhcp.stop();
         }
         drop(self.dhcp6);
         self.shared.is_draining.store(true, Ordering::Relaxed);
         self.http.drain();
-        if let Some(heartbeats) = self.heartbeats {
-            heartbeats.stop();
-        }
+        // The last one who knows them, since the boot file is watched no more: they say goodbye.
+        drop(self.heartbeats);
         if let Some(prober) = self.prober {
             prober.stop();
             std::thread::sleep(FAREWELL);
@@ -311,24 +316,5 @@ impl Running {
         if let Some(tftp) = self.tftp {
             tftp.stop();
         }
-    }
-}
-
-fn tell(reload: Reload) {
-    match reload {
-        Reload::Done { warnings, needs_restart } => {
-            warn_of(&warnings);
-            if !needs_restart.is_empty() {
-                warn!(tables = needs_restart.join(", "), "these changes need a restart");
-            }
-            info!("the boot file was read again");
-        }
-        Reload::Kept(error) => error!(%error, "the boot file is wrong; the former one stays in force"),
-    }
-}
-
-fn warn_of(problems: &Problems) {
-    for problem in &problems.list {
-        warn!(message = problem.message, line = problem.place.as_ref().map(|place| place.line), "boot file");
     }
 }
