@@ -2,6 +2,7 @@
 
 mod convert;
 
+use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use goldwire_control::boot::telemetry::Telemetry;
 use goldwire_control::boot::timeline::Writer;
-use goldwire_control::boot::{DhcpMode, Loaded, Policy, Reloader, Settings};
+use goldwire_control::boot::{self, DhcpMode, Loaded, Policy, Reloader, Settings};
 use goldwire_netboot::content::{Contents, Library, Links};
 use goldwire_netboot::dhcp::driver::{self, Clock, Service, open_leases};
 use goldwire_netboot::dhcp::lease::{Folder, Time};
@@ -40,10 +41,12 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
     privileges::open_many_files();
     let loaded = load(&args.config)?;
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
+    let _lock = lock_state(&loaded.settings)?;
     let bound = Bound::bind(loaded).map_err(with_hint)?;
     let settings = bound.settings.clone();
     if let Some(user) = &settings.server.user {
         privileges::drop_to(user, &[&settings.server.state, &leases_folder(&settings)])?;
+        can_read_again(&args.config, user)?;
     }
     let running = bound.start(&args.config)?;
     info!(name = settings.server.name, "ready");
@@ -71,6 +74,41 @@ fn with_hint(error: anyhow::Error) -> anyhow::Error {
         _ => return error,
     };
     Hinted { message: format!("{error:#}"), hint: hint.into() }.into()
+}
+
+/// Makes the state folder and keeps other servers out of it, whatever they serve: the timeline is there in any case.
+fn lock_state(settings: &Settings) -> anyhow::Result<File> {
+    let state = &settings.server.state;
+    for folder in [state.clone(), leases_folder(settings)] {
+        std::fs::create_dir_all(&folder).map_err(|error| Hinted {
+            message: format!("make the state folder {}: {error}", folder.display()),
+            hint: "server.state has to be a folder that this user can write in".into(),
+        })?;
+    }
+    let folder = File::open(state).with_context(|| format!("open the state folder {}", state.display()))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => bail!(Hinted {
+            message: format!("another server uses the state folder {}", state.display()),
+            hint: "stop it, or give this one a server.state of its own".into(),
+        }),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock the state folder {}", state.display()))
+        }
+    }
+}
+
+/// The boot file and the secret are read again while the server runs, and only the user does that.
+fn can_read_again(config: &Path, user: &str) -> anyhow::Result<()> {
+    match boot::load(config) {
+        Ok(_) => Ok(()),
+        Err(error) => bail!(Hinted {
+            message: format!("{user} could not read the boot file again when it changes: {error}"),
+            hint: format!(
+                "let the group of {user} read what it names: chgrp GROUP FILE && chmod g+r FILE; or leave server.user out"
+            ),
+        }),
+    }
 }
 
 /// Where the lease log is: a folder of its own, which it locks.
@@ -106,12 +144,10 @@ impl Bound {
         let links = links_of(&loaded);
         let Loaded { settings, rules, .. } = loaded;
         let state = &settings.server.state;
-        for folder in [state.clone(), leases_folder(&settings)] {
-            std::fs::create_dir_all(&folder)
-                .with_context(|| format!("make the state folder {}", folder.display()))?;
-        }
-        let timeline =
-            Writer::start(state).with_context(|| format!("open the boot timeline in {}", state.display()))?;
+        let timeline = Writer::start(state).map_err(|error| Hinted {
+            message: format!("open the boot timeline in {}: {error}", state.display()),
+            hint: "server.state has to be a folder that this user can write in".into(),
+        })?;
         let neighbours = Arc::new(Neighbours::new());
         let telemetry =
             Arc::new(Telemetry::new(settings.server.name.clone(), Some(timeline), Arc::clone(&neighbours)));
@@ -174,6 +210,9 @@ impl Bound {
             info!(%address, "HTTP");
         }
         let http = http.run()?;
+        for address in metrics.iter().flat_map(http::Bound::addresses) {
+            info!(%address, "metrics");
+        }
         let metrics = metrics.map(http::Bound::run).transpose()?;
         let tftp = tftp.map(|tftp| {
             for address in tftp.addresses() {
