@@ -34,6 +34,10 @@ mod agent;
 #[cfg(test)]
 mod boot;
 #[cfg(test)]
+mod boot_commands;
+#[cfg(test)]
+mod boot_service;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod crash;

@@ -86,6 +86,12 @@ impl Transcript {
         self.wait(words, Duration::ZERO)
     }
 
+    /// The lines with these words so far.
+    pub(crate) fn lines_with(&self, words: &str) -> Vec<String> {
+        let text = self.text.lock().unwrap();
+        text.lines.iter().map(|(_, line)| line.clone()).filter(|line| line.contains(words)).collect()
+    }
+
     /// Everything, for a person.
     pub(crate) fn story(&self) -> String {
         let text = self.text.lock().unwrap();

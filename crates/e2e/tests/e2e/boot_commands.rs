@@ -1,0 +1,506 @@
+//! `goldwire boot …` as a person meets it: on loopback, with ports that the system picks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::lab::PATIENCE;
+use crate::machine::{self, program};
+use crate::sync::text;
+use crate::tool::{Finished, Scene, programs};
+use crate::transcript::Transcript;
+
+const MAC: &str = "52:54:00:00:00:01";
+
+#[test]
+fn help_and_wrong_usage_are_as_everywhere() {
+    let scene = Scene::new();
+    let all = [
+        "serve",
+        "check",
+        "explain",
+        "script",
+        "watch",
+        "doctor",
+        "balance",
+        "media",
+        "secret",
+        "certificate",
+    ];
+    for name in all {
+        let help = scene.goldwire(["boot", name, "--help"]).expect(0);
+        assert!(help.stdout.contains(&format!("Usage: goldwire boot {name}")), "{help}");
+    }
+    let folder = scene.folder("man");
+    scene.goldwire(["man", text(&folder)]).expect(0);
+    for name in all {
+        let page = fs::read_to_string(folder.join(format!("goldwire-boot-{name}.1"))).unwrap();
+        assert!(page.contains(".TH "), "{name}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = scene.goldwire(["completions", shell]).expect(0);
+        assert!(
+            script.stdout.contains("certificate") && script.stdout.contains("proxy-protocol-from"),
+            "{shell}"
+        );
+    }
+    for words in [
+        &["boot"][..],
+        &["boot", "sevre"],
+        &["boot", "explain"],
+        &["boot", "explain", "52:54"],
+        &["boot", "script", "--arch", "z80", MAC],
+        &["boot", "doctor"],
+        &["boot", "doctor", "--server", "10.0.0.1"],
+        &["boot", "media"],
+        &["boot", "media", "--iso", "a", "--usb", "b"],
+        &["boot", "media", "--iso", "a", "--vlan", "4095"],
+        &["boot", "secret"],
+        &["boot", "balance", "--http", "80"],
+        &["boot", "serve", "--log-format", "xml"],
+    ] {
+        let run = scene.goldwire(words).expect(2);
+        assert!(run.stderr.contains("Usage") || run.stderr.contains("error:"), "{run}");
+    }
+}
+
+#[test]
+fn check_shows_every_problem_with_its_place() {
+    let site = Site::new();
+    let good = site.goldwire(&["check"]).expect(0);
+    assert!(good.stdout.contains("good: 1 members, 0 subnets, 1 devices, 3 profiles"), "{good}");
+    let wrong =
+        site.file().replace("kernel = 'linux'", "kernl = 'linux'").replace("52:54:00:00:00:66", "52:54");
+    fs::write(&site.config, wrong).unwrap();
+    let found = site.goldwire(&["check"]).expect(5);
+    for part in
+        ["boot.toml:", "kernl = 'linux'", "^^^^^", "hint: did you mean \"kernel\"?", "twelve hexadecimal"]
+    {
+        assert!(found.stdout.contains(part), "{part}: {found}");
+    }
+    let told = site.goldwire(&["check", "--json"]).expect(5).events().remove(0);
+    assert_eq!(told["is_good"], false);
+    let problems = told["problems"].as_array().unwrap();
+    let typo = problems.iter().find(|problem| problem["hint"] == "did you mean \"kernel\"?").unwrap();
+    assert_eq!((&typo["severity"], &typo["column"]), (&"error".into(), &1.into()));
+    fs::remove_file(&site.config).unwrap();
+    let missing = site.goldwire(&["check"]).expect(1);
+    assert!(missing.stderr.contains("boot.toml: No such file"), "{missing}");
+}
+
+#[test]
+fn explain_and_script_say_what_a_server_serves() {
+    let Some((site, server)) = Site::with_server() else { return };
+    let said = site.goldwire(&["explain", MAC]).expect(0);
+    assert!(said.stdout.contains("default-profile") && said.stdout.contains("bios-pxe"), "{said}");
+    let told = site.goldwire(&["explain", "--json", MAC]).expect(0).events().remove(0).to_string();
+    let path = format!("/s/{}/efi-x64/-/boot.ipxe", MAC.replace(':', "-"));
+    assert!(said.stdout.contains(&path) && told.contains(&path), "{said}");
+    let script = site.goldwire(&["script", "--arch", "efi-x64", MAC]).expect(0);
+    assert_eq!(fetch(&format!("http://{}{path}", server.http())), (0, script.stdout.clone().into_bytes()));
+    // The script's own links lead to the file.
+    let link = script.stdout.split(' ').find(|word| word.starts_with("http://")).unwrap();
+    let (_, below) = link.trim_start_matches("http://").split_once('/').unwrap();
+    assert_eq!(fetch(&format!("http://{}/{below}", server.http())), (0, b"a kernel".to_vec()));
+}
+
+#[test]
+fn http_and_tftp_give_the_same_bytes_and_the_same_denial() {
+    let Some((site, server)) = Site::with_server() else { return };
+    let (http, tftp) = (server.http(), server.tftp());
+    let big = fs::read(site.scene.path("root/big")).unwrap();
+    for base in [format!("http://{http}"), format!("tftp://{tftp}")] {
+        assert_eq!(fetch(&format!("{base}/big")), (0, big.clone()), "{base}");
+        assert_eq!(fetch(&format!("{base}/linux")).1, b"a kernel");
+        // curl: 22 is a refusal by HTTP; 68 no such file, 69 no permission by TFTP.
+        let is_http = base.starts_with("http");
+        assert_eq!(fetch(&format!("{base}/none")).0, if is_http { 22 } else { 68 }, "{base}");
+        assert_eq!(fetch(&format!("{base}/closed")).0, if is_http { 22 } else { 69 }, "{base}");
+    }
+    assert_eq!(status(&format!("http://{http}/closed")), "403");
+    assert_eq!(status(&format!("http://{http}/none")), "404");
+    assert_eq!(fetch(&format!("http://{http}/health")), (0, b"alive\n".to_vec()));
+    let metrics = fetch(&format!("http://{}/metrics", server.address_of("metrics"))).1;
+    assert!(String::from_utf8(metrics).unwrap().contains("# TYPE "));
+    let secret = fs::read_to_string(site.scene.path("secret")).unwrap();
+    let arguments = machine::arguments(server.pid()).join(" ");
+    assert!(!server.log.has(secret.trim()) && !arguments.contains(secret.trim()));
+}
+
+#[test]
+fn an_edited_file_takes_effect_and_a_broken_one_does_not() {
+    let Some((site, server)) = Site::with_server() else { return };
+    let url = format!("http://{}/s/52-54-00-00-00-02/bios/-/boot.ipxe", server.http());
+    assert!(String::from_utf8(fetch(&url).1).unwrap().contains("linux"));
+    let more = "[[device]]\nmac = '52:54:00:00:00:02'\nprofile = 'other'\n\
+                [profile.other]\nscript-text = \"#!ipxe\\necho another\\n\"\n";
+    let edited = site.file() + more;
+    fs::write(&site.config, &edited).unwrap();
+    until("the edited file is in force", || {
+        String::from_utf8(fetch(&url).1).unwrap().contains("echo another")
+    });
+    fs::write(&site.config, edited.replace("profile = 'other'", "profile = 'othre'")).unwrap();
+    server.signal(Signal::HUP);
+    server.wait_for("the old boot file stays in force");
+    server.wait_for("boot.toml:");
+    server.wait_for("^^^^^^^");
+    assert!(
+        String::from_utf8(fetch(&url).1).unwrap().contains("echo another"),
+        "the broken file took effect"
+    );
+}
+
+#[test]
+fn on_request_running_transfers_end_and_then_the_server_does() {
+    let Some((site, mut server)) = Site::with_server() else { return };
+    let big = fs::read(site.scene.path("root/huge")).unwrap();
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--limit-rate", "5M", &format!("http://{}/huge", server.http())]);
+    let target = site.scene.path("fetched");
+    let mut slow = curl.arg("-o").arg(&target).stdin(Stdio::null()).spawn().unwrap();
+    until("the transfer runs", || fs::metadata(&target).is_ok_and(|about| about.len() > 0));
+    let health = format!("http://{}/health", server.http());
+    server.signal(Signal::TERM);
+    until("it drains", || matches!(status(&health).as_str(), "503" | "000"));
+    assert!(slow.try_wait().unwrap().is_none(), "the transfer was over before");
+    assert!(slow.wait().unwrap().success());
+    assert!(fs::read(&target).unwrap() == big, "the transfer was cut off");
+    assert_eq!(server.wait(), Some(0));
+}
+
+#[test]
+fn what_keeps_a_server_from_starting_is_said() {
+    let Some((site, server)) = Site::with_server() else { return };
+    let second = site.goldwire(&["serve"]).expect(1);
+    assert!(second.stderr.contains("another server uses the state folder"), "{second}");
+    assert!(second.stderr.contains("hint: "), "{second}");
+    let elsewhere = site.file().replace("/state'", "/state2'");
+    let taken = elsewhere.replacen("127.0.0.1:0", &server.http(), 1);
+    fs::write(&site.config, taken).unwrap();
+    let second = site.goldwire(&["serve"]).expect(1);
+    assert!(
+        second.stderr.contains(&server.http()) && second.stderr.contains("Address already in use"),
+        "{second}"
+    );
+    fs::write(site.scene.path("file"), "").unwrap();
+    fs::write(&site.config, site.file().replace("/state'", "/file/state'")).unwrap();
+    let nowhere = site.goldwire(&["serve"]).expect(1);
+    assert!(nowhere.stderr.contains("file/state") && nowhere.stderr.contains("hint: "), "{nowhere}");
+}
+
+#[test]
+fn the_user_of_the_boot_file_has_nothing_left_of_root() {
+    if !machine::is_root() {
+        return machine::skip("needs root, to drop it");
+    }
+    let site = Site::new();
+    let with_user = site.file().replacen("[server]\n", "[server]\nuser = 'nobody'\n", 1);
+    fs::write(&site.config, &with_user).unwrap();
+    // The secret is root's alone: a later reload would fail, so the start does.
+    let run = site.goldwire(&["serve"]).expect(1);
+    assert!(run.stderr.contains("nobody could not read") && run.stderr.contains("chgrp"), "{run}");
+    let group =
+        fs::metadata(site.scene.path("state")).map(|about| std::os::unix::fs::MetadataExt::gid(&about));
+    std::os::unix::fs::chown(site.scene.path("secret"), None, Some(group.unwrap())).unwrap();
+    fs::set_permissions(site.scene.path("secret"), fs::Permissions::from_mode(0o640)).unwrap();
+    let Some(server) = site.serve() else { return };
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for name in ["Uid:", "Gid:", "Groups:"] {
+        assert!(!field(name).is_empty() && !field(name).contains(&"0".to_owned()), "{status}");
+    }
+    for name in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+        assert_eq!(field(name), ["0000000000000000"], "{status}");
+    }
+    assert_eq!(fetch(&format!("http://{}/linux", server.http())).0, 0);
+    server.signal(Signal::HUP);
+    server.wait_for("the boot file is in force");
+}
+
+#[test]
+fn watch_tells_what_was_and_what_comes() {
+    let Some((site, server)) = Site::with_server() else { return };
+    // Without DHCP a device is known by its address alone.
+    let boot_from = |server: &Server, own: &str| {
+        let url = format!("http://{}/s/52-54-00-00-00-01/bios/-/boot.ipxe", server.http());
+        machine::must("curl", ["-sSf", "--interface", own, &url]);
+    };
+    boot_from(&server, "127.0.0.2");
+    drop(server);
+    let Some(server) = site.serve() else { return };
+    boot_from(&server, "127.0.0.3");
+    until("both boots are in the timeline", || {
+        let told = site.goldwire(&["watch", "--once", "--json"]).expect(0).events().remove(0);
+        told["boots"].as_array().unwrap().len() == 2
+    });
+    let said = site.goldwire(&["watch", "--once", "127.0.0.2"]).expect(0);
+    assert_eq!(said.stdout.lines().count(), 1, "{said}");
+    assert!(said.stdout.contains("127.0.0.2") && said.stdout.contains("script"), "{said}");
+    let words = ["boot", "watch", "--json", "127.0.0.4", "--config", text(&site.config)];
+    let mut live = site.scene.goldwire(words).start();
+    boot_from(&server, "127.0.0.5");
+    boot_from(&server, "127.0.0.4");
+    let record = live.wait_for(|record| record["what"] == "script");
+    assert_eq!(record["address"], "127.0.0.4");
+}
+
+#[test]
+fn a_member_dies_behind_the_balancer_and_the_download_goes_on() {
+    let Some((site, first)) = Site::with_server() else { return };
+    // The second member is another site that serves the same tree.
+    let other = site.file().replace("/state'", "/state2'");
+    let config = site.scene.path("second.toml");
+    fs::write(&config, other).unwrap();
+    let Some(second) = Server::start(&site.scene, &["serve", "--config", text(&config)]) else { return };
+    let members: String = [&first, &second]
+        .iter()
+        .enumerate()
+        .map(|(at, server)| {
+            let port = |address: String| address.rsplit_once(':').unwrap().1.to_owned();
+            format!(
+                "[[member]]\nname = 'm{at}'\naddress = '127.0.0.1'\nhttp-port = {}\ntftp-port = {}\n",
+                port(server.http()),
+                port(server.tftp())
+            )
+        })
+        .collect();
+    let front = site.scene.path("front.toml");
+    fs::write(
+        &front,
+        format!("default-profile = 'a'\n[server]\nname = 'm0'\n[profile.a]\nlocal = true\n{members}"),
+    )
+    .unwrap();
+    let words = ["balance", "--config", text(&front), "--http", "127.0.0.1:0", "--tftp", "127.0.0.1:0"];
+    let Some(balance) = Server::start(&site.scene, &words) else { return };
+    let big = fs::read(site.scene.path("root/big")).unwrap();
+    let http = format!("http://{}/big", balance.http());
+    until("a member lives", || fetch(&http).0 == 0);
+    assert_eq!(fetch(&format!("tftp://{}/big", balance.tftp())), (0, big.clone()));
+    let huge = fs::read(site.scene.path("root/huge")).unwrap();
+    let url = http.replace("/big", "/huge");
+    // Members are known to give the same bytes by the digest, which they compute in the background.
+    for member in [&first, &second] {
+        let url = format!("http://{}/huge", member.http());
+        until("the file has a strong ETag", || machine::must("curl", ["-sI", &url]).contains("ETag: \""));
+    }
+    let target = site.scene.path("fetched");
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "--limit-rate", "5M", &url, "-o"]).arg(&target).stdin(Stdio::null());
+    let mut slow = curl.spawn().unwrap();
+    until("the transfer runs", || fs::metadata(&target).is_ok_and(|about| about.len() > 0));
+    // The one whose socket is full is the one that serves it.
+    let mut members = vec![first, second];
+    let mut serving = None;
+    until("a member sends", || {
+        serving = members.iter().position(|member| is_sending(&member.http()));
+        serving.is_some()
+    });
+    drop(members.remove(serving.unwrap()));
+    assert!(slow.try_wait().unwrap().is_none(), "the transfer was over before");
+    assert!(slow.wait().unwrap().success());
+    assert!(fs::read(&target).unwrap() == huge);
+    assert_eq!(fetch(&http), (0, big));
+}
+
+#[test]
+fn secrets_and_certificates_are_made_once_and_work() {
+    let site = Site::new();
+    let secret = site.scene.path("secret");
+    let before = fs::read(&secret).unwrap();
+    let again = site.scene.goldwire(["boot", "secret", text(&secret)]).expect(1);
+    assert!(again.stderr.contains("File exists"), "{again}");
+    assert_eq!(fs::read(&secret).unwrap(), before);
+    assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o7777, 0o600);
+    let folder = site.scene.path("tls");
+    let made = site.scene.goldwire(["boot", "certificate", text(&folder), "--server", "127.0.0.1"]).expect(0);
+    assert!(made.stdout.contains("ca.pem") && made.stdout.contains("127.0.0.1.key"), "{made}");
+    for key in ["ca.key", "127.0.0.1.key"] {
+        assert_eq!(fs::metadata(folder.join(key)).unwrap().permissions().mode() & 0o7777, 0o600, "{key}");
+    }
+    let tls = format!(
+        "[http]\ntls-listen = ['127.0.0.1:0']\ncertificate = '{0}/127.0.0.1.pem'\nkey = '{0}/127.0.0.1.key'\n",
+        folder.display()
+    );
+    fs::write(&site.config, site.file().replacen("[http]\n", &tls, 1)).unwrap();
+    let Some(server) = site.serve() else { return };
+    // Plain first, then TLS.
+    let addresses = server.addresses_of("HTTP");
+    let url = format!("https://{}/linux", addresses[1]);
+    let trusted = machine::must("curl", ["-sS", "--cacert", text(&folder.join("ca.pem")), &url]);
+    assert_eq!(trusted, "a kernel");
+    assert_eq!(fetch(&url).0, 60, "a stranger's authority is not trusted");
+}
+
+/// A member that keeps its files in a scene, without a server so far.
+struct Site {
+    scene: Scene,
+    config: PathBuf,
+}
+
+impl Site {
+    fn new() -> Self {
+        let scene = Scene::new();
+        // Whoever root becomes has to come in.
+        fs::set_permissions(scene.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let root = scene.folder("root");
+        scene.folder("ipxe");
+        let mut big: Vec<u8> =
+            (0..300_000_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+        big.truncate(600_001);
+        fs::write(root.join("big"), &big).unwrap();
+        // More than sockets hold: whoever sends it is not done at once.
+        fs::write(root.join("huge"), big.repeat(28)).unwrap();
+        fs::write(root.join("linux"), "a kernel").unwrap();
+        fs::write(root.join("closed"), "not for everybody").unwrap();
+        scene.goldwire(["boot", "secret", "secret"]).expect(0);
+        let site = Self { config: scene.path("boot.toml"), scene };
+        fs::write(&site.config, site.file()).unwrap();
+        site
+    }
+
+    /// A site and its server. None, visibly, where curl is missing.
+    fn with_server() -> Option<(Self, Server)> {
+        let site = Self::new();
+        let server = site.serve()?;
+        Some((site, server))
+    }
+
+    fn file(&self) -> String {
+        let folder = self.scene.path("");
+        let folder = folder.display();
+        format!(
+            "default-profile = 'lab'\n\
+             [server]\nname = 'boot1'\nstate = '{folder}/state'\nroot = '{folder}/root'\nipxe = '{folder}/ipxe'\n\
+             secret-file = '{folder}/secret'\n\
+             [http]\nlisten = ['127.0.0.1:0']\n[tftp]\nlisten = ['127.0.0.1:0']\n[metrics]\nlisten = '127.0.0.1:0'\n\
+             [[member]]\nname = 'boot1'\naddress = '127.0.0.1'\n\
+             [[device]]\nmac = '52:54:00:00:00:66'\nprofile = 'no'\n\
+             [profile.no]\nignore = true\n\
+             [profile.lab]\nkernel = 'linux'\n\
+             [profile.closed]\nkernel = 'closed'\ntoken = true\n"
+        )
+    }
+
+    fn serve(&self) -> Option<Server> {
+        Server::start(&self.scene, &["serve", "--config", text(&self.config)])
+    }
+
+    fn goldwire(&self, words: &[&str]) -> Finished {
+        let config = ["--config", text(&self.config)];
+        self.scene.goldwire(["boot"].iter().chain(words).chain(&config)).finish()
+    }
+}
+
+/// A running `goldwire boot serve` or `balance`.
+struct Server {
+    child: Child,
+    log: Arc<Transcript>,
+}
+
+impl Server {
+    fn start(scene: &Scene, words: &[&str]) -> Option<Self> {
+        if program("curl").is_none() {
+            machine::skip("needs curl");
+            return None;
+        }
+        let mut command = Command::new(&programs().goldwire);
+        command.arg("boot").args(words).current_dir(scene.path(""));
+        let (output, input) = std::io::pipe().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(input);
+        let child = command.spawn().unwrap();
+        drop(command);
+        let log = Transcript::follow(words[0], Instant::now(), output, |_| {});
+        let server = Self { child, log };
+        server.wait_for("ready");
+        Some(server)
+    }
+
+    #[track_caller]
+    fn wait_for(&self, words: &str) {
+        assert!(self.log.wait(words, PATIENCE), "it never said {words:?}\n{}", self.log.story());
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn signal(&self, signal: Signal) {
+        machine::signal(self.pid(), signal);
+    }
+
+    /// Its exit code.
+    fn wait(&mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+
+    fn http(&self) -> String {
+        self.address_of("HTTP")
+    }
+
+    fn tftp(&self) -> String {
+        self.address_of("TFTP")
+    }
+
+    #[track_caller]
+    fn address_of(&self, name: &str) -> String {
+        self.addresses_of(name).swap_remove(0)
+    }
+
+    /// Where it listens, as its log says.
+    fn addresses_of(&self, name: &str) -> Vec<String> {
+        let lines = self.log.lines_with(&format!(" {name} address="));
+        lines.iter().map(|line| line.rsplit_once('=').unwrap().1.trim().to_owned()).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("{}", self.log.story());
+        }
+    }
+}
+
+/// curl's exit code, and what it got.
+fn fetch(url: &str) -> (i32, Vec<u8>) {
+    let mut curl = Command::new("curl");
+    let output = curl.args(["-sSf", "--max-time", "60", url]).stdin(Stdio::null()).output().unwrap();
+    (output.status.code().unwrap(), output.stdout)
+}
+
+/// The status of an HTTP answer; `000` where there was none.
+fn status(url: &str) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--max-time", "60", "-o", "/dev/null", "-w", "%{http_code}", url]);
+    String::from_utf8(curl.stdin(Stdio::null()).output().unwrap().stdout).unwrap()
+}
+
+/// Whether bytes wait in a connection of this local address.
+fn is_sending(address: &str) -> bool {
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let local = format!(":{port:04X}");
+    fs::read_to_string("/proc/net/tcp").unwrap().lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[1].ends_with(&local) && fields[3] == "01" && !fields[4].starts_with("00000000:")
+    })
+}
+
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}

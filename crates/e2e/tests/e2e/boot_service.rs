@@ -1,0 +1,114 @@
+//! A boot server on a network of its own, asked by DHCP clients that are not ours and by `goldwire boot doctor`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, Service};
+use crate::machine::{self, program};
+use crate::servers::{SCRIPT, Servers};
+use crate::sync::text;
+use crate::tool::{Scene, programs};
+
+/// What is acknowledged is on the disk, however the server ends.
+#[test]
+fn an_address_survives_a_server_that_is_killed() {
+    if program("udhcpc").is_none() {
+        return machine::skip("needs udhcpc");
+    }
+    let scene = Scene::new();
+    let Some(lab) = Lab::up(&scene, 2) else { return };
+    let servers = Servers::prepare(&scene, &SCRIPT);
+    let mut server = serve(&lab, &servers);
+    let first = address_by_udhcpc(&lab, "a");
+    let second = address_by_udhcpc(&lab, "b");
+    assert_ne!(first, second);
+    server.kill();
+    let _server = serve(&lab, &servers);
+    // In the other order: whoever forgot would give them the other way round.
+    assert_eq!(address_by_udhcpc(&lab, "b"), second);
+    assert_eq!(address_by_udhcpc(&lab, "a"), first);
+}
+
+#[test]
+fn the_doctor_finds_nothing_until_something_is_broken() {
+    let scene = Scene::new();
+    let Some(lab) = Lab::up(&scene, 2) else { return };
+    let servers = Servers::prepare(&scene, &SCRIPT);
+    let server = serve(&lab, &servers);
+    let (code, diagnoses) = examine(&lab, &scene, &[]);
+    assert_eq!(code, 0, "{diagnoses:#}");
+    let families: Vec<&str> =
+        diagnoses.iter().map(|diagnosis| diagnosis["firmware"].as_str().unwrap()).collect();
+    assert_eq!(families, ["bios-pxe", "efi-pxe", "http-boot", "ipxe"]);
+    // A script may have another choice when a file is missing: the doctor warns.
+    fs::remove_file(scene.path("boot/root/marker.ipxe")).unwrap();
+    let (code, diagnoses) = examine(&lab, &scene, &["ipxe"]);
+    assert_eq!((code, &diagnoses[0]["level"]), (0, &"warning".into()), "{diagnoses:#}");
+    assert!(diagnoses.to_string().contains("marker.ipxe"), "{diagnoses:#}");
+    // Firmware has none.
+    let config = servers.config(1);
+    let file = fs::read_to_string(&config).unwrap();
+    fs::write(&config, file.replace("kernel = 'marker.ipxe'", "file = 'gone.bin'")).unwrap();
+    server.wait_for("the boot file is in force");
+    let (code, diagnoses) = examine(&lab, &scene, &["bios", "efi"]);
+    assert_eq!(code, 5, "{diagnoses:#}");
+    let told = diagnoses.to_string();
+    assert!(told.contains("\"PXE-E3B\"") && told.contains("\"PXE-E23\""), "{told}");
+}
+
+#[test]
+fn the_doctor_says_that_nobody_answers() {
+    let scene = Scene::new();
+    let Some(lab) = Lab::up(&scene, 2) else { return };
+    let (code, diagnoses) = examine(&lab, &scene, &[]);
+    assert_eq!(code, 5, "{diagnoses:#}");
+    let codes: Vec<&str> =
+        diagnoses.iter().map(|diagnosis| diagnosis["findings"][0]["code"].as_str().unwrap()).collect();
+    assert_eq!(codes[..2], ["PXE-E51", "PXE-E16"], "{diagnoses:#}");
+}
+
+/// Only the first member: the other namespace is the client's.
+fn serve(lab: &Lab, servers: &Servers) -> Service {
+    let service = lab.goldwire("srv1", ["boot", "serve", "--config", text(&servers.config(1))]);
+    service.wait_for("ready");
+    service
+}
+
+/// The address that a client with this identifier is given.
+fn address_by_udhcpc(lab: &Lab, client: &str) -> String {
+    let mut command = lab.command("srv2", "udhcpc");
+    command.args(["-i", "eth0", "-f", "-n", "-q", "-t", "20", "-T", "1", "-s", "/bin/true"]);
+    let identifier = format!("0x3d:00{:02x}", client.as_bytes()[0]);
+    let output = command.args(["-x", &identifier]).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let (_, after) = said.split_once("lease of ").unwrap_or_else(|| panic!("{said}"));
+    after.split([' ', ',']).next().unwrap().to_owned()
+}
+
+/// The doctor's exit code and what it found, as a machine at srv2 with this firmware, or with each.
+fn examine(lab: &Lab, scene: &Scene, firmware: &[&str]) -> (i32, List) {
+    let mut command = lab.command("srv2", &programs().goldwire);
+    command.args(["boot", "doctor", "--interface", "eth0", "--json"]);
+    command.args(firmware.iter().flat_map(|name| ["--firmware", name]));
+    let finished = scene.run(command).finish();
+    let told = finished.events().remove(0);
+    (finished.status.code().unwrap(), List(told["diagnoses"].as_array().unwrap().clone()))
+}
+
+/// Diagnoses, readable when a test fails.
+struct List(Vec<Value>);
+
+impl std::ops::Deref for List {
+    type Target = [Value];
+
+    fn deref(&self) -> &[Value] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for List {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", Value::Array(self.0.clone()))
+    }
+}
