@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -338,6 +338,24 @@ fn secrets_and_certificates_are_made_once_and_work() {
     let trusted = machine::must("curl", ["-sS", "--cacert", text(&folder.join("ca.pem")), &url]);
     assert_eq!(trusted, "a kernel");
     assert_eq!(fetch(&url).0, 60, "a stranger's authority is not trusted");
+}
+
+#[test]
+fn a_medium_is_described_for_programs() {
+    if !Path::new("/usr/lib/ipxe/ipxe.efi").exists() {
+        return machine::skip("needs iPXE's programs");
+    }
+    let site = Site::new();
+    let iso = site.scene.path("boot.iso");
+    let words = ["media", "--json", "--iso", text(&iso)];
+    let told = site.goldwire(&words).expect(0).events().remove(0);
+    let bytes = fs::read(&iso).unwrap();
+    assert_eq!((&told["path"], &told["size"]), (&text(&iso).into(), &bytes.len().into()));
+    assert_eq!(told["blake3"], blake3::hash(&bytes).to_hex().as_str());
+    assert!(!told["programs"].as_array().unwrap().is_empty(), "{told}");
+    assert_eq!(&bytes[0x8001..0x8006], b"CD001", "no ISO 9660");
+    let again = site.goldwire(&words).expect(1);
+    assert!(again.stderr.contains("boot.iso") && fs::read(&iso).unwrap() == bytes, "{again}");
 }
 
 /// A member that keeps its files in a scene, without a server so far.
