@@ -2,14 +2,13 @@
 
 nginx is set up as for static files (sendfile, tcp_nopush, two workers, keep-alive without end, no log). wrk asks from
 1, 32 and 256 connections. The two take turns in short rounds, so that what else the machine does hits both; the ratio
-is the median of the rounds' ratios. `measure()` returns rows.
+is the median of the rounds' ratios. CPU is the server's own, per request, which a busy machine changes less.
 """
 
 import contextlib
 import hashlib
 import os
 import re
-import shutil
 import socket
 import statistics
 import subprocess
@@ -18,6 +17,8 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from lib.netboot_serve import Missing, cpu_s, free_port, program, serving, stop
 
 SIZE = 100 << 10
 NAME = "bootstrap.bin"
@@ -44,34 +45,9 @@ http {{
 """
 
 
-class Missing(Exception):
-    """A program that the measurement needs is not there."""
-
-
-def program(name, extra=()):
-    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *extra]))
-    if not path:
-        raise Missing(f"{name} is not installed")
-    return path
-
-
-@contextlib.contextmanager
-def goldwire(binary, tree):
-    """Starts our server on a folder; yields its address. The example of the crate until told of another way."""
-    process = subprocess.Popen([binary, str(tree), "127.0.0.1:0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().strip()
-        if not address:
-            raise RuntimeError(f"{binary} did not start")
-        yield address
-    finally:
-        process.stdin.close()
-        stop(process)
-
-
 @contextlib.contextmanager
 def nginx(folder):
-    """Starts nginx on `folder`/tree; yields its address."""
+    """Starts nginx on `folder`/tree; yields its port and process."""
     port = free_port()
     config = folder / "nginx.conf"
     text = NGINX.format(folder=folder, port=port)
@@ -86,24 +62,10 @@ def nginx(folder):
             if process.poll() is not None:
                 raise RuntimeError(f"nginx did not start: {(folder / 'error.log').read_text()[-300:]}")
             time.sleep(0.02)
-        yield f"127.0.0.1:{port}"
+        yield port, process
     finally:
         process.terminate()
         stop(process)
-
-
-def stop(process):
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def wrk(address, connections, seconds):
@@ -127,51 +89,63 @@ def same_bytes(addresses, content):
     return None
 
 
-def measure(binary, rounds=9, seconds=1, say=lambda text: None):
-    """Rows of {connections, goldwire, nginx, ratio, met}: medians over `rounds`. Raises Missing."""
+def measure(goldwire, rounds, seconds, say):
+    """Rows of {connections, met, ratio, and for each server rate and cpu_us}: medians over `rounds`. Raises Missing."""
     for name in ("wrk", "nginx"):
         program(name)
-    with tempfile.TemporaryDirectory(prefix="gwbench-http.") as folder:
+    with tempfile.TemporaryDirectory(prefix="gwbench-http.") as folder, contextlib.ExitStack() as stack:
         folder = Path(folder)
         folder.chmod(0o755)
         (folder / "tree").mkdir()
         content = os.urandom(SIZE)
         (folder / "tree" / NAME).write_bytes(content)
-        time.sleep(2.5)  # a file this new has no digest that is remembered yet
-        with goldwire(binary, folder / "tree") as ours, nginx(folder) as theirs:
-            servers = {"goldwire": ours, "nginx": theirs}
-            wrong = same_bytes(servers, content)
-            if wrong:
-                raise RuntimeError(wrong)
-            rows = []
-            for connections in CONNECTIONS:
-                rates = {name: [] for name in servers}
-                for turn in range(rounds):
-                    order = list(servers.items())
-                    for name, address in order if turn % 2 == 0 else reversed(order):
-                        rates[name].append(wrk(address, connections, seconds))
-                        say(f"{connections} connections, {name}: {rates[name][-1]:.0f} requests/s")
-                medians = {name: statistics.median(values) for name, values in rates.items()}
-                ratio = statistics.median(a / b for a, b in zip(rates["goldwire"], rates["nginx"]))
-                rows.append({"connections": connections, **medians, "ratio": ratio, "met": ratio >= BAR})
-            return rows
+        time.sleep(2.5)  # the digest of a file this new is not remembered yet
+        port = free_port()
+        ours = stack.enter_context(serving(goldwire, folder, folder / "tree", http=port))
+        their_port, theirs = stack.enter_context(nginx(folder))
+        servers = {"goldwire": (f"127.0.0.1:{port}", ours.pid), "nginx": (f"127.0.0.1:{their_port}", theirs.pid)}
+        wrong = same_bytes({name: address for name, (address, _) in servers.items()}, content)
+        if wrong:
+            raise RuntimeError(wrong)
+        return [row(servers, connections, rounds, seconds, say) for connections in CONNECTIONS]
+
+
+def row(servers, connections, rounds, seconds, say):
+    rates = {name: [] for name in servers}
+    cpu_us = {name: [] for name in servers}
+    for turn in range(rounds):
+        order = list(servers.items())
+        for name, (address, pid) in order if turn % 2 == 0 else reversed(order):
+            before = cpu_s({pid})
+            rate = wrk(address, connections, seconds)
+            rates[name].append(rate)
+            cpu_us[name].append((cpu_s({pid}) - before) / (rate * seconds) * 1e6)
+            say(f"  {connections} connections, {name}: {rate:.0f} requests/s, {cpu_us[name][-1]:.1f} us CPU each")
+    ratio = statistics.median(a / b for a, b in zip(rates["goldwire"], rates["nginx"]))
+    figures = {name: {"rate": statistics.median(rates[name]), "cpu_us": statistics.median(cpu_us[name])} for name in servers}
+    return {"connections": connections, **figures, "ratio": ratio, "met": ratio >= BAR}
 
 
 def table(rows):
-    lines = [f"{'connections':>11}  {'goldwire/s':>10}  {'nginx/s':>10}  {'ratio':>5}  bar {BAR}"]
+    lines = [f"{'connections':>11}  {'goldwire/s':>10}  {'nginx/s':>9}  {'ratio':>5}  {'CPU us, goldwire':>16}  {'nginx':>5}"]
     for row in rows:
-        verdict = "met" if row["met"] else "NOT met"
+        ours, theirs = row["goldwire"], row["nginx"]
         lines.append(
-            f"{row['connections']:>11}  {row['goldwire']:>10.0f}  {row['nginx']:>10.0f}  {row['ratio']:>5.2f}  {verdict}"
+            f"{row['connections']:>11}  {ours['rate']:>10.0f}  {theirs['rate']:>9.0f}  {row['ratio']:>5.2f}"
+            f"  {ours['cpu_us']:>16.1f}  {theirs['cpu_us']:>5.1f}"
         )
     return lines
 
 
-if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: netboot_http.py PROGRAM [ROUNDS [SECONDS]]   (PROGRAM: target/release/examples/http_server)")
-    numbers = [int(word) for word in sys.argv[2:4]]
+def run(goldwire, quick):
+    """Prints the table; returns its figures, or why there are none."""
+    print(f"HTTP: a file of {SIZE >> 10} KiB, requests per second of kept connections")
     try:
-        print("\n".join(table(measure(sys.argv[1], *numbers, say=lambda text: print(text, file=sys.stderr)))))
-    except Missing as error:
-        sys.exit(f"SKIPPED: {error}")
+        rows = measure(goldwire, 3 if quick else 15, 1, say=lambda text: print(text, file=sys.stderr))
+    except (Missing, RuntimeError, OSError) as error:
+        print(f"did not run: {error}")
+        return {"reason": str(error)}
+    print("\n".join(table(rows)))
+    is_met = all(row["met"] for row in rows)
+    print(f"bar: at least {BAR} x nginx at {', '.join(map(str, CONNECTIONS))} connections: {'met' if is_met else 'NOT met'}")
+    return {"rows": rows, "met": is_met}

@@ -1,34 +1,30 @@
-#!/usr/bin/env python3
 """A boot storm: 2,000 simulated iPXE clients power on at once (DHCP, the script, 2 MiB of files over HTTP) against one
 `goldwire boot serve`, and for scale against dnsmasq and nginx. Time to the last one, and fairness.
 
 Everything runs on the loopback of a network namespace of its own, so no port of the machine is needed or touched.
 The load comes from `crates/netboot/examples/boot_storm.rs`, whose clients have an address of their own each, compare
 every byte, and wait where the server says `503` with `Retry-After`, as iPXE does.
-
-    bench/lib/netboot_storm.py --goldwire target/release/goldwire --storm target/release/examples/boot_storm
-
-Exits 0 when every client booted with the right bytes, 1 when one did not, 2 when the bench itself cannot run.
 """
 
-import argparse
 import contextlib
 import http.client
 import json
 import os
 import resource
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from lib.netboot_serve import Missing, cpu_s, example, program, stop
+
 KIB, MIB = 1 << 10, 1 << 20
 FILES = {"kernel": 1536 * KIB, "initrd": 512 * KIB}
 COLUMNS = ["booted", "last_s", "p99_s", "median_s", "first_s", "jain", "dhcp_resent", "put_off", "http_failures", "cpu_s"]
 START_S = 20
-TICK = os.sysconf("SC_CLK_TCK")
+PATIENCE_S = 120  # that a client may take
 
 GOLDWIRE = """
 default-profile = "storm"
@@ -61,23 +57,23 @@ http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; s
 """
 
 
-def goldwire(arguments, work):
+def goldwire(binary, work):
     (work / "boot.toml").write_text(GOLDWIRE.format(work=work))
-    return [[arguments.goldwire, "boot", "serve", "--config", str(work / "boot.toml")]], arguments.prefix
+    return [[binary, "boot", "serve", "--config", str(work / "boot.toml")]]
 
 
-def foreign(arguments, work):
-    (work / "nginx.conf").write_text(NGINX.format(work=work))
+def foreign(_binary, work):
+    (work / "nginx.conf").write_text(("user root;\n" if os.geteuid() == 0 else "") + NGINX.format(work=work))
     (work / "root/boot.ipxe").write_text("#!ipxe\nimgfetch /kernel\nimgfetch /initrd\nboot\n")
     dnsmasq = [
-        "dnsmasq", "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=lo", "--bind-interfaces", "--user=root", "--no-ping",
+        program("dnsmasq"), "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=lo", "--bind-interfaces", "--user=root", "--no-ping",
         "--dhcp-range=127.0.16.0,127.0.63.255,255.255.0.0,1h", f"--dhcp-leasefile={work}/leases", "--dhcp-lease-max=10000",
         "--dhcp-option-force=67,http://127.0.0.1/boot.ipxe",
     ]
-    return [dnsmasq, ["nginx", "-p", str(work), "-c", str(work / "nginx.conf")]], ""
+    return [dnsmasq, [program("nginx"), "-p", str(work), "-c", str(work / "nginx.conf")]]
 
 
-SERVERS = {"goldwire": (goldwire, []), "dnsmasq and nginx": (foreign, ["dnsmasq", "nginx"])}
+SERVERS = {"goldwire": goldwire, "dnsmasq and nginx": foreign}
 
 
 @contextlib.contextmanager
@@ -101,8 +97,8 @@ def running(commands, work):
     finally:
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
-            process.wait()
+                os.killpg(process.pid, signal.SIGTERM)
+            stop(process)
 
 
 def answers():
@@ -117,66 +113,49 @@ def answers():
         connection.close()
 
 
-def cpu_s(processes):
-    """Of the servers and what they started."""
-    total = 0
-    groups = {process.pid for process in processes}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rsplit(")", 1)[1].split()
-            if int(fields[2]) in groups:
-                total += int(fields[11]) + int(fields[12])
-    return total / TICK
-
-
-def storm(name, arguments):
+def storm(name, binary, clients):
     """One server, one storm: a dict of figures, or of why there are none."""
-    prepare, needed = SERVERS[name]
-    missing = [program for program in needed if not shutil.which(program)]
-    if missing:
-        return {"reason": f"{missing[0]} is not installed"}
-    with tempfile.TemporaryDirectory(prefix="goldwire-storm-") as folder:
+    with tempfile.TemporaryDirectory(prefix="gwbench-storm-") as folder:
         work = Path(folder)
         (work / "root").mkdir()
         work.chmod(0o755)
         for file, size in FILES.items():
             (work / "root" / file).write_bytes(os.urandom(size))
-        commands, prefix = prepare(arguments, work)
-        command = [arguments.storm, "--clients", str(arguments.clients), "--spread-s", str(arguments.spread), "--patience-s", str(arguments.patience)]
+        command = [str(example("boot_storm")), "--clients", str(clients), "--patience-s", str(PATIENCE_S)]
         for file in FILES:
-            command += ["--file", f"{prefix}/{file}={work}/root/{file}"]
+            command += ["--file", f"/{file}={work}/root/{file}"]
         try:
-            with running(commands, work) as processes:
-                result = subprocess.run(command, capture_output=True, text=True, check=False)
+            with running(SERVERS[name](binary, work), work) as processes:
+                result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S + 60, check=False)
                 if result.returncode:
                     return {"reason": result.stderr.strip()[-300:]}
-                return {**json.loads(result.stdout), "cpu_s": cpu_s(processes)}
-        except (RuntimeError, OSError) as e:
-            return {"reason": str(e)}
+                return {**json.loads(result.stdout), "cpu_s": cpu_s({process.pid for process in processes})}
+        except (Missing, RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+            return {"reason": str(error)}
 
 
-def inside(arguments):
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+def inside(binary, clients, rounds):
+    """Within the namespace: the servers take turns; for each the storm of the median time to the last one."""
+    subprocess.run([program("ip"), "link", "set", "lo", "up"], check=True)
     # Each client holds a connection, on both ends.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    print(json.dumps({name: storm(name, arguments) for name in SERVERS}))
+    results = {name: [] for name in SERVERS}
+    for _ in range(rounds):
+        for name in SERVERS:
+            results[name].append(storm(name, binary, clients))
+            print(f"  {name}: {results[name][-1]}", file=sys.stderr, flush=True)
+    return {name: median(storms) for name, storms in results.items()}
 
 
-def measure(arguments):
-    """Runs all servers, one after the other, in a namespace: name to figures."""
-    space = ["unshare", "--net"] if os.getuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
-    command = [*space, sys.executable, __file__, "--inside", *arguments_of(arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(result.stderr.strip()[-500:])
-    return json.loads(result.stdout)
+def median(storms):
+    """The storm in the middle; one that did not run, or in which a client did not boot, speaks for all."""
+    failed = [figures for figures in storms if "last_s" not in figures or figures["failed"]]
+    return failed[0] if failed else sorted(storms, key=lambda figures: figures["last_s"])[(len(storms) - 1) // 2]
 
 
-def table(results, clients):
-    mib = sum(FILES.values()) / MIB
-    lines = [f"{clients} clients at once, each: DHCP, the script, {mib:.0f} MiB of files; seconds since its power-on"]
-    lines.append("".join(["server".ljust(20), *(column.rjust(14) for column in COLUMNS)]))
+def table(results):
+    lines = ["".join(["server".ljust(20), *(column.rjust(14) for column in COLUMNS)])]
     for name, figures in results.items():
         cells = [f"{figures[c]:.2f}" if isinstance(figures.get(c), float) else str(figures.get(c, "-")) for c in COLUMNS]
         note = figures.get("reason", "")
@@ -184,38 +163,31 @@ def table(results, clients):
     return lines
 
 
-def arguments_of(arguments):
-    words = []
-    for name in ("goldwire", "storm", "clients", "spread", "patience", "prefix"):
-        words += [f"--{name}", str(getattr(arguments, name))]
-    return words
-
-
-def parser():
-    p = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    p.add_argument("--goldwire", default="target/release/goldwire", type=os.path.realpath)
-    p.add_argument("--storm", default="target/release/examples/boot_storm", type=os.path.realpath)
-    p.add_argument("--clients", default=2000, type=int)
-    p.add_argument("--spread", default=0.0, type=float, help="seconds over which the clients power on")
-    p.add_argument("--patience", default=120.0, type=float, help="seconds that a client may take")
-    p.add_argument("--prefix", default="", help="where the boot tree begins in goldwire's URLs")
-    p.add_argument("--json", action="store_true")
-    p.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
-    return p
-
-
-def main():
-    arguments = parser().parse_args()
-    if arguments.inside:
-        return inside(arguments)
+def run(goldwire, quick):
+    """Prints the table; returns its figures, or why there are none."""
+    clients, rounds = (200, 1) if quick else (2000, 3)
+    mib = sum(FILES.values()) / MIB
+    print(f"Boot storm: {clients} clients at once, each: DHCP, the script, {mib:.0f} MiB of files; seconds since its power-on")
+    space = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+    command = [*space, sys.executable, "-m", "lib.netboot_storm", os.path.realpath(goldwire), str(clients), str(rounds)]
     try:
-        results = measure(arguments)
-    except (RuntimeError, OSError) as e:
-        print(f"netboot_storm: {e}", file=sys.stderr)
-        return 2
-    print(json.dumps(results) if arguments.json else "\n".join(table(results, arguments.clients)))
-    return 0 if results["goldwire"].get("booted") == arguments.clients else 1
+        example("boot_storm")
+        # The load says what it did on standard error, which is the user's; the figures come on standard output.
+        done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the network namespace could not be made or used (status {done.returncode})")
+    except (Missing, RuntimeError, OSError) as error:
+        print(f"did not run: {error}")
+        return {"reason": str(error)}
+    results = json.loads(done.stdout)
+    print("\n".join(table(results)))
+    ours, theirs = (results[name].get("last_s") for name in SERVERS)
+    is_met = results["goldwire"].get("booted") == clients
+    if ours and theirs:
+        print(f"time to the last one: {ours / theirs:.2f} x that of dnsmasq and nginx")
+    print(f"bar: every client boots, with the right bytes: {'met' if is_met else 'NOT met'}")
+    return {"servers": results, "met": is_met}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    print(json.dumps(inside(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))

@@ -1,4 +1,4 @@
-"""Measures goldwire's TFTP server beside tftpd-hpa, atftpd and dnsmasq: `python3 bench/lib/netboot_tftp.py`.
+"""Measures goldwire's TFTP server beside tftpd-hpa, atftpd and dnsmasq.
 
 One file, one client program for all servers (the crate's example `tftp_load`, which compares every byte), over
 loopback, so what is measured is each server's work for a packet. Servers take turns in every cell, so that what
@@ -7,12 +7,11 @@ measured with what it negotiates, which is no window: a cell that it thus answer
 The clients have a thread for each core, as the servers may have, so that they are not the narrow place.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,8 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLES = ROOT / "target/release/examples"
+from lib import netboot_serve
+
 MIB = 1 << 20
 BLOCKS = [512, 1468]
 WINDOWS = [1, 16, 64]
@@ -48,24 +47,13 @@ class Server:
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                if pipe:
-                    pipe.close()
-
-
-def start_goldwire(folder, _cache):
-    """The one place that knows how goldwire is started."""
-    command = [EXAMPLES / "tftp_server", folder, "127.0.0.1:0"]
-    process = spawn(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    address = process.stdout.readline().decode().strip()
-    return Server("goldwire", address, process, "" if address else "it did not start")
 
 
 def start_tftpd_hpa(folder, _cache):
     program = find("in.tftpd")
     if not program or os.geteuid() != 0:
         return Server("tftpd-hpa", reason="in.tftpd is not installed" if not program else "needs root, for chroot")
-    port = free_port()
+    port = netboot_serve.free_port(socket.SOCK_DGRAM)
     command = [program, "--foreground", "--secure", "--address", f"127.0.0.1:{port}", "--ipv4", folder]
     return Server("tftpd-hpa", f"127.0.0.1:{port}", spawn(command))
 
@@ -74,7 +62,7 @@ def start_atftpd(folder, cache):
     program = find("atftpd") or unpack("atftpd", "usr/sbin/atftpd", cache)
     if not program:
         return Server("atftpd", reason="atftpd is not installed and cannot be downloaded")
-    port = free_port()
+    port = netboot_serve.free_port(socket.SOCK_DGRAM)
     user = "nobody.nogroup" if os.geteuid() == 0 else f"{os.getuid()}.{os.getgid()}"
     command = [program, "--daemon", "--no-fork", "--no-multicast", "--maxthread", "1000", "--verbose=0"]
     command += ["--user", user, "--bind-address", "127.0.0.1", "--port", str(port), folder]
@@ -92,7 +80,7 @@ def start_dnsmasq(folder, _cache):
     return Server("dnsmasq", f"{address}:69", spawn(command))
 
 
-STARTS = {"goldwire": start_goldwire, "tftpd-hpa": start_tftpd_hpa, "atftpd": start_atftpd, "dnsmasq": start_dnsmasq}
+PEERS = {"tftpd-hpa": start_tftpd_hpa, "atftpd": start_atftpd, "dnsmasq": start_dnsmasq}
 
 
 def spawn(command, **pipes):
@@ -101,7 +89,10 @@ def spawn(command, **pipes):
 
 
 def find(program):
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    try:
+        return netboot_serve.program(program)
+    except netboot_serve.Missing:
+        return None
 
 
 def unpack(package, program, cache):
@@ -116,14 +107,6 @@ def unpack(package, program, cache):
         for archive in folder.glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", archive, folder], check=True)
     return folder / program if (folder / program).exists() else None
-
-
-def free_port():
-    import socket
-
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclasses.dataclass
@@ -142,7 +125,7 @@ class Cell:
 
 def load(server, file, block, window, clients):
     """One run of the load: (MB/s, (block, window) agreed, repetitions), or RuntimeError."""
-    command = [EXAMPLES / "tftp_load", server.address, file.name, file, block, window, clients]
+    command = [netboot_serve.example("tftp_load"), server.address, file.name, file, block, window, clients]
     try:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -160,6 +143,7 @@ def wait_until_up(server, file):
             return
         try:
             load(server, file, 1468, 1, 1)
+            server.reason = ""
             return
         except RuntimeError as error:
             server.reason = str(error)
@@ -219,60 +203,52 @@ def table(cells, names):
         ratio = row["goldwire"].median / best if best else 0.0
         is_ok = ratio >= 1.0 and not row["goldwire"].reason
         is_met &= is_ok
-        lines.append(f"{block:5} {window:6} {clients:7}  " + "  ".join(shown) + f"   {ratio:8.2f}  {'ok' if is_ok else 'MISSED'}")
+        lines.append(f"{block:5} {window:6} {clients:7}  " + "  ".join(shown) + f"   {ratio:8.2f}  {'met' if is_ok else 'NOT met'}")
     lines.append("MB/s of file data, median. * without a window, which it does not know. ! a client had to repeat itself.")
     return lines, is_met
 
 
-def run(repeat, size, cache, say=print):
-    """Measures all and says the table. Whether the bar is met."""
-    for program in ("tftp_server", "tftp_load"):
-        if not (EXAMPLES / program).exists():
-            raise RuntimeError(f"{EXAMPLES / program} is missing: cargo build --release -p goldwire-netboot --examples")
+def compare(goldwire, repeat, size, cache):
+    """Measures all: cells, and names in the order of the table. Raises Missing."""
+    netboot_serve.example("tftp_load")
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="gwbench-tftp-", dir=memory) as folder, contextlib.ExitStack() as stack:
         folder = Path(folder)
         folder.chmod(0o755)
-        file = folder / "boot.img"
+        root = folder / "root"
+        root.mkdir()
+        file = root / "boot.img"
         file.write_bytes(os.urandom(size))
         file.chmod(0o644)
-        servers = []
-        for name, start in STARTS.items():
-            server = start(folder, cache)
-            servers.append(server)
-            stack.callback(server.stop)
+        port = netboot_serve.free_port(socket.SOCK_DGRAM)
+        ours = stack.enter_context(netboot_serve.serving(goldwire, folder, root, tftp=port))
+        servers = [Server("goldwire", f"127.0.0.1:{port}", ours)]
+        for start in PEERS.values():
+            servers.append(start(root, cache))
+            stack.callback(servers[-1].stop)
+        for server in servers:
             if not server.reason:
                 wait_until_up(server, file)
             if server.reason:
-                say(f"  {name}: did not run: {server.reason}")
-        say(f"TFTP, a file of {size / MIB:.0f} MiB over loopback, median of {repeat}, load before {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-        cells = measure(servers, file, repeat, say)
-    lines, is_met = table(cells, list(STARTS))
-    for line in lines:
-        say(line)
-    say("bar: at least the best of the others in every cell: " + ("met" if is_met else "MISSED"))
-    return is_met
+                print(f"  {server.name}: did not run: {server.reason}")
+        return measure(servers, file, repeat, lambda text: print(text, file=sys.stderr)), [server.name for server in servers]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeat", type=int, default=3, help="runs of every cell (default %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="2 MiB instead of 20: for trying, not for quoting")
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goldwire-bench"
-    parser.add_argument("--cache", type=Path, default=default, help="where downloaded peers stay (default %(default)s)")
-    parser.add_argument("--realtime", action="store_true", help="run servers and clients before everything else on the machine (needs root): for a busy one")
-    chosen = parser.parse_args()
-    if chosen.realtime:
-        # Inherited by all that is started; the bench itself only waits.
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
-    return 0 if run(chosen.repeat, (2 if chosen.quick else 20) * MIB, chosen.cache) else 1
-
-
-if __name__ == "__main__":
+def run(goldwire, quick):
+    """Prints the table; returns its figures, or why there are none."""
+    repeat, size = (1, 2 * MIB) if quick else (3, 20 * MIB)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "goldwire-bench"
+    print(f"TFTP: a file of {size // MIB} MiB, MB/s of its data, all clients together, median of {repeat}")
     try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except (RuntimeError, OSError) as e:
-        print(f"bench/netboot tftp: {e}", file=sys.stderr)
-        sys.exit(2)
+        cells, names = compare(goldwire, repeat, size, cache)
+    except (netboot_serve.Missing, RuntimeError, OSError) as error:
+        print(f"did not run: {error}")
+        return {"reason": str(error)}
+    lines, is_met = table(cells, names)
+    print("\n".join(lines))
+    print("bar: at least the best of the others in every cell: " + ("met" if is_met else "NOT met"))
+    figures = [
+        {"block": block, "clients": clients, "window": window, **{name: row[name].median for name in names}}
+        for (block, clients, window), row in cells.items()
+    ]
+    return {"cells": figures, "met": is_met}

@@ -110,6 +110,11 @@ impl Digests {
         Ok(None)
     }
 
+    /// The digest of a file of which it is remembered.
+    pub(super) fn known(&self, stat: &Stat) -> Option<Digest> {
+        self.shared.recall(&Identity::of(stat))
+    }
+
     /// Starts to hash every file of these trees in the background.
     pub(super) fn warm(&self, trees: Vec<Arc<Tree>>) {
         // A full queue has enough to do already.

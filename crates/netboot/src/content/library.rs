@@ -1,10 +1,13 @@
 //! The boot tree as devices see it: files of a folder and of named other folders, and scripts that are rendered for
 //! who asks.
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
+
+use rustix::fs::Stat;
 
 use super::digests::{Digests, Identity};
 use super::link::{Digest, Links, percent_encode};
@@ -161,12 +164,23 @@ impl Library {
         // By the name that it has, not by the spelling in which it was asked for: a rule about `secret/` is one about
         // `SECRET/` too.
         self.may_fetch(&found.name, asked, asker)?;
-        let content = self.shelves.content(found)?;
-        match (pinned, content.digest) {
-            (Some(wanted), Some(digest)) if wanted != digest => Err(ContentError::NotFound),
-            (Some(_), None) => Err(ContentError::NotReady),
-            _ => Ok(content),
+        pinned_or(pinned, self.shelves.content(found)?)
+    }
+
+    /// What [`file`](Self::file) would say; nothing where it would ask a disk.
+    fn file_at_once(
+        &self,
+        name: &str,
+        pinned: Option<Digest>,
+        asked: &Asked,
+        asker: &Asker,
+    ) -> Option<Result<Content, ContentError>> {
+        let found = self.shelves.root.find_at_once(name)?;
+        let digest = self.shelves.digests.known(&found.stat)?;
+        if let Err(error) = self.may_fetch(&found.name, asked, asker) {
+            return Some(Err(error));
         }
+        Some(pinned_or(pinned, content_of(Arc::new(found.file), &found.stat, &found.name, Some(digest))))
     }
 
     fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
@@ -201,15 +215,28 @@ impl Shelves {
             .digests
             .of(&file, &found.stat)
             .map_err(|source| ContentError::Failed { path: found.name.clone(), source })?;
-        let seconds = u64::try_from(found.stat.st_mtime).unwrap_or(0);
-        Ok(Content {
-            length: Identity::of(&found.stat).size(),
-            body: Body::File(file),
-            digest,
-            media_type: media_type(&found.name),
-            modified: UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
-            stage: stage(&found.name),
-        })
+        Ok(content_of(file, &found.stat, &found.name, digest))
+    }
+}
+
+fn content_of(file: Arc<File>, stat: &Stat, name: &str, digest: Option<Digest>) -> Content {
+    let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+    Content {
+        length: Identity::of(stat).size(),
+        body: Body::File(file),
+        digest,
+        media_type: media_type(name),
+        modified: UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+        stage: stage(name),
+    }
+}
+
+/// A content that was asked for by its digest has to have it.
+fn pinned_or(pinned: Option<Digest>, content: Content) -> Result<Content, ContentError> {
+    match (pinned, content.digest) {
+        (Some(wanted), Some(digest)) if wanted != digest => Err(ContentError::NotFound),
+        (Some(_), None) => Err(ContentError::NotReady),
+        _ => Ok(content),
     }
 }
 
@@ -220,6 +247,15 @@ impl Contents for Library {
             Named::File(name) => self.file(name, None, &asked, asker),
             Named::Pinned(digest, name) => self.file(name, Some(*digest), &asked, asker),
             Named::Script(device) => self.script(device, &asked, asker),
+        }
+    }
+
+    fn open_at_once(&self, path: &str, asker: &Asker) -> Option<Result<Content, ContentError>> {
+        let asked = parse(path)?;
+        match &asked.what {
+            Named::File(name) => self.file_at_once(name, None, &asked, asker),
+            Named::Pinned(digest, name) => self.file_at_once(name, Some(*digest), &asked, asker),
+            Named::Script(_) => None,
         }
     }
 }

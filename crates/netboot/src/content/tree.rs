@@ -16,6 +16,9 @@ const DEPTH_MAX: usize = 16;
 /// Most files that a walk visits.
 const WALK_MAX: usize = 100_000;
 
+/// How files are opened: a FIFO must not hold us up, nor a terminal become ours.
+const FILE: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
 /// An open folder.
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -62,6 +65,18 @@ impl Tree {
         Ok(self.regular(&name)?.map(|(file, stat)| Found { file, stat, name }))
     }
 
+    /// The same for a name that is spelled as it is there, if the kernel knows all folders on the way without a disk.
+    pub(super) fn find_at_once(&self, name: &str) -> Option<Found> {
+        if !self.has_openat2 {
+            return None;
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::CACHED;
+        // Linux before 5.12 does not know CACHED and refuses it.
+        let file = openat2(&self.folder, name, FILE, Mode::empty(), resolve).ok()?;
+        let (file, stat) = regular(file).ok()??;
+        Some(Found { file, stat, name: name.to_owned() })
+    }
+
     /// Visits every regular file that is not hidden, not through links; stops at its limits.
     pub(super) fn walk(&self, visit: &mut dyn FnMut(Found)) {
         let mut folders = vec![(String::new(), 0)];
@@ -87,12 +102,8 @@ impl Tree {
     }
 
     fn regular(&self, name: &str) -> io::Result<Option<(File, Stat)>> {
-        // A FIFO must not hold us up when it is opened, nor a terminal become ours.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let Some(file) = self.open_beneath(name, flags)? else { return Ok(None) };
-        let stat = fstat(&file)?;
-        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        Ok(is_regular.then(|| (File::from(file), stat)))
+        let Some(file) = self.open_beneath(name, FILE)? else { return Ok(None) };
+        regular(file)
     }
 
     /// The entry of this name, or nothing where there is none that we may reach.
@@ -169,6 +180,12 @@ impl Tree {
         }
         Ok(entries)
     }
+}
+
+fn regular(file: OwnedFd) -> io::Result<Option<(File, Stat)>> {
+    let stat = fstat(&file)?;
+    let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    Ok(is_regular.then(|| (File::from(file), stat)))
 }
 
 fn join(folder: &str, name: &str) -> String {

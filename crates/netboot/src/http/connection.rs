@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
@@ -76,6 +77,8 @@ pub(super) async fn accept(
             serve(shared, stream, peer.ip().to_canonical(), &listener, tls, phase).await;
             drop(counted);
         });
+        // Of many connections that come at once, the other threads take their share.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -252,7 +255,11 @@ impl Connection {
         if let Some(answer) = self.own_page(request, is_kept, now) {
             return self.send(&answer, None).await.map(|()| is_kept);
         }
-        let content = match self.shared.contents.open(&request.path, &self.asker) {
+        let contents = &self.shared.contents;
+        let opened = contents
+            .open_at_once(&request.path, &self.asker)
+            .unwrap_or_else(|| block_in_place(|| contents.open(&request.path, &self.asker)));
+        let content = match opened {
             Ok(content) => content,
             Err(error) => {
                 self.refused(&request.path, &reason(&error));
@@ -471,7 +478,11 @@ fn append(bytes: &mut Vec<u8>, content: Option<&Content>, part: &Part) -> io::Re
     let content = content.ok_or(io::ErrorKind::NotFound)?;
     let before = bytes.len();
     bytes.resize(before + part.length as usize, 0);
-    if content.read_at(&mut bytes[before..], part.offset)? as u64 != part.length {
+    let rest = &mut bytes[before..];
+    if content.read_at_once(rest, part.offset) {
+        return Ok(());
+    }
+    if block_in_place(|| content.read_at(rest, part.offset))? as u64 != part.length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(())

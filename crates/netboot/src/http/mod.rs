@@ -2,8 +2,12 @@
 //!
 //! Written for what boots rather than for browsers. A small answer is one write: with the head and the body in two,
 //! Nagle's algorithm and delayed acknowledgements cost iPXE's HTTP SAN 40 ms per read. A large one goes from the page
-//! cache to the socket by `sendfile`. Reads happen on the worker threads themselves; that they find their pages in
-//! memory is the usual case for files that a whole site boots from.
+//! cache to the socket by `sendfile`.
+//!
+//! A connection stays on the thread that accepted it: each has a runtime of its own, and nothing is handed to another
+//! thread while a request is answered. So that a disk holds nobody up all the same, the kernel is asked first whether
+//! it would have to wait for one (`RESOLVE_CACHED`, `RWF_NOWAIT`); if so, the other connections of the thread go on
+//! elsewhere meanwhile. That memory has what is asked for is the usual case for files that a whole site boots from.
 //!
 //! In a boot storm, iPXE is sent away with 503 and `Retry-After` once too many large transfers run, and comes back by
 //! itself. Nobody else is: UEFI gives up on 503, and small files and scripts always pass.
@@ -60,7 +64,7 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// The certificate, for listeners that are secure.
     pub tls: Option<TlsSettings>,
-    /// Worker threads; 0 is one per processor, at least two, so that one that waits for a disk does not stop all.
+    /// Worker threads; 0 is one per processor.
     pub threads: usize,
     /// How much it takes on, and how long it waits for whom.
     pub limits: Limits,
@@ -196,7 +200,7 @@ pub fn bind(
         sockets.push((socket, listener.clone()));
     }
     let threads = match settings.threads {
-        0 => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
     let Settings { limits, health, metrics, .. } = settings;
@@ -233,28 +237,31 @@ impl Bound {
     /// Starts to answer, on threads of its own.
     pub fn run(self) -> Result<Running, HttpError> {
         let addresses = self.addresses();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(self.threads)
-            .thread_name("http")
-            .enable_all()
-            .build()
-            .map_err(HttpError::Start)?;
         let (phase, _) = watch::channel(Phase::Serving);
+        let runtimes = (0..self.threads).map(|_| self.start_thread(&phase)).collect::<io::Result<_>>();
+        let runtimes = runtimes.map_err(HttpError::Start)?;
+        Ok(Running { addresses, runtimes, phase })
+    }
+
+    /// A runtime that accepts from every socket, beside the others: the thread that has time takes the connection.
+    fn start_thread(&self, phase: &watch::Sender<Phase>) -> io::Result<Runtime> {
+        // Only this kind of runtime can set a thread's other work free while one connection waits.
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name("http").enable_all().build()?;
         let inside = runtime.enter();
-        for (socket, listener) in self.sockets {
-            let socket = tokio::net::TcpListener::from_std(socket).map_err(HttpError::Start)?;
+        for (socket, listener) in &self.sockets {
+            let socket = tokio::net::TcpListener::from_std(socket.try_clone()?)?;
             let tls = if listener.is_secure { self.tls.clone() } else { None };
-            let accepting = connection::accept(
+            runtime.spawn(connection::accept(
                 Arc::clone(&self.shared),
                 socket,
-                Arc::new(listener),
+                Arc::new(listener.clone()),
                 tls.map(tokio_rustls::TlsAcceptor::from),
                 phase.subscribe(),
-            );
-            runtime.spawn(accepting);
+            ));
         }
         drop(inside);
-        Ok(Running { addresses, runtime, phase })
+        Ok(runtime)
     }
 }
 
@@ -276,7 +283,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
-    runtime: Runtime,
+    runtimes: Vec<Runtime>,
     /// Every connection holds a receiver, so the channel is closed when the last has ended.
     phase: watch::Sender<Phase>,
 }
@@ -298,10 +305,13 @@ impl Running {
     pub fn stop(self, patience: Duration) {
         self.phase.send_replace(Phase::Stopping);
         let finished = async { tokio::time::timeout(patience, self.phase.closed()).await.is_ok() };
-        if !self.runtime.block_on(finished) {
+        let is_finished = self.runtimes.first().is_none_or(|runtime| runtime.block_on(finished));
+        if !is_finished {
             tracing::info!("broke off HTTP transfers that did not end in time");
         }
-        self.runtime.shutdown_timeout(Duration::from_secs(1));
+        for runtime in self.runtimes {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
     }
 }
 

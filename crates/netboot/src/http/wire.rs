@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io;
 
+use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::task::block_in_place;
 use tokio_rustls::server::TlsStream;
 
 /// Most bytes of one `sendfile`, after which others get their turn on the thread.
-const SENDFILE_MAX: u64 = 1 << 20;
+const SENDFILE_MAX: u64 = 512 << 10;
 
 pub(super) enum Wire {
     Plain(TcpStream),
@@ -56,8 +58,10 @@ impl Wire {
         let Self::Plain(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let count = length.min(SENDFILE_MAX) as usize;
         let send = || {
-            let mut offset = offset;
-            Ok(rustix::fs::sendfile(&*stream, file, Some(&mut offset), count)?)
+            let mut at = offset;
+            let mut send = || rustix::fs::sendfile(&*stream, file, Some(&mut at), count);
+            let is_in_memory = is_in_memory(file, offset) && is_in_memory(file, offset + count as u64 - 1);
+            Ok(if is_in_memory { send() } else { block_in_place(send) }?)
         };
         stream.async_io(Interest::WRITABLE, send).await
     }
@@ -77,4 +81,11 @@ impl Wire {
             Self::Secure(stream) => stream.shutdown().await,
         }
     }
+}
+
+/// Whether the page cache has this byte. Of a range its first and last one are asked for: the kernel reads ahead, so
+/// what lies between is rarely missing alone. Where the file system cannot tell, as of NFS, it does not.
+fn is_in_memory(file: &File, offset: u64) -> bool {
+    let mut byte = [0];
+    preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT).is_ok()
 }
