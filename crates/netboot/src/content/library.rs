@@ -12,6 +12,7 @@ use rustix::fs::Stat;
 use super::digests::{Digests, Identity};
 use super::link::{Digest, Links, percent_encode};
 use super::path::{AUTOEXEC, Asked, Named, canonical_script, parse};
+use super::small::Small;
 use super::tree::{Found, Tree};
 use super::{Asker, Body, Content, ContentError, Contents};
 use crate::device::Device;
@@ -64,6 +65,7 @@ struct Shelves {
     root: Arc<Tree>,
     extra: Vec<(String, Arc<Tree>)>,
     digests: Digests,
+    small: Small,
 }
 
 impl Library {
@@ -81,13 +83,14 @@ impl Library {
             root: tree(&settings.root)?,
             extra: extra.collect::<Result<_, _>>()?,
             digests: Digests::new().map_err(LibraryError::Thread)?,
+            small: Small::default(),
         };
         Ok(Self { shelves: Arc::new(shelves), policy, links })
     }
 
     /// Starts to read every file in the background, so that large ones have their ETags when they are asked for.
     pub fn warm(&self) {
-        let Shelves { root, extra, digests } = &*self.shelves;
+        let Shelves { root, extra, digests, .. } = &*self.shelves;
         let trees = std::iter::once(root).chain(extra.iter().map(|(_, tree)| tree));
         digests.warm(trees.map(Arc::clone).collect());
     }
@@ -175,12 +178,11 @@ impl Library {
         asked: &Asked,
         asker: &Asker,
     ) -> Option<Result<Content, ContentError>> {
-        let found = self.shelves.root.find_at_once(name)?;
-        let digest = self.shelves.digests.known(&found.stat)?;
-        if let Err(error) = self.may_fetch(&found.name, asked, asker) {
+        let content = self.shelves.content_at_once(name)?;
+        if let Err(error) = self.may_fetch(name, asked, asker) {
             return Some(Err(error));
         }
-        Some(pinned_or(pinned, content_of(Arc::new(found.file), &found.stat, &found.name, Some(digest))))
+        Some(pinned_or(pinned, content))
     }
 
     fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
@@ -216,6 +218,17 @@ impl Shelves {
             .of(&file, &found.stat)
             .map_err(|source| ContentError::Failed { path: found.name.clone(), source })?;
         Ok(content_of(file, &found.stat, &found.name, digest))
+    }
+
+    /// A file of the boot tree whose name is spelled right and whose digest is known, if no disk has to be asked.
+    fn content_at_once(&self, name: &str) -> Option<Content> {
+        if let Some(content) = self.small.get(&self.root, name) {
+            return Some(content);
+        }
+        let found = self.root.find_at_once(name)?;
+        let digest = self.digests.known(&found.stat)?;
+        let content = content_of(Arc::new(found.file), &found.stat, name, Some(digest));
+        Some(self.small.keep(name, Identity::of(&found.stat), content))
     }
 }
 

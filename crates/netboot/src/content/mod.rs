@@ -4,6 +4,7 @@ mod digests;
 mod library;
 mod link;
 mod path;
+mod small;
 mod token;
 mod tree;
 

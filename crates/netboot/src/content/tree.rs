@@ -6,7 +6,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2, statat,
+};
 use rustix::io::Errno;
 
 /// Most entries of one folder that are looked through for a name in another case.
@@ -75,6 +77,11 @@ impl Tree {
         let file = openat2(&self.folder, name, FILE, Mode::empty(), resolve).ok()?;
         let (file, stat) = regular(file).ok()??;
         Some(Found { file, stat, name: name.to_owned() })
+    }
+
+    /// What the kernel says of what has this name, wherever a link leads: only to be compared with what was opened.
+    pub(super) fn stat(&self, name: &str) -> Option<Stat> {
+        statat(&self.folder, name, AtFlags::empty()).ok()
     }
 
     /// Visits every regular file that is not hidden, not through links; stops at its limits.

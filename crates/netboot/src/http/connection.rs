@@ -345,7 +345,11 @@ impl Connection {
     /// Sends an answer: in one write where it is small, else the head and each piece after the other.
     async fn send(&mut self, answer: &Answer, content: Option<&Content>) -> io::Result<()> {
         let mut pace = Pace::new(&self.shared.limits);
-        if answer.body_length() <= ONE_WRITE_MAX {
+        if let ([Piece::Part(part)], Some(Content { body: Body::Memory(bytes), .. })) =
+            (&answer.pieces[..], content)
+        {
+            self.write_both(&answer.head, slice(bytes, part)?, &mut pace).await?;
+        } else if answer.body_length() <= ONE_WRITE_MAX {
             let mut bytes = Vec::with_capacity(answer.head.len() + answer.body_length() as usize);
             bytes.extend_from_slice(&answer.head);
             for piece in &answer.pieces {
@@ -372,12 +376,7 @@ impl Connection {
         let end = part.offset + part.length;
         let mut offset = part.offset;
         match &content.body {
-            Body::Memory(bytes) => {
-                let range = usize::try_from(part.offset).unwrap_or(usize::MAX)
-                    ..usize::try_from(end).unwrap_or(usize::MAX);
-                let bytes = bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
-                self.write(bytes, false, pace).await
-            }
+            Body::Memory(bytes) => self.write(slice(bytes, part)?, false, pace).await,
             Body::File(file) if self.wire.has_sendfile() => {
                 while offset < end {
                     let sent = self.wire.send_file(file, offset, end - offset);
@@ -402,6 +401,21 @@ impl Connection {
                 Ok(())
             }
         }
+    }
+
+    /// Writes a head and a body, in one write as far as the socket takes it.
+    async fn write_both(&mut self, head: &[u8], body: &[u8], pace: &mut Pace) -> io::Result<()> {
+        let mut done = 0;
+        while done < head.len() {
+            let written = self.wire.write_both(&head[done..], body);
+            let count = timeout(pace.stall, written).await.map_err(|_| too_slow())??;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += count;
+            pace.sent(count as u64)?;
+        }
+        self.write(&body[done - head.len()..], false, pace).await
     }
 
     async fn write(&mut self, mut bytes: &[u8], is_more_to_come: bool, pace: &mut Pace) -> io::Result<()> {
@@ -471,6 +485,13 @@ impl Pace {
 
 fn too_slow() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, "the client takes its bytes too slowly")
+}
+
+/// A part of a content in memory.
+fn slice<'a>(bytes: &'a [u8], part: &Part) -> io::Result<&'a [u8]> {
+    let begin = usize::try_from(part.offset).unwrap_or(usize::MAX);
+    let rest = bytes.get(begin..).ok_or(io::ErrorKind::UnexpectedEof)?;
+    rest.get(..part.length as usize).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Appends a part of a content, all of it.

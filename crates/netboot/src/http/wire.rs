@@ -1,7 +1,7 @@
 //! What a connection's bytes travel on: TCP, or TLS over it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSlice};
 
 use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -43,6 +43,15 @@ impl Wire {
                 stream.async_io(Interest::WRITABLE, send).await
             }
             Self::Secure(stream) => stream.write(bytes).await,
+        }
+    }
+
+    /// Writes some of these bytes, or all of them and some of those behind them.
+    pub(super) async fn write_both(&mut self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        let slices = [IoSlice::new(first), IoSlice::new(second)];
+        match self {
+            Self::Plain(stream) => stream.write_vectored(&slices).await,
+            Self::Secure(stream) => stream.write_vectored(&slices).await,
         }
     }
 
