@@ -5,7 +5,7 @@ AGENT := target/agent/goldwire-agent
 # Compiling without debug information and incremental state is faster and smaller where nothing is compiled twice.
 export CARGO_INCREMENTAL ?= 0
 
-.PHONY: all build agent demo test lint setup bench fuzz clean
+.PHONY: all build agent demo test lint setup bench bench-netboot fuzz clean
 
 all: build
 
@@ -32,6 +32,11 @@ lint:
 bench: build
 	tools/setup bench
 	bench/sync --goldwire target/release/goldwire
+
+bench-netboot: build
+	tools/setup bench
+	$(CARGO) build --locked --release -p goldwire-netboot --example tftp_load --example boot_storm
+	bench/netboot --goldwire target/release/goldwire
 
 # make fuzz TARGET=vhd SECONDS=60
 fuzz:

@@ -107,7 +107,7 @@ impl Listener {
 pub struct Limits {
     /// Connections in all. Each costs about 10 KiB and a descriptor; raise `LimitNOFILE` with it.
     pub connections: usize,
-    /// Connections of one address. A device opens one or two, a site behind NAT many.
+    /// Connections of one address. A device opens one or two, a site behind NAT as many for each device.
     pub connections_per_address: usize,
     /// From a request's first byte, or the connection's beginning, to the end of its head.
     pub head: Duration,
@@ -130,7 +130,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 8192,
-            connections_per_address: 256,
+            connections_per_address: 512,
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             handshake: Duration::from_secs(15),
