@@ -126,7 +126,7 @@ pub enum EventKind<'a> {
         /// What it was given or fetched: a file, a URL, the rule.
         detail: &'a str,
     },
-    /// A transfer ended.
+    /// A transfer ended; or several of one path on one connection, which are told of once a second.
     Transferred {
         /// By which protocol.
         protocol: Protocol,

@@ -28,6 +28,8 @@ use crate::neighbours::Neighbours;
 const ONE_WRITE_MAX: u64 = 64 << 10;
 /// Bytes read at once from a file that cannot go by `sendfile`.
 const COPY: usize = 64 << 10;
+/// Reads of one path on one connection are told of once in so long: of a disk's thousand reads, nobody wants a line each.
+const READS_TOLD: Duration = Duration::from_secs(1);
 /// After an answer that ends a connection, what the client still sends is read for so long and so much: closing with
 /// unread bytes would reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -118,8 +120,10 @@ async fn serve(
     };
     let mac = shared.neighbours.mac_of(address);
     let asker = Asker { address, mac, protocol: Protocol::Http };
-    let mut connection = Connection { shared, wire, buffer, phase, asker, reached: String::new() };
+    let mut connection =
+        Connection { shared, wire, buffer, phase, asker, reached: String::new(), reads: Reads::new() };
     connection.run().await;
+    connection.tell_reads();
 }
 
 /// Reads a PROXY header and not a byte more, for TLS may begin behind it.
@@ -162,6 +166,21 @@ struct Connection {
     asker: Asker,
     /// The path of the last event of a stage: a disk's thousand reads reach it once.
     reached: String,
+    reads: Reads,
+}
+
+/// Answers of the path that was reached last, of which was not told yet.
+struct Reads {
+    count: u64,
+    bytes: u64,
+    seconds: f64,
+    told: Instant,
+}
+
+impl Reads {
+    fn new() -> Self {
+        Self { count: 0, bytes: 0, seconds: 0.0, told: Instant::now() }
+    }
 }
 
 /// What came next on a connection.
@@ -283,7 +302,9 @@ impl Connection {
             let reason = if answer.status == 416 { "no such range" } else { "its conditions do not hold" };
             self.refused(&request.path, reason);
         }
-        if length > 0 && self.reached != request.path {
+        let is_new = length > 0 && self.reached != request.path;
+        if is_new {
+            self.tell_reads();
             self.reached.clone_from(&request.path);
             let detail = printable(&request.path);
             let kind = EventKind::Reached {
@@ -297,15 +318,41 @@ impl Connection {
         let sent = self.send(&answer, Some(&content)).await;
         drop(large);
         if length > 0 {
-            self.event(EventKind::Transferred {
-                protocol: Protocol::Http,
-                path: &printable(&request.path),
-                bytes: if sent.is_ok() { length } else { 0 },
-                seconds: begin.elapsed().as_secs_f64(),
-                is_complete: sent.is_ok(),
-            });
+            let bytes = if sent.is_ok() { length } else { 0 };
+            self.transferred(bytes, begin.elapsed().as_secs_f64(), is_new, sent.is_ok());
         }
         sent.map(|()| answer.is_kept)
+    }
+
+    /// Tells of an answer that was sent, or broken off: of the first of a path at once, of the next ones together.
+    fn transferred(&mut self, bytes: u64, seconds: f64, is_first: bool, is_complete: bool) {
+        if !is_complete {
+            self.tell_reads();
+        }
+        self.reads.bytes += bytes;
+        self.reads.seconds += seconds;
+        self.reads.count += 1;
+        if is_first || !is_complete || self.reads.told.elapsed() >= READS_TOLD {
+            self.tell(is_complete);
+        }
+    }
+
+    /// Tells of answers that were not told of yet.
+    fn tell_reads(&mut self) {
+        if self.reads.count > 0 {
+            self.tell(true);
+        }
+    }
+
+    fn tell(&mut self, is_complete: bool) {
+        let reads = std::mem::replace(&mut self.reads, Reads::new());
+        self.event(EventKind::Transferred {
+            protocol: Protocol::Http,
+            path: &printable(&self.reached),
+            bytes: reads.bytes,
+            seconds: reads.seconds,
+            is_complete,
+        });
     }
 
     /// The pages that are no content: for balancers and for Prometheus.
