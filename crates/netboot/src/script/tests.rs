@@ -138,6 +138,25 @@ fn row_1_and_4_scripts_do_not_depend_on_dhcp_settings() {
     }
 }
 
+/// A port that waits for STP or LACP drops packets for a minute, and again whenever the link goes down. Scripts leave the
+/// link up, and come back until long after that.
+#[test]
+fn row_7_a_slow_port_is_waited_for_with_the_link_up() {
+    for script in [kernel(), chain(), san(&["lab/a"]), menu(), script("local", Template::Local)] {
+        let text = rendered(&script);
+        assert!(!text.contains("ifclose") && !text.contains("ifopen"), "{text}");
+        let number = |before: &str| -> u32 {
+            let digits = text.split(before).nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next();
+            digits.unwrap().parse().unwrap()
+        };
+        let first = number("set goldwire-pause:int32 ");
+        let (rounds, step) = (number("iseq ${goldwire-round} "), number("inc goldwire-pause "));
+        let waited: u32 = (0..rounds).map(|round| first + round * step).sum();
+        assert!(waited > 120, "{waited} s, and it goes on after that");
+        assert!(text.trim_end().ends_with("failed"), "{text}");
+    }
+}
+
 /// iPXE missed an offer and gave up. A script that failed asks DHCP again, then for a new script.
 #[test]
 fn row_8_a_failed_boot_asks_dhcp_again() {
