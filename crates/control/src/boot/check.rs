@@ -539,6 +539,27 @@ fn check_reservations(subnets: &[Subnet], file: &File, problems: &mut Collector<
 }
 
 /// What one table needs of another.
+/// A certificate's name in URLs has to be looked up, and where we give out addresses, the name server is ours to tell.
+fn warn_of_names(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
+    let is_secure = |profile: &file::Profile| profile.secure.as_ref().is_some_and(|secure| *secure.get_ref());
+    let name = settings.members.iter().find_map(|member| {
+        member.member.https_port?;
+        member.member.https_name.as_ref().filter(|name| name.parse::<IpAddr>().is_err())
+    });
+    let Some(name) = name.filter(|_| file.profiles.iter().any(|(_, profile)| is_secure(profile))) else {
+        return;
+    };
+    if settings.dhcp.mode != DhcpMode::Server {
+        return;
+    }
+    for table in file.subnets.iter().filter(|table| list(&table.get_ref().dns).is_empty()) {
+        problems.warning(
+            Some(span_of(&table.get_ref().network)),
+            format!("https URLs name {name:?}, and this subnet tells no dns that could look it up"),
+        );
+    }
+}
+
 fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
     if settings.dhcp.mode == DhcpMode::Server && settings.subnets.is_empty() && !problems.has_error() {
         problems.error_with_hint(
@@ -565,6 +586,7 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
     if let (None, Some(announce_to)) = (settings.heartbeat.listen, &file.heartbeat.announce_to) {
         problems.error(announce_to.span(), "heartbeat.announce-to needs heartbeat.listen");
     }
+    warn_of_names(settings, file, problems);
     let interval = settings.heartbeat.probe_interval;
     if interval.is_zero() || interval > Duration::from_secs(60) {
         problems.error(span_of(&file.heartbeat.probe_interval), "probe-interval is between 1ms and 60s");

@@ -541,3 +541,20 @@ fn explain_says_why_other_rules_lost() {
     assert_eq!(json["answers"][0]["told"], "tftp://10.0.0.11/pvs/ARDBP32.BIN");
     assert_eq!(json["rules"][1]["is-winner"], true);
 }
+
+#[test]
+fn a_name_in_urls_needs_a_name_server() {
+    let warnings = |mode: &str, dns: &str, name: &str| {
+        let text = format!(
+            "default-profile = \"p\"\n[dhcp]\nmode = \"{mode}\"\n[[member]]\nname = \"a\"\naddress = \"10.0.0.1\"\n\
+             https-port = 443\n{name}[[subnet]]\nnetwork = \"10.0.0.0/24\"\n{dns}[profile.p]\nfile = \"x\"\nsecure = true\n"
+        );
+        let loaded = parse(&text, Path::new("boot.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+        loaded.warnings.to_string()
+    };
+    let (name, dns, said) = ("https-name = \"boot.example\"\n", "dns = \"10.0.0.2\"\n", "tells no dns");
+    assert!(warnings("server", "", name).contains(said), "{}", warnings("server", "", name));
+    assert!(!warnings("server", dns, name).contains(said));
+    assert!(!warnings("server", "", "").contains(said), "an address needs none");
+    assert!(!warnings("proxy", "", name).contains(said), "it is the other server's to tell");
+}
