@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use goldwire_netboot::content::without_tokens;
 use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage, printable};
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
@@ -48,8 +49,13 @@ impl Observer for Telemetry {
     }
 }
 
+/// A text with what devices sent and were sent, as it is kept: one line, and no token that is good.
+pub(super) fn shown(text: &str) -> String {
+    printable(&without_tokens(text)).into_owned()
+}
+
 /// Every line carries the device's MAC and address, `-` where they are not known, so that one search finds a device's
-/// whole story. Details hold what devices sent, and are made printable.
+/// whole story.
 fn log(event: &Event<'_>) {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     // The text is only made for lines that are printed: these are closures that the macros call last.
@@ -57,16 +63,16 @@ fn log(event: &Event<'_>) {
     let address = || or_dash(event.address.map(|address| address.to_string()));
     match &event.kind {
         EventKind::Reached { protocol, stage, detail, .. } => {
-            info!(mac = mac(), address = address(), protocol = protocol.name(), stage = stage.name(), detail = %printable(detail), "reached");
+            info!(mac = mac(), address = address(), protocol = protocol.name(), stage = stage.name(), detail = %shown(detail), "reached");
         }
         EventKind::Transferred { protocol, path, bytes, seconds, is_complete } => {
-            debug!(mac = mac(), address = address(), protocol = protocol.name(), path = %printable(path), bytes, seconds, is_complete, "transferred");
+            debug!(mac = mac(), address = address(), protocol = protocol.name(), path = %shown(path), bytes, seconds, is_complete, "transferred");
         }
         EventKind::Refused { protocol, path, reason } => {
-            warn!(mac = mac(), address = address(), protocol = protocol.name(), path = %printable(path), reason = %printable(reason), "refused");
+            warn!(mac = mac(), address = address(), protocol = protocol.name(), path = %shown(path), reason = %shown(reason), "refused");
         }
         EventKind::Dropped { protocol, reason } => {
-            debug!(mac = mac(), address = address(), protocol = protocol.name(), reason = %printable(reason), "dropped");
+            debug!(mac = mac(), address = address(), protocol = protocol.name(), reason = %shown(reason), "dropped");
         }
         // The table of members has said it, with its reason.
         EventKind::Member { .. } => {}
@@ -104,7 +110,8 @@ mod tests {
             .with_ansi(false)
             .with_writer(move || writer.clone())
             .finish();
-        let hostile = "x\n2026-01-01 INFO all is well\x1b[2J";
+        let hostile =
+            "t/000000000102030405060102030405060708090a0b0c0d0e0f10/x\n2026-01-01 INFO all is well\x1b[2J";
         let (protocol, path, reason) = (Protocol::Dhcp, hostile, hostile);
         let kinds = [
             EventKind::Reached { protocol, stage: Stage::Discover, device: None, detail: hostile },
@@ -121,6 +128,6 @@ mod tests {
         });
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.lines().count(), count, "{text}");
-        assert!(!text.contains('\x1b'), "{text}");
+        assert!(!text.contains('\x1b') && !text.contains("0a0b0c0d"), "{text}");
     }
 }

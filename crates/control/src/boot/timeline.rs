@@ -18,9 +18,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
-use goldwire_netboot::{Event, EventKind, Stage, printable};
+use goldwire_netboot::{Event, EventKind, Stage};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use super::telemetry::shown;
 
 /// Records that may wait for the disk.
 const WAITING_MAX: usize = 4096;
@@ -81,7 +83,7 @@ impl Record {
     }
 
     fn new(event: &Event<'_>, member: &str, at: Timestamp, protocol: &str, what: &str, detail: &str) -> Self {
-        let detail = printable(detail);
+        let detail = shown(detail);
         let end = detail.char_indices().map(|(at, _)| at).nth(DETAIL_LENGTH_MAX).unwrap_or(detail.len());
         Self {
             at,

@@ -13,11 +13,12 @@
 //!
 //! [`Architecture`]: crate::device::Architecture
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::token::{LinkKey, Token};
+use super::token::{LinkKey, TEXT_LENGTH, Token};
 use crate::device::{Device, Mac};
 use crate::policy::{Boot, What};
 
@@ -51,6 +52,9 @@ impl fmt::Debug for Digest {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// Where a token's tag begins, in its digits: behind the end and the hardware address.
+const TAG_START: usize = 20;
 
 /// How long a token is good for at least, unless said otherwise. A slow boot loads its last file minutes after DHCP.
 const LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -142,6 +146,23 @@ pub fn percent_encode(path: &str) -> String {
         }
     }
     text
+}
+
+/// A text for a log or a terminal in which no token is good any more: of `t/TOKEN/…` the end and the device stay, the
+/// tag goes. Whoever reads a log shall not be able to fetch what a device was told.
+pub fn without_tokens(text: &str) -> Cow<'_, str> {
+    let mut shown = Cow::Borrowed(text);
+    let mut from = 0;
+    while let Some(found) = shown[from..].find('/') {
+        let start = from + found + 1;
+        let end = start + TEXT_LENGTH;
+        from = start;
+        let is_hex = |token: &str| token.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if shown[..start - 1].ends_with(['t', 'T']) && shown.get(start..end).is_some_and(is_hex) {
+            shown.to_mut().replace_range(start + TAG_START..end, "…");
+        }
+    }
+    shown
 }
 
 /// Where a device's script is.
@@ -237,6 +258,29 @@ mod tests {
         assert!(path.bytes().all(|c| c.is_ascii_alphanumeric() || b"-./".contains(&c)), "{path}");
         assert!(path.len() < 200, "one vendor's firmware takes 255 characters of URL: {path}");
         assert_eq!(percent_encode("a b/ü?&.efi"), "a%20b/%C3%BC%3F%26.efi");
+    }
+
+    #[test]
+    fn a_log_gives_nobody_a_token() {
+        let links = Links::new(LinkKey::from_secret(b"k"), LIFETIME);
+        let path = links.path_of(&boot(true), &Device::new(Some(MAC), Firmware::Ipxe)).unwrap();
+        let (token, _) = parts(&path);
+        let tag = &token.to_string()[TAG_START..];
+        for text in [
+            path.clone(),
+            format!("http://192.0.2.1/{path} by default"),
+            path.to_uppercase(),
+            format!("/{path} t/{path} root/t/{path}"),
+        ] {
+            let shown = without_tokens(&text);
+            assert!(!shown.to_lowercase().contains(&tag[..8]), "{shown}");
+            assert!(shown.to_lowercase().contains("525400010203…/pvs/ardbp32.bin"), "{shown}");
+        }
+        for text in
+            ["", "t/", "root/initrd.img", "t/00/x", "t/größe/größegrößegrößegrößegrößegrößegrößegrößegröße/"]
+        {
+            assert_eq!(without_tokens(text), text);
+        }
     }
 
     #[test]

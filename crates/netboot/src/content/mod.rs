@@ -18,7 +18,7 @@ use std::time::SystemTime;
 use rustix::io::{ReadWriteFlags, preadv2};
 
 pub use library::{Library, LibraryError, LibrarySettings};
-pub use link::{Digest, Links, percent_encode};
+pub use link::{Digest, Links, percent_encode, without_tokens};
 pub use token::LinkKey;
 
 use crate::device::Mac;

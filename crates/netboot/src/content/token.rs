@@ -17,6 +17,8 @@ use crate::device::Mac;
 /// BLAKE3's key derivation context: another use of the same secret gets another key.
 const CONTEXT: &str = "goldwire netboot link token 2026-01";
 const TAG: usize = 16;
+/// Digits of a token.
+pub(super) const TEXT_LENGTH: usize = 2 * (4 + 6 + TAG);
 
 /// The secret that the members of a boot group share for their tokens.
 pub struct LinkKey([u8; 32]);
