@@ -18,6 +18,7 @@ pub mod media;
 pub mod member;
 mod neighbours;
 mod policy;
+pub mod proxy_header;
 pub mod script;
 pub mod tftp;
 

@@ -9,7 +9,6 @@
 //! Firmware gives up after 5 s without a byte (UEFI), scripts here after 2 s; the times below are made for that.
 
 mod http;
-mod proxy_header;
 #[cfg(test)]
 mod tests;
 mod tftp;
@@ -21,8 +20,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-pub use proxy_header::{HEADER_MAX as PROXY_HEADER_MAX, Origin, ProxyHeaderError, decode, encode};
 
 use crate::event::Observer;
 use crate::member::{Subnet, Table};

@@ -17,11 +17,12 @@ use super::range::Part;
 use super::request::{BadHead, HEAD_MAX, Method, Request};
 use super::respond::{self, Answer, Piece};
 use super::wire::Wire;
-use super::{Health, Limits, Listener, Phase, proxy, request};
+use super::{Health, Limits, Listener, Phase, request};
 use crate::content::{Asker, Body, Content, ContentError, Contents};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol, printable};
 use crate::neighbours::Neighbours;
+use crate::proxy_header::{self, Origin};
 
 /// An answer up to this size is copied and sent in one write: iPXE's disk reads are 2 to 64 KiB. Above it, `sendfile`
 /// saves more than the second call costs.
@@ -102,7 +103,8 @@ async fn serve(
     let mut address = peer;
     if listener.balancers.iter().any(|balancers| balancers.contains(peer)) {
         match timeout(shared.limits.head, proxied(&mut stream, &mut buffer)).await {
-            Ok(Ok(client)) => address = client.map_or(peer, |client| client.to_canonical()),
+            Ok(Ok(Origin::Local)) => {}
+            Ok(Ok(Origin::Client { source, .. })) => address = source.ip(),
             Ok(Err(_)) | Err(_) => return shared.dropped(peer, "no PROXY header from a balancer"),
         }
     }
@@ -127,20 +129,20 @@ async fn serve(
 }
 
 /// Reads a PROXY header and not a byte more, for TLS may begin behind it.
-async fn proxied(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<IpAddr>> {
+async fn proxied(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Origin> {
     loop {
         stream.readable().await?;
-        let mut window = [0; 4096];
+        let mut window = [0; proxy_header::HEADER_MAX];
         let peeked = match stream.peek(&mut window).await {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => count,
             Err(error) => return Err(error),
         };
-        if let Some((address, length)) = proxy::parse(&window[..peeked]).map_err(io::Error::other)? {
+        if let Some((origin, length)) = proxy_header::decode(&window[..peeked]).map_err(io::Error::other)? {
             buffer.resize(length, 0);
             tokio::io::AsyncReadExt::read_exact(stream, buffer).await?;
             buffer.clear();
-            return Ok(address);
+            return Ok(origin);
         }
         // A peek does not consume: without a pause, half a header would be peeked at over and over.
         tokio::time::sleep(Duration::from_millis(5)).await;

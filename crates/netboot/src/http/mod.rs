@@ -17,7 +17,6 @@
 //! range.rs        Range → parts                     pure
 //! conditional.rs  If-… → verdict                    pure
 //! respond.rs      Request, Content → head, pieces   pure
-//! proxy.rs        PROXY protocol                    pure
 //! admission.rs    what is counted
 //! connection.rs   one connection: read, ask, write; the deadlines
 //! wire.rs         TCP or TLS
@@ -27,7 +26,6 @@ mod admission;
 mod conditional;
 mod connection;
 mod date;
-pub mod proxy;
 pub mod range;
 pub mod request;
 mod respond;

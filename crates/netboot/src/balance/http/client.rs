@@ -8,7 +8,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::super::proxy_header::{self, HEADER_MAX, Origin};
 use super::super::{
     ATTEMPTS_MAX, CLIENT_STALL_TIMEOUT, FIRST_BYTE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT,
     LAST_FIRST_BYTE_TIMEOUT, Phase, Shared,
@@ -17,6 +16,7 @@ use super::head::{HEAD_MAX, Refusal, RequestHead, ResponseHead};
 use super::upstream::{Failure, Upstream, within};
 use crate::event::{Event, EventKind, Protocol};
 use crate::member::Seat;
+use crate::proxy_header::{self, HEADER_MAX, Origin};
 
 /// A client's connection.
 pub(super) struct Client<'a> {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::member::content;
 use super::*;
+use crate::proxy_header::{Origin, decode, encode};
 
 #[test]
 fn a_request_is_answered_by_another_member_whatever_the_first_one_does() {

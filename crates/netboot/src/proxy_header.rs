@@ -1,4 +1,10 @@
 //! The PROXY protocol, versions 1 and 2 (HAProxy's `doc/proxy-protocol.txt`): who it is that a balancer speaks for.
+//! Believed only from addresses that the settings name, because anybody can say it.
+//!
+//! ```text
+//! v1   PROXY TCP4 192.0.2.7 10.0.0.1 40000 80\r\n            at most 107 bytes
+//! v2   \r\n\r\n\0\r\nQUIT\n  version+command  family  length (u16 big endian)  addresses, more
+//! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,7 +19,7 @@ const LINE_MAX: usize = 107;
 /// Whom a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// The balancer itself: a health check.
+    /// The balancer itself, as in its health checks, or somebody for whom it has no address of ours.
     Local,
     /// A client.
     Client {
@@ -110,6 +116,8 @@ fn decode_binary(bytes: &[u8]) -> Result<Option<(Origin, usize)>, ProxyHeaderErr
             let address = |octets| Ipv6Addr::from_octets(octets).to_canonical();
             client(address(from), address(to), &rest[32..])?
         }
+        // Unspecified, a Unix socket, datagrams: nothing to be used, and a receiver may go on (section 2.2).
+        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Origin::Local,
         (0x21, _) => return Err(wrong("family", 13)),
         _ => return Err(wrong("version and command", 12)),
     };
@@ -213,6 +221,18 @@ mod tests {
         // A health check of the balancer.
         bytes[12] = 0x20;
         assert_eq!(decode(&bytes), Ok(Some((Origin::Local, 52))));
+        // It has no address for its client.
+        (bytes[12], bytes[13]) = (0x21, 0);
+        assert_eq!(decode(&bytes), Ok(Some((Origin::Local, 52))));
+        for (command, family, length) in
+            [(0x22, 0x11, 12), (0x21, 0x11, 11), (0x21, 0x21, 35), (0x21, 0x44, 36)]
+        {
+            (bytes[12], bytes[13], bytes[15]) = (command, family, length);
+            let decoded = decode(&bytes);
+            assert!(matches!(decoded, Err(ProxyHeaderError::Field { .. })), "{command} {family} {length}");
+        }
+        (bytes[14], bytes[15]) = (8, 0);
+        assert_eq!(decode(&bytes), Err(ProxyHeaderError::TooLong));
     }
 
     proptest! {
