@@ -16,11 +16,12 @@ mod word;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Rest, Value, ValueKind};
+use minijinja::value::{Object, ObjectRepr, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, context};
 
 pub use syntax::{SyntaxError, check};
@@ -136,7 +137,7 @@ impl Scene<'_> {
                 for (at, entry) in entries.iter().enumerate() {
                     let key = format!("{prefix}{}", at + 1);
                     let body = self.render(&entry.script, &format!("{key}-"), depth + 1)?;
-                    let body = Value::from_safe_string(body.trim_start_matches("#!ipxe\n").to_owned());
+                    let body = Checked::value(body.trim_start_matches("#!ipxe\n").to_owned());
                     lines.push(context! { key, title => entry.title.clone(), body });
                 }
                 let timeout = timeout_seconds * 1000;
@@ -259,7 +260,7 @@ fn fallback(command: &str, urls: &[String], failed: &str) -> Result<Value, Error
         let url = word::checked(url).map_err(wrong)?;
         line.push_str(&format!("{command} --timeout {TIMEOUT_MS} {url} || "));
     }
-    Ok(Value::from_safe_string(format!("{line}goto {failed}")))
+    Ok(Checked::value(format!("{line}goto {failed}")))
 }
 
 /// Seconds of the first pause after a failure: 2 to 9, by the device, so that a room of them that failed together does
@@ -272,14 +273,37 @@ fn first_pause(device: &Device) -> u32 {
 /// Checks a text of several words.
 fn words(text: &str) -> Result<Value, Error> {
     let words = text.split_whitespace().map(word::checked).collect::<Result<Vec<_>, _>>().map_err(wrong)?;
-    Ok(Value::from_safe_string(words.join(" ")))
+    Ok(Checked::value(words.join(" ")))
+}
+
+/// Text that was checked already. Not one of minijinja's safe strings: those are safe in HTML, so `|e`, `~` and others
+/// make them from any text, with its line ends.
+#[derive(Debug)]
+struct Checked(String);
+
+impl Checked {
+    fn value(text: String) -> Value {
+        Value::from_object(Self(text))
+    }
+}
+
+impl Object for Checked {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Puts out an expression's value as one word, or as what was checked already.
 fn format_value(out: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     let mut put = |text: &str| out.write_str(text).map_err(|_| wrong("the script is too long".into()));
+    if let Some(Checked(text)) = value.downcast_object_ref() {
+        return put(text);
+    }
     match value.kind() {
-        _ if value.is_safe() => put(value.as_str().unwrap_or("")),
         ValueKind::Undefined => Err(Error::from(ErrorKind::UndefinedError)),
         ValueKind::None => Ok(()),
         ValueKind::Seq | ValueKind::Iterable => {

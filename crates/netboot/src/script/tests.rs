@@ -223,6 +223,30 @@ fn a_variable_begins_no_command() {
     }
 }
 
+/// What is safe in HTML is not safe here.
+#[test]
+fn no_filter_makes_a_variable_more_than_a_word() {
+    for expression in [
+        "vars.x|e",
+        "vars.x|escape",
+        "vars.x|safe",
+        "'a'|words ~ vars.x",
+        "'a'|safe ~ vars.x",
+        "vars.x|e|lines|first ~ vars.x",
+        "['a'|safe, vars.x]|join('')",
+        "'ab'|safe|replace('b', vars.x)",
+    ] {
+        for escape in ["", "{% autoescape true %}"] {
+            let end = if escape.is_empty() { "" } else { "{% endautoescape %}" };
+            let text = format!("#!ipxe\n{escape}echo {{{{ {expression} }}}}{end}\n");
+            let mut script = script("own", text);
+            script.variables.insert("x".into(), "a\nshell".into());
+            let result = render(&script, &device(), &boot(), &context());
+            assert!(result.is_err(), "{expression}: {result:?}");
+        }
+    }
+}
+
 #[test]
 fn own_templates_reach_what_built_in_ones_do() {
     let text = "#!ipxe\n{{ fetch('lab/vmlinuz', 'kernel') }}\nboot kernel root={{ url('lab/root.img') }} ||\n\
