@@ -137,7 +137,7 @@ impl Table {
     /// Takes in what the log says, in its order. Says whether the address is still in any subnet's plan.
     pub fn restore(&mut self, record: Record) -> bool {
         if record.member == self.member {
-            self.member_sequence = self.member_sequence.max(record.member_sequence + 1);
+            self.member_sequence = self.member_sequence.max(record.member_sequence.saturating_add(1));
         }
         let Some(subnet) = self.subnet_of(record.address) else { return false };
         let address = record.address;
@@ -478,7 +478,7 @@ impl Table {
 
     fn next_number(&mut self) -> u64 {
         let number = self.member_sequence;
-        self.member_sequence += 1;
+        self.member_sequence = number.saturating_add(1);
         number
     }
 

@@ -57,6 +57,18 @@ fn lease(table: &mut Table, now: u64, holder: &Holder, seconds: u64) -> Result<I
 }
 
 #[test]
+fn the_last_number_of_all_in_a_log_is_no_end() {
+    let mut first = table(plan(1, 2));
+    let address = lease(&mut first, 0, &system(1), 100).unwrap();
+    let mut record = first.snapshot(None, 1).0.remove(0);
+    record.member_sequence = u64::MAX;
+    let mut second = table(plan(1, 2));
+    assert!(second.restore(record));
+    assert_eq!(lease(&mut second, 1, &system(1), 100), Ok(address));
+    assert_eq!(second.member_sequence(), u64::MAX);
+}
+
+#[test]
 fn an_offered_address_is_offered_to_nobody_else_until_the_hold_ends() {
     let mut table = table(plan(1, 8));
     let first = table.hold(0, at(0), by(&system(1)), None).unwrap();
