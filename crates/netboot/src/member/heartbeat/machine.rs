@@ -270,7 +270,9 @@ impl Machine {
         if now < self.next_beat {
             return;
         }
-        self.next_beat = (self.next_beat + INTERVAL).max(now);
+        // Who was late does not make up for it: two at once tell no more than one.
+        let next = self.next_beat + INTERVAL;
+        self.next_beat = if next > now { next } else { now + INTERVAL };
         self.beat(wall);
         if self.beats.is_multiple_of(ANNOUNCE_EVERY) {
             for to in self.group.announce_to.clone() {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::super::MemberState;
-use super::machine::{Group, Machine, Peer, Refusal};
+use super::machine::{Group, INTERVAL, Machine, Peer, Refusal};
 use super::wire::{Announcement, Condition, Key};
 
 /// The promise: a dead member leaves the replies within this time.
@@ -237,6 +237,21 @@ fn announcement(node: usize) -> Announcement {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Who slept over several intervals says so once.
+#[test]
+fn a_late_heartbeat_is_one_heartbeat() {
+    let own = announcement(0);
+    let peers = vec![Peer { name: name(1), address: address(1) }];
+    let group = Group { key: Key::new(&[7; 32]), own, peers, announce_to: Vec::new(), accepts_found: false };
+    let mut machine = Machine::new(group, 1, Duration::ZERO);
+    for late in [1, 2, 3, 10] {
+        let now = machine.poll_timeout() + INTERVAL * late;
+        machine.handle_timeout(now, now);
+        assert!(machine.poll_timeout() > now && machine.poll_timeout() <= now + INTERVAL);
+        assert!(machine.poll_transmit().is_some() && machine.poll_transmit().is_none());
+    }
+}
 
 #[test]
 fn an_hour_with_a_fifth_lost_kills_nobody() {
