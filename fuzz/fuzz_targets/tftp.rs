@@ -45,9 +45,13 @@ fuzz_target!(|input: &[u8]| {
 
 /// The input is a row of: who sends (or that time passes), a length, a packet.
 fn converse(mut input: &[u8]) {
-    let settings = Arc::new(Settings { transfers_max: 4, transfers_per_address_max: 3, ..Settings::default() });
-    let surroundings =
-        Surroundings { contents: Arc::new(Everything), observer: Arc::new(Silent), mac_of: Arc::new(|_| None) };
+    let settings =
+        Arc::new(Settings { transfers_max: 4, transfers_per_address_max: 3, ..Settings::default() });
+    let surroundings = Surroundings {
+        contents: Arc::new(Everything),
+        observer: Arc::new(Silent),
+        mac_of: Arc::new(|_| None),
+    };
     let admission = Admission::new(&settings);
     let mut server = Server::new(settings, surroundings, admission);
     let mut options = Options::default();
