@@ -304,7 +304,7 @@ fn append(
 /// Lets the file end in so many zeros more. Real ones: space that is only reserved is entered into the file system's
 /// books when it is written.
 fn add_room(volume: &mut dyn Volume, file: &mut Written, bytes: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     let end = file.end + bytes;
     while file.end < end {
         let count = (end - file.end).min(ZEROS.len() as u64);
