@@ -490,12 +490,24 @@ fn row_18_a_small_window_gets_everything_and_reads_are_quick() {
     }
     // With a delayed acknowledgement for each it would be at least 4 s; on a busy machine it is less than 2.
     eprintln!("100 reads of 2 KiB in {:?}", begin.elapsed());
+    drop(stream);
+    let is_told = |heard: &[String]| {
+        let sent = heard.iter().filter_map(|line| line.strip_prefix("sent large.iso ")?.split(' ').next());
+        sent.map(|bytes| bytes.parse::<u64>().unwrap()).sum::<u64>() == 200_000 + 100 * 2048
+    };
+    let deadline = begin + PATIENCE;
+    while !is_told(&server.heard.0.lock().unwrap()) {
+        assert!(std::time::Instant::now() < deadline, "every byte is told of");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let heard = server.heard.0.lock().unwrap();
     assert_eq!(
         heard.iter().filter(|line| line.starts_with("reached san large.iso")).count(),
         2,
         "once a connection"
     );
+    let sent = heard.iter().filter(|line| line.starts_with("sent large.iso")).count();
+    assert!(sent < 50, "told of together, not {sent} times");
 }
 
 /// Serves one large content, slowly, and small ones at once.
