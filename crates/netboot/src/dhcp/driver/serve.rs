@@ -123,12 +123,13 @@ impl Loop {
         for _ in 0..QUEUE_MAX {
             match self.sockets.receive(socket) {
                 Ok(Some(received)) => {
-                    self.counters.received.fetch_add(1, Ordering::Relaxed);
                     if self.queue.len() >= QUEUE_MAX {
                         self.queue.pop_front();
                         self.counters.congestion_drops.fetch_add(1, Ordering::Relaxed);
                     }
                     self.queue.push_back(received);
+                    // Last, and after what it drops: who sees that it came sees what became of it.
+                    self.counters.received.fetch_add(1, Ordering::Release);
                 }
                 Ok(None) => {}
                 // Also what ICMP told about an earlier answer: the next call goes on behind it.

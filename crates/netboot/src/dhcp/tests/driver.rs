@@ -127,7 +127,7 @@ impl Link {
     }
 
     fn received(&self) -> u64 {
-        self.running.counters().received.load(Ordering::Relaxed)
+        self.running.counters().received.load(Ordering::Acquire)
     }
 
     fn dropped(&self) -> u64 {
