@@ -169,12 +169,18 @@ def run(goldwire, quick):
     clients, rounds = (200, 1) if quick else (2000, 3)
     mib = sum(FILES.values()) / MIB
     print(f"Boot storm: {clients} clients at once, each: DHCP, the script, {mib:.0f} MiB of files; seconds since its power-on")
-    space = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+    # The servers end with the namespace of processes, however this one ends.
+    space = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    space += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     command = [*space, sys.executable, "-m", "lib.netboot_storm", os.path.realpath(goldwire), str(clients), str(rounds)]
     try:
         example("boot_storm")
         # The load says what it did on standard error, which is the user's; the figures come on standard output.
-        done = subprocess.run(command, cwd=Path(__file__).resolve().parents[1], stdout=subprocess.PIPE, text=True, check=False)
+        with tempfile.TemporaryDirectory(prefix="gwbench-storm-") as work:
+            os.chmod(work, 0o755)
+            done = subprocess.run(
+                command, cwd=Path(__file__).resolve().parents[1], env={**os.environ, "TMPDIR": work}, stdout=subprocess.PIPE, text=True, check=False
+            )
         if done.returncode:
             raise RuntimeError(f"the network namespace could not be made or used (status {done.returncode})")
     except (Missing, RuntimeError, OSError) as error:
