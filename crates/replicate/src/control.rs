@@ -30,12 +30,12 @@ use crate::wire::{
 };
 
 /// Bytes that all targets together may have asked for and not yet dealt with.
-const WINDOWS_TOTAL: u64 = 96 << 20;
+const WINDOWS_TOTAL: u64 = 64 << 20;
 const WINDOW_MAX: u64 = 24 << 20;
 const WINDOW_MIN: u64 = 4 << 20;
 
 /// Bytes of answers kept for targets that come a little later.
-const KEEP_BYTES: u64 = 64 << 20;
+const KEEP_BYTES: u64 = 48 << 20;
 
 /// How long a target may take to end after it was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(20);

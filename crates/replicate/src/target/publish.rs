@@ -5,6 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use goldwire_disk::{Format, OpenOptions};
@@ -46,7 +47,11 @@ pub(crate) fn publish(
         file.set_modified(created).map_err(|error| failed("set the time of", &error))?;
     }
     file.sync_all().map_err(|error| failed("sync the work file of", &error))?;
+    // To give a large file's space back takes the file system a while. With the replaced disk held open the rename
+    // does not, and nobody waits for the thread that does.
+    let old = File::open(target).ok();
     rename(&disk, target, job.replace)?;
+    thread::spawn(move || drop(old));
     let folder = target.parent().unwrap_or(Path::new("/"));
     sync_folder(folder).map_err(|error| failed("sync the folder of", &error))?;
     keep_records(&place, target, format, version, job);
