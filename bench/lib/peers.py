@@ -6,6 +6,7 @@ All start from the same place: v2 at the master (this machine), an empty storage
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass, field
@@ -94,9 +95,11 @@ def rsync_full(bench, peer):
     )
 
 
-def rsync_delta(bench, peer):
+def rsync_delta(bench, peer, ways=("inplace", "plain")):
     compression = RSYNC_COMPRESSION[peer]
     for key, options in (("inplace", ["--inplace", "--no-whole-file"]), ("plain", ["--no-whole-file"])):
+        if key not in ways:
+            continue
         if key == "plain" and peer not in ("rsync", "rsync-z"):
             continue  # where the bytes go does not depend on how they are compressed
         yield Step(
@@ -104,6 +107,26 @@ def rsync_delta(bench, peer):
             rsync_command(bench, [*options, *compression], "host1"),
             prepare=lambda: place_v1(bench, "host1"),
             verify=lambda: same_bytes(bench.hosts.sr("host1") / "golden.vhd", bench.pair.vhd("v2")),
+        )
+
+
+# --- what nothing over ssh can undercut -----------------------------------------------------------------------
+
+
+def floor(bench):
+    """Pipes that carry the disk over the same ssh and do nothing else: no hash, no check, no second look."""
+    zstd = version_of("zstd", "--version")
+    pipes = [("cat", "cat | ssh cat", "cat {source}", "cat")]
+    if zstd:
+        pipes.append(("zstd", "zstd -1 -T0 | ssh zstd -d", "zstd -q -1 -T0 -c {source}", "zstd -q -d -c"))
+    for key, name, pack, unpack in pipes:
+        target = bench.hosts.sr("host1") / "golden.vhd"
+        command = f'{pack} | ssh -F {{config}} host1 "{unpack} > {{target}}"'
+        values = {"source": shlex.quote(str(bench.pair.vhd("v2"))), "config": shlex.quote(str(bench.config)), "target": shlex.quote(str(target))}
+        yield Step(
+            f"floor {key}", name, ["bash", "-c", "set -o pipefail; " + command.format(**values)],
+            prepare=lambda: bench.hosts.empty("host1"), verify=lambda: same_bytes(target, bench.pair.vhd("v2")),
+            note="no check of any kind: the least that a full copy over this ssh costs",
         )
 
 

@@ -97,6 +97,15 @@ class Bars:
         rsync, name = fastest({f"{p} delta {k}" for p in ("rsync-z", "rsync-zlib", "rsync-zstd") for k in ("inplace", "plain")})
         for cache in ("warm", "cold"):
             self.judge(f"delta with {cache} tree caches in at most a quarter of rsync -z's wall time", wall(f"goldwire delta {cache}"), share(rsync, 0.25), "s", f"a quarter of {name}")
+        rsync, name = fastest({f"{p} delta plain" for p in ("rsync-z", "rsync-zlib", "rsync-zstd")})
+        for cache in ("warm", "cold"):
+            self.judge(f"the same against rsync -z that keeps the old disk until the new one is whole ({cache})", wall(f"goldwire delta {cache}"), share(rsync, 0.25), "s", f"a quarter of {name}")
+        rsync, name = fastest({"rsync full link"})
+        self.judge("full copy over a line in at most half of rsync's wall time", wall("goldwire fanout full 1 link"), share(rsync, 0.5), "s", f"half of {name}")
+        rsync, name = fastest({f"{p} delta {k} link" for p in ("rsync-z", "rsync-zlib", "rsync-zstd") for k in ("inplace", "plain")})
+        self.judge("delta over a line in at most a quarter of rsync -z's wall time", wall("goldwire delta warm link"), share(rsync, 0.25), "s", f"a quarter of {name}")
+        for kind in ("full", "delta"):
+            self.judge(f"fan-out over lines to 4 targets at most 1.5 x the time to one ({kind})", wall(f"goldwire fanout {kind} 4 link"), share(wall(f"goldwire fanout {kind} 1 link"), 1.5), "s", "1.5 x one target")
         for kind in ("full", "delta"):
             self.judge(f"fan-out to 4 targets at most 1.5 x the time to one ({kind})", wall(f"goldwire fanout {kind} 4"), share(wall(f"goldwire fanout {kind} 1"), 1.5), "s", "1.5 x one target")
         for kind in ("full", "delta"):
