@@ -13,6 +13,7 @@ use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use toml::Spanned;
 
 use super::file::{self, File};
+use super::media;
 use super::problem::{Collector, did_you_mean};
 use super::settings::{
     Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
@@ -48,6 +49,7 @@ pub(super) fn settings(
     let mut subnets = subnets(&file.subnets, &server.name, &members, problems);
     reserve_for_devices(&file.devices, &mut subnets, problems);
     check_reservations(&subnets, file, problems);
+    let media = media::media(file, folder, &server, problems);
     let settings = Settings {
         server,
         http: http(&file.http, folder, problems),
@@ -61,10 +63,12 @@ pub(super) fn settings(
             accepts_found: file.heartbeat.accept_found.unwrap_or(false),
             probe_interval: value(&file.heartbeat.probe_interval).map_or(PROBE_INTERVAL, |wait| wait.0),
         },
+        media,
         subnets,
         members,
     };
     check_together(&settings, file, problems);
+    media::check_media(&settings, file, problems);
     settings
 }
 

@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) dhcp6: Dhcp6,
     pub(super) metrics: Metrics,
     pub(super) heartbeat: Heartbeat,
+    pub(super) media: Option<Spanned<Media>>,
     pub(super) ipxe: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(super) subnets: Vec<Spanned<Subnet>>,
     pub(super) members: Vec<Spanned<Member>>,
@@ -60,6 +61,7 @@ tables! {
     Dhcp6 { interfaces: List<String> }
     Metrics { listen: Value<SocketAddr> }
     Heartbeat { listen: Value<SocketAddr>, announce_to: List<SocketAddr>, accept_found: Switch, probe_interval: Value<Wait> }
+    Media { programs: Option<Spanned<PathBuf>>, secure: Switch, vlan: Option<Spanned<u16>>, trust: Option<Spanned<PathBuf>> }
     Subnet { network: Value<Network>, pools: List<AddressRange>,
              pools_of: BTreeMap<Spanned<String>, Spanned<Several<AddressRange>>>, router: List<Ipv4Addr>, dns: List<Ipv4Addr>,
              ntp: List<Ipv4Addr>, domain: Text, search: List<String>, mtu: Option<Spanned<u16>>,
@@ -82,7 +84,7 @@ tables! {
 }
 
 /// Names of the tables and keys at the top.
-const TOP: [&str; 14] = [
+const TOP: [&str; 15] = [
     "default-profile",
     "server",
     "http",
@@ -91,6 +93,7 @@ const TOP: [&str; 14] = [
     "dhcp6",
     "metrics",
     "heartbeat",
+    "media",
     "ipxe",
     "subnet",
     "member",
@@ -120,6 +123,7 @@ pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> File {
             "dhcp6" => file.dhcp6 = table_of(value, problems).unwrap_or_default(),
             "metrics" => file.metrics = table_of(value, problems).unwrap_or_default(),
             "heartbeat" => file.heartbeat = table_of(value, problems).unwrap_or_default(),
+            "media" => file.media = table_of(value, problems),
             "ipxe" => file.ipxe = table_of(value, problems).unwrap_or_default(),
             "subnet" => file.subnets = tables_of("subnet", value, problems),
             "member" => file.members = tables_of("member", value, problems),

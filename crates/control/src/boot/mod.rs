@@ -4,10 +4,12 @@
 //! Three types, one direction: what was written (`file`), what is true ([`Settings`] and [`Rules`]), and what answers
 //! ([`Policy`]). A file is good as a whole or not used; all that is wrong with it is told at once.
 
+mod bounded;
 mod check;
 mod explain;
 mod file;
 mod load;
+mod media;
 pub mod metrics;
 mod policy;
 mod problem;
@@ -28,6 +30,6 @@ pub use problem::{Place, Problem, Problems, Severity};
 pub use reload::{Reload, Reloader, Watch};
 pub use rules::Rules;
 pub use settings::{
-    Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
+    Dhcp, DhcpMode, Heartbeat, Http, Media, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
 pub use value::{AddressRange, Network, Secret};

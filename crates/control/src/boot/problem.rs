@@ -129,6 +129,15 @@ impl<'a> Collector<'a> {
         self.push(Severity::Warning, span, message.into(), None);
     }
 
+    pub(super) fn warning_with_hint(
+        &mut self,
+        span: Option<Range<usize>>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
+        self.push(Severity::Warning, span, message.into(), Some(hint.into()));
+    }
+
     pub(super) fn error_of_file(&mut self, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Severity::Error, None, message.into(), Some(hint.into()));
     }

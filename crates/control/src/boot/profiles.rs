@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use goldwire_netboot::content::{DISK_PATH, ISO_PATH};
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
     Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, Script, Template, Uuid, What,
@@ -31,6 +32,7 @@ pub(super) fn rules(file: &File, path: &Path, server: &Server, problems: &mut Co
         written: &file.profiles,
         templates: file.server.templates.as_ref().map(|templates| folder.join(templates.get_ref())),
         server,
+        has_media: file.media.is_some(),
         problems,
         made: file.profiles.iter().map(|_| Made::Not).collect(),
     };
@@ -59,6 +61,8 @@ struct Maker<'a, 'b, 'c> {
     written: &'a [(Spanned<String>, file::Profile)],
     templates: Option<PathBuf>,
     server: &'a Server,
+    /// Whether boot media are served.
+    has_media: bool,
     problems: &'b mut Collector<'c>,
     /// Each profile's kind, once a menu or its own turn asked for it.
     made: Vec<Made>,
@@ -320,12 +324,22 @@ impl Maker<'_, '_, '_> {
                 format!("iPXE would load itself for ever: {place} is iPXE"),
                 Some("a profile says what iPXE boots; write the program under ipxe = { ... }".into()),
             );
+        } else if [ISO_PATH, DISK_PATH].contains(&place) && !self.has_media {
+            let message = format!("{place} is a boot medium, and none is served");
+            self.problems.warning_with_hint(
+                Some(span),
+                message,
+                "the table [media] has them made and served",
+            );
         } else if !place.contains("{{") && !self.exists(place) {
             self.problems.warning(Some(span), format!("no such file in the boot tree: {place}"));
         }
     }
 
     fn exists(&self, place: &str) -> bool {
+        if [ISO_PATH, DISK_PATH].contains(&place) {
+            return true;
+        }
         match place.strip_prefix("ipxe/") {
             Some(program) => {
                 self.server.ipxe.join(program).is_file() || self.server.root.join(place).is_file()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use goldwire_netboot::dhcp::lease::{self, Plan, Range};
+use goldwire_netboot::media::MediaSettings;
 use goldwire_netboot::member::{self, Seat};
 use goldwire_netboot::{Mac, Member, Uuid};
 
@@ -27,6 +28,8 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     /// How members find out whether others live.
     pub heartbeat: Heartbeat,
+    /// Boot media.
+    pub media: Media,
     /// Subnets with the addresses that are given out.
     pub subnets: Vec<Subnet>,
     /// Every member of the group, this one among them.
@@ -39,8 +42,21 @@ impl Settings {
         self.members.iter().find(|member| member.member.name == self.server.name)
     }
 
-    /// The tables that differ in a way which needs a restart: sockets are bound and pools are in use. Members are not
-    /// among them: [`Table::configure`](goldwire_netboot::member::Table::configure) takes new ones.
+    /// What a boot medium shall do: the same on each member, if their boot files and iPXE's programs are the same.
+    pub fn medium(&self) -> MediaSettings {
+        let members = self.members.iter().map(|member| member.member.clone()).collect();
+        MediaSettings {
+            programs: self.media.programs.clone(),
+            is_secure: self.media.is_secure,
+            vlan: self.media.vlan,
+            ca: self.media.ca.clone(),
+            ..MediaSettings::new(members)
+        }
+    }
+
+    /// The tables that differ in a way which needs a restart: sockets are bound and pools are in use. Members and
+    /// media are not among them: [`Table::configure`](goldwire_netboot::member::Table::configure) takes new members, and
+    /// media are made anew.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let differs = [
             ("server", self.server != new.server),
@@ -149,6 +165,21 @@ pub struct Heartbeat {
     pub accepts_found: bool,
     /// Time between two questions to a member without a heartbeat.
     pub probe_interval: Duration,
+}
+
+/// Boot media.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// Whether they are served.
+    pub is_served: bool,
+    /// Folder of iPXE's programs that are put on them.
+    pub programs: PathBuf,
+    /// Whether they ask the members by `https`.
+    pub is_secure: bool,
+    /// The VLAN's tag.
+    pub vlan: Option<u16>,
+    /// A CA certificate that is put on them.
+    pub ca: Option<Vec<u8>>,
 }
 
 /// A subnet.

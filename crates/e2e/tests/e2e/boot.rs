@@ -8,7 +8,7 @@ use crate::guest::{Firmware, Guest};
 use crate::lab::{Lab, Service};
 use crate::machine::{self, program};
 use crate::marker::{bios_program, efi_program};
-use crate::servers::{BIG_SCRIPT, EFI_FILE, PLAIN_FILE, SCRIPT, Servers, Wish};
+use crate::servers::{BIG_SCRIPT, EFI_FILE, MEDIA, PLAIN_FILE, SCRIPT, Servers, Wish};
 use crate::tool::Scene;
 
 /// The lab itself works: foreign servers boot a machine of each kind in it.
@@ -126,15 +126,20 @@ fn beside_a_foreign_dhcp_server_every_firmware_boots() {
     dnsmasq.wait_for("DHCPACK");
 }
 
+/// The very medium that a server serves, with the first boot server dead.
 #[test]
 fn a_boot_medium_boots_bios_and_uefi() {
     let scene = Scene::new();
     let Some(lab) = Lab::up(&scene, 2) else { return };
-    let servers = Servers::start_second(&lab, &scene, &SCRIPT);
-    let iso = scene.path("boot.iso");
+    let servers = Servers::start_second(&lab, &scene, &MEDIA);
+    let (written, iso) = (scene.path("written.iso"), scene.path("boot.iso"));
     let config = servers.config(1);
-    let words = ["boot", "media", "--config", config.to_str().unwrap(), "--iso", iso.to_str().unwrap()];
+    let words = ["boot", "media", "--config", config.to_str().unwrap(), "--iso", written.to_str().unwrap()];
     scene.goldwire(words).expect(0);
+    let mut curl = lab.command("srv2", "curl");
+    curl.args(["-sSf", "http://10.77.0.2/m/goldwire.iso", "-o"]).arg(&iso);
+    scene.run(curl).finish().expect(0);
+    assert_eq!(machine::digest(&iso), machine::digest(&written));
     let guest = Guest::start(&lab, &Firmware::UefiMedium(iso.clone()));
     Guest::start(&lab, &Firmware::BiosMedium(iso)).wait_for("SCRIPT MARKER 10.77.0.12");
     guest.wait_for("SCRIPT MARKER 10.77.0.12");

@@ -347,7 +347,7 @@ fn a_medium_is_described_for_programs() {
     }
     let site = Site::new();
     let iso = site.scene.path("boot.iso");
-    let words = ["media", "--json", "--iso", text(&iso)];
+    let words = ["media", "--json", "--programs", "/usr/lib/ipxe", "--iso", text(&iso)];
     let told = site.goldwire(&words).expect(0).events().remove(0);
     let bytes = fs::read(&iso).unwrap();
     assert_eq!((&told["path"], &told["size"]), (&text(&iso).into(), &bytes.len().into()));
@@ -356,6 +356,66 @@ fn a_medium_is_described_for_programs() {
     assert_eq!(&bytes[0x8001..0x8006], b"CD001", "no ISO 9660");
     let again = site.goldwire(&words).expect(1);
     assert!(again.stderr.contains("boot.iso") && fs::read(&iso).unwrap() == bytes, "{again}");
+}
+
+#[test]
+fn media_are_served_as_they_are_written() {
+    if !Path::new("/usr/lib/ipxe/ipxe.efi").exists() {
+        return machine::skip("needs iPXE's programs");
+    }
+    let site = Site::new();
+    let second = "[[member]]\nname = 'boot2'\naddress = '192.0.2.2'\n";
+    let media = "[media]\nprograms = '/usr/lib/ipxe'\n";
+    let file = site.file() + second + media;
+    fs::write(&site.config, &file).unwrap();
+    let other = site.scene.path("second.toml");
+    fs::write(&other, file.replacen("name = 'boot1'", "name = 'boot2'", 1).replace("/state'", "/state2'"))
+        .unwrap();
+    let write = |kind: &str, name: &str| {
+        let path = site.scene.path(name);
+        site.goldwire(&["media", kind, text(&path)]).expect(0);
+        fs::read(path).unwrap()
+    };
+    let (iso, disk) = (write("--iso", "a.iso"), write("--usb", "a.img"));
+    let Some(first) = site.serve() else { return };
+    let Some(second) = Server::start(&site.scene, &["serve", "--config", text(&other)]) else { return };
+    let heads = [("goldwire.iso", &iso, "iso"), ("goldwire.img", &disk, "img")].map(|(name, bytes, kind)| {
+        [&first, &second].map(|server| {
+            let url = format!("http://{}/m/{name}", server.http());
+            assert!(fetch(&url) == (0, bytes.clone()), "{url}");
+            let head = machine::must("curl", ["-sSfI", &url]).to_lowercase();
+            assert!(head.contains(&format!("content-length: {}\r\n", bytes.len())), "{head}");
+            assert!(head.contains(&format!("content-type: application/vnd.efi-{kind}\r\n")), "{head}");
+            let part = |range: &str| {
+                let output = Command::new("curl").args(["-sSf", "-r", range, &url]).output().unwrap();
+                output.stdout
+            };
+            assert_eq!(part("32768-34815"), bytes[32768..34816]);
+            assert_eq!(part("-512"), bytes[bytes.len() - 512..]);
+            let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap().to_owned();
+            assert!(tag.starts_with('"'), "a weak ETag: {tag}");
+            let known = format!("If-None-Match: {tag}");
+            let words = ["-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", &known, &url];
+            assert_eq!(machine::must("curl", words), "304");
+            tag
+        })
+    });
+    assert!(heads.iter().all(|[first, second]| first == second), "{heads:?}");
+    assert_ne!(heads[0][0], heads[1][0]);
+    assert_eq!(fetch(&format!("tftp://{}/m/goldwire.iso", first.tftp())), (0, iso.clone()));
+    first.wait_for("boot medium path=\"m/goldwire.iso\" size=");
+
+    // A third member, then no media.
+    let third = "[[member]]\nname = 'boot3'\naddress = '192.0.2.3'\n";
+    fs::write(&site.config, format!("{file}{third}")).unwrap();
+    let url = format!("http://{}/m/goldwire.iso", first.http());
+    until("the media are made anew", || fetch(&url).1 != iso);
+    let anew = write("--iso", "b.iso");
+    assert!(fetch(&url).1 == anew);
+    let names_the_third = |image: &[u8]| image.windows(17).any(|bytes| bytes == b"http://192.0.2.3/");
+    assert!(names_the_third(&anew) && !names_the_third(&iso));
+    fs::write(&site.config, file.replace(media, "")).unwrap();
+    until("the media are gone", || status(&url) == "404");
 }
 
 /// A member that keeps its files in a scene, without a server so far.

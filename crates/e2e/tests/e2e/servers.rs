@@ -12,7 +12,7 @@ use crate::tool::Scene;
 pub(crate) struct Wish {
     /// `server`, or `proxy` beside somebody else's.
     pub(crate) mode: &'static str,
-    /// The keys of the profile that every device gets.
+    /// The keys of the profile that every device gets, and the tables behind it.
     pub(crate) profile: &'static str,
 }
 
@@ -20,6 +20,8 @@ pub(crate) struct Wish {
 pub(crate) const SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'" };
 /// The same with 6 MiB behind it, for a server that dies in the middle.
 pub(crate) const BIG_SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'big.ipxe'" };
+/// The same script, and boot media that are served.
+pub(crate) const MEDIA: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'\n[media]" };
 /// A plain file, which says `NBP MARKER` where BIOS runs it.
 pub(crate) const PLAIN_FILE: Wish = Wish { mode: "server", profile: "file = 'ARDBP32.BIN'" };
 /// A plain file, which says `EFI MARKER` where UEFI runs it.

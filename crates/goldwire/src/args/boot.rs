@@ -217,18 +217,18 @@ pub(crate) struct MediaArgs {
     /// The name server to a static address.
     #[arg(long, value_name = "ADDRESS", requires = "address")]
     pub(crate) dns: Option<Ipv4Addr>,
-    /// VLAN tag of the network.
+    /// VLAN tag of the network, instead of the boot file's media.vlan.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..4095))]
     pub(crate) vlan: Option<u16>,
-    /// Ask the members by HTTPS.
+    /// Ask the members by HTTPS, as with the boot file's media.secure.
     #[arg(long)]
     pub(crate) secure: bool,
-    /// A CA certificate to put on the medium, for enrolling in the firmware.
+    /// A CA certificate to put on the medium, for enrolling in the firmware, instead of the boot file's media.trust.
     #[arg(long, value_name = "FILE")]
     pub(crate) trust: Option<PathBuf>,
-    /// Where iPXE's programs are.
-    #[arg(long, value_name = "FOLDER", default_value = "/usr/lib/ipxe")]
-    pub(crate) programs: PathBuf,
+    /// Where iPXE's programs are, instead of the boot file's media.programs or server.ipxe.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) programs: Option<PathBuf>,
     /// Replace an existing file.
     #[arg(long)]
     pub(crate) replace: bool,

@@ -1,5 +1,5 @@
-//! The boot tree as devices see it: files of a folder and of named other folders, and scripts that are rendered for
-//! who asks.
+//! The boot tree as devices see it: files of a folder and of named other folders, scripts that are rendered for who
+//! asks, and boot media.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,14 @@ use rustix::fs::Stat;
 
 use super::digests::{Digests, Identity};
 use super::link::{Digest, Links, percent_encode};
+use super::medium::{MediumName, Shelf};
 use super::path::{AUTOEXEC, Asked, Named, canonical_script, parse};
 use super::small::Small;
 use super::tree::{Found, Tree};
 use super::{Asker, Body, Content, ContentError, Contents};
 use crate::device::Device;
 use crate::event::Stage;
+use crate::media::Media;
 use crate::policy::{Action, Boot, BootPolicy, Script, What};
 use crate::script::{Context, render};
 
@@ -58,6 +60,7 @@ pub struct Library {
     shelves: Arc<Shelves>,
     policy: Arc<dyn BootPolicy>,
     links: Links,
+    media: Shelf,
 }
 
 /// The folders, with what is known of the files in them.
@@ -85,7 +88,7 @@ impl Library {
             digests: Digests::new().map_err(LibraryError::Thread)?,
             small: Small::default(),
         };
-        Ok(Self { shelves: Arc::new(shelves), policy, links })
+        Ok(Self { shelves: Arc::new(shelves), policy, links, media: Shelf::default() })
     }
 
     /// Starts to read every file in the background, so that large ones have their ETags when they are asked for.
@@ -93,6 +96,12 @@ impl Library {
         let Shelves { root, extra, digests, .. } = &*self.shelves;
         let trees = std::iter::once(root).chain(extra.iter().map(|(_, tree)| tree));
         digests.warm(trees.map(Arc::clone).collect());
+    }
+
+    /// Serves these boot media from now on, or none: at [`ISO_PATH`](super::ISO_PATH) and
+    /// [`DISK_PATH`](super::DISK_PATH). Both stay in memory.
+    pub fn set_media(&self, media: Option<Media>) {
+        self.media.put(media);
     }
 
     /// The iPXE script of a device, as it would be served to it now.
@@ -185,6 +194,12 @@ impl Library {
         Some(pinned_or(pinned, content))
     }
 
+    fn medium(&self, name: MediumName, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
+        let content = self.media.get(name).ok_or(ContentError::NotFound)?;
+        self.may_fetch(name.path(), asked, asker)?;
+        Ok(content)
+    }
+
     fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
         self.may_fetch(&canonical_script(device), asked, asker)?;
         let mut device = device.clone();
@@ -260,6 +275,7 @@ impl Contents for Library {
             Named::File(name) => self.file(name, None, &asked, asker),
             Named::Pinned(digest, name) => self.file(name, Some(*digest), &asked, asker),
             Named::Script(device) => self.script(device, &asked, asker),
+            Named::Medium(name) => self.medium(*name, &asked, asker),
         }
     }
 
@@ -268,6 +284,7 @@ impl Contents for Library {
         match &asked.what {
             Named::File(name) => self.file_at_once(name, None, &asked, asker),
             Named::Pinned(digest, name) => self.file_at_once(name, Some(*digest), &asked, asker),
+            Named::Medium(name) => Some(self.medium(*name, &asked, asker)),
             Named::Script(_) => None,
         }
     }

@@ -7,6 +7,7 @@ use super::*;
 use crate::content::LinkKey;
 use crate::device::{Architecture, Mac};
 use crate::event::Protocol;
+use crate::media::{MediaReport, Medium};
 use crate::member::Member;
 use crate::policy::Decision;
 
@@ -128,6 +129,39 @@ fn files_of_the_tree_and_of_other_folders() {
     assert_eq!([stage("lab/initrd.img"), stage("vmlinuz")], [Stage::Kernel; 2], "no disk, whatever its name");
     assert_eq!(stage("lab/disk.vhdx"), Stage::San);
     bench.library.warm();
+}
+
+#[test]
+fn media_are_served_while_there_are_some() {
+    let bench = bench(Action::Local);
+    let own = bench.folder.path().join("tree/m");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("goldwire.iso"), "of the boot tree").unwrap();
+    let paths = ["m/goldwire.iso", "m/goldwire.img"];
+    let is_absent = |path| matches!(bench.get(path), Err(ContentError::NotFound));
+    assert!(paths.into_iter().all(is_absent));
+    let medium = |bytes: &[u8], media_type| Medium {
+        bytes: bytes.to_vec(),
+        media_type,
+        report: MediaReport {
+            programs: Vec::new(),
+            size: bytes.len() as u64,
+            digest: blake3::hash(bytes),
+            notes: Vec::new(),
+        },
+    };
+    let (iso, disk) = (medium(b"an iso", "an iso's type"), medium(b"a disk", "a disk's type"));
+    bench.library.set_media(Some(Media { iso: iso.clone(), disk }));
+    assert_eq!(paths.map(|path| bench.text(path)), ["an iso", "a disk"]);
+    assert_eq!(paths.map(|path| bench.get(path).unwrap().media_type), ["an iso's type", "a disk's type"]);
+    let before = bench.get("m/goldwire.iso").unwrap();
+    bench.library.set_media(Some(Media { iso: medium(b"another", ""), disk: iso }));
+    assert_eq!(bench.text("m/goldwire.iso"), "another");
+    let mut rest = [0; 6];
+    assert_eq!(before.read_at(&mut rest, 3).unwrap(), 3, "who has begun goes on with the same bytes");
+    assert_eq!(&rest[..3], b"iso");
+    bench.library.set_media(None);
+    assert!(paths.into_iter().all(is_absent));
 }
 
 #[test]

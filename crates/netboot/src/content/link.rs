@@ -5,11 +5,12 @@
 //! NAME                        a file of the boot tree
 //! c/DIGEST/NAME               the same, only with this content (first half of its BLAKE3 in hexadecimal)
 //! s/MAC/ARCH/UUID/boot.ipxe   the script of a device; `-` stands for what is not known
+//! m/goldwire.iso              a boot medium; `m/goldwire.img` is another
 //! t/TOKEN/…                   any of these, with a signed short-lived token
 //! ```
 //!
-//! ARCH is a name of [`Architecture`], or what iPXE can say itself: `${platform}-${buildarch}`. The names `c`, `s` and
-//! `t` at the top are taken; files below folders of these names in the boot tree are not served.
+//! ARCH is a name of [`Architecture`], or what iPXE can say itself: `${platform}-${buildarch}`. The names `c`, `m`,
+//! `s` and `t` at the top are taken; files below folders of these names in the boot tree are not served.
 //!
 //! [`Architecture`]: crate::device::Architecture
 

@@ -1,8 +1,9 @@
-//! What can be fetched: files of the boot tree and rendered scripts, the same over HTTP and TFTP.
+//! What can be fetched: files of the boot tree, rendered scripts and boot media, the same over HTTP and TFTP.
 
 mod digests;
 mod library;
 mod link;
+mod medium;
 mod path;
 mod small;
 mod token;
@@ -19,6 +20,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 pub use library::{Library, LibraryError, LibrarySettings};
 pub use link::{Digest, Links, percent_encode, without_tokens};
+pub use medium::{DISK_PATH, ISO_PATH};
 pub use token::LinkKey;
 
 use crate::device::Mac;

@@ -1,6 +1,7 @@
 //! What a path asks for: text ⇄ [`Asked`]. Pure, total and bounded; nothing here touches a file.
 
 use super::link::{Digest, script_path};
+use super::medium::MediumName;
 use super::token::Token;
 use crate::device::{Architecture, Device, Firmware, Mac, Uuid};
 
@@ -31,6 +32,8 @@ pub(super) enum Named {
     Pinned(Digest, String),
     /// The script of a device.
     Script(Box<Device>),
+    /// A boot medium.
+    Medium(MediumName),
 }
 
 /// Reads a path as any client spells it: with backslashes, leading, doubled or no slashes, `.` in between. Nothing for
@@ -66,8 +69,10 @@ fn name(parts: &[&str]) -> Option<Named> {
                 .filter(|uuid| uuid.0 != [0; 16] && uuid.0 != [0xff; 16]);
             Some(Named::Script(Box::new(device)))
         }
+        ["m" | "M", "goldwire.iso"] => Some(Named::Medium(MediumName::Iso)),
+        ["m" | "M", "goldwire.img"] => Some(Named::Medium(MediumName::Disk)),
         // Reserved, whatever follows.
-        ["c" | "C" | "s" | "S" | "t" | "T", _, ..] => None,
+        ["c" | "C" | "m" | "M" | "s" | "S" | "t" | "T", _, ..] => None,
         parts => Some(Named::File(parts.join("/"))),
     }
 }
@@ -168,6 +173,18 @@ mod tests {
     }
 
     #[test]
+    fn media_and_nothing_else_below_their_name() {
+        for (path, name) in [("m/goldwire.iso", MediumName::Iso), ("/M//goldwire.img", MediumName::Disk)] {
+            assert_eq!(parse(path).map(|asked| asked.what), Some(Named::Medium(name)), "{path}");
+        }
+        for path in ["m/other.iso", "m/goldwire.iso/x", "m/a/goldwire.iso"] {
+            assert_eq!(parse(path), None, "{path}");
+        }
+        assert_eq!(file("m").as_deref(), Some("m"));
+        assert_eq!(file("media/goldwire.iso").as_deref(), Some("media/goldwire.iso"));
+    }
+
+    #[test]
     fn pinned_and_signed() {
         let digest = "00112233445566778899aabbccddeeff";
         let Some(Asked { what: Named::Pinned(pinned, name), token: None, .. }) =
@@ -185,11 +202,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_spelling_leads_out(path in "([./\\\\a-cst]|\\.\\.|é|\u{0}){0,24}") {
+        fn no_spelling_leads_out(path in "([./\\\\a-cmst]|\\.\\.|é|\u{0}){0,24}") {
             if let Some(asked) = parse(&path) {
                 let name = match asked.what {
                     Named::File(name) | Named::Pinned(_, name) => name,
-                    Named::Script(_) => return Ok(()),
+                    Named::Script(_) | Named::Medium(_) => return Ok(()),
                 };
                 prop_assert!(name.split('/').all(|part| !part.is_empty() && !part.starts_with('.')));
                 prop_assert!(!name.contains(['\0', '\\']));

@@ -127,14 +127,28 @@ pub struct Medium {
     pub report: MediaReport,
 }
 
+/// The media that machines can fetch from a boot server.
+#[derive(Clone, Debug)]
+pub struct Media {
+    /// As [`iso`] makes it.
+    pub iso: Medium,
+    /// As [`disk`] makes it.
+    pub disk: Medium,
+}
+
+impl Media {
+    /// Makes both.
+    pub fn make(settings: &MediaSettings) -> Result<Self, MediaError> {
+        Ok(Self { iso: iso(settings)?, disk: disk(settings)? })
+    }
+}
+
 /// Why there is no medium.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MediaError {
     /// No program of iPXE is where it should be.
-    #[error(
-        "no iPXE in {folder}: neither ipxe.lkrn (BIOS) nor ipxe.efi (UEFI); install the package ipxe or name a folder"
-    )]
+    #[error("no iPXE in {folder}: neither ipxe.lkrn (BIOS) nor ipxe.efi (UEFI)")]
     NoPrograms {
         /// Where we looked.
         folder: PathBuf,
@@ -186,6 +200,12 @@ pub enum MediaError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Whether media can be made, without making one: the programs that would be on them, and how each would come by its
+/// script.
+pub fn check(settings: &MediaSettings) -> Result<Vec<(String, Way)>, MediaError> {
+    Parts::gather(settings).map(|parts| parts.programs)
 }
 
 /// Makes an ISO image: BIOS and UEFI, from a drive or from a stick.

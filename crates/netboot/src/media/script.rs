@@ -64,6 +64,11 @@ pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
     }
     let timeout = settings.timeout.as_millis();
     for member in &settings.members {
+        // A medium that says https does not fall back to http for one of them.
+        if settings.is_secure && member.https_port.is_none() {
+            let name = &member.name;
+            return Err(MediaError::Setting(format!("{name} has no https-port and shall be asked by https")));
+        }
         checked("name of a boot server", member.https_name.as_deref().unwrap_or("-"))?;
         let base = member.base_url(settings.is_secure);
         line(format_args!("echo goldwire: {base}"));

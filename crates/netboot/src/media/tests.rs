@@ -144,7 +144,9 @@ fn nothing_gets_into_the_script_that_ipxe_would_expand() {
     let interface = MediaSettings { interface: Some("net0 || shell".into()), ..good.clone() };
     let vlan = MediaSettings { vlan: Some(4095), ..good.clone() };
     let nobody = MediaSettings { members: Vec::new(), ..good.clone() };
-    for settings in [name, interface, vlan, nobody] {
+    let mut plain = MediaSettings { is_secure: true, ..good.clone() };
+    plain.members[0].https_port = None;
+    for settings in [name, interface, vlan, nobody, plain] {
         assert!(matches!(script::render(&settings), Err(MediaError::Setting(_))), "{settings:?}");
     }
 }

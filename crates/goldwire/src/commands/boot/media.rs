@@ -4,7 +4,9 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 
 use anyhow::Context;
-use goldwire_netboot::media::{Address, MediaReport, MediaSettings, Way, write_esp, write_iso, write_usb};
+use goldwire_netboot::media::{
+    Address, MediaError, MediaReport, MediaSettings, Way, write_esp, write_iso, write_usb,
+};
 use goldwire_stdx::ByteSize;
 use serde_json::json;
 
@@ -14,30 +16,42 @@ use crate::exit::{Code, Hinted};
 
 pub(crate) fn run(args: MediaArgs) -> anyhow::Result<Code> {
     let loaded = load(&args.config)?;
-    let members = loaded.settings.members.into_iter().map(|member| member.member).collect();
+    let of_file = loaded.settings.medium();
     let ca = args
         .trust
         .as_ref()
         .map(|path| std::fs::read(path).with_context(|| format!("read the certificate {}", path.display())))
         .transpose()?;
     let settings = MediaSettings {
-        programs: args.programs.clone(),
-        is_secure: args.secure,
+        programs: args.programs.clone().unwrap_or(of_file.programs),
+        is_secure: args.secure || of_file.is_secure,
         address: address_of(&args)?,
-        vlan: args.vlan,
-        ca,
+        vlan: args.vlan.or(of_file.vlan),
+        ca: ca.or(of_file.ca),
         replaces: args.replace,
-        ..MediaSettings::new(members)
+        ..MediaSettings::new(of_file.members)
     };
-    let (path, report) = match (&args.iso, &args.usb, &args.esp) {
-        (Some(path), _, _) => (path, write_iso(&settings, path)?),
-        (None, Some(path), _) => (path, write_usb(&settings, path)?),
-        (None, None, Some(path)) => (path, write_esp(&settings, path)?),
+    let (path, written) = match (&args.iso, &args.usb, &args.esp) {
+        (Some(path), _, _) => (path, write_iso(&settings, path)),
+        (None, Some(path), _) => (path, write_usb(&settings, path)),
+        (None, None, Some(path)) => (path, write_esp(&settings, path)),
         // clap asks for one of the three.
         (None, None, None) => return Ok(Code::Usage),
     };
+    let report = written.map_err(with_hint)?;
     show(&report, &path.display().to_string(), args.json)?;
     Ok(Code::Well)
+}
+
+fn with_hint(error: MediaError) -> anyhow::Error {
+    if !matches!(error, MediaError::NoPrograms { .. }) {
+        return error.into();
+    }
+    Hinted {
+        message: error.to_string(),
+        hint: "install the package ipxe, or name the folder with its programs as --programs".into(),
+    }
+    .into()
 }
 
 fn address_of(args: &MediaArgs) -> anyhow::Result<Address> {

@@ -1,6 +1,7 @@
 //! `goldwire boot serve`: everything is bound, root is dropped, everything is started, and then signals decide.
 
 mod convert;
+mod media;
 
 use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
@@ -122,7 +123,7 @@ struct Shared {
     neighbours: Arc<Neighbours>,
     table: Arc<Table>,
     policy: Arc<Policy>,
-    contents: Arc<dyn Contents>,
+    library: Arc<Library>,
     is_draining: Arc<AtomicBool>,
 }
 
@@ -158,12 +159,14 @@ impl Bound {
         let asked: Arc<dyn BootPolicy> = policy.clone();
         let library = Library::open(&library_settings(&settings), Arc::clone(&asked), links.clone())?;
         library.warm();
-        let contents: Arc<dyn Contents> = Arc::new(library);
+        media::serve(&settings, &library);
+        let library = Arc::new(library);
+        let contents: Arc<dyn Contents> = library.clone();
         let is_draining = Arc::new(AtomicBool::new(false));
 
         let web =
             http::Settings { health: Some(health_of(&table, &is_draining)), ..convert::http_of(&settings) };
-        let http = http::bind(web, Arc::clone(&contents), Arc::clone(&observer), Arc::clone(&neighbours))?;
+        let http = http::bind(web, contents, Arc::clone(&observer), Arc::clone(&neighbours))?;
         let metrics = settings.metrics_listen.map(|address| {
             let counted = Arc::clone(&telemetry);
             let page = http::Settings {
@@ -200,7 +203,7 @@ impl Bound {
             }
         };
         let metrics = metrics.transpose()?;
-        let shared = Shared { telemetry, neighbours, table, policy, contents, is_draining };
+        let shared = Shared { telemetry, neighbours, table, policy, library, is_draining };
         Ok(Self { settings, shared, links, http, metrics, tftp, dhcp, dhcp6, heartbeats })
     }
 
@@ -221,7 +224,7 @@ impl Bound {
             let neighbours = Arc::clone(&shared.neighbours);
             let observer: Arc<dyn Observer> = shared.telemetry.clone();
             tftp.run(tftp::Surroundings {
-                contents: Arc::clone(&shared.contents),
+                contents: shared.library.clone(),
                 observer,
                 mac_of: Arc::new(move |address| neighbours.mac_of(address)),
             })
@@ -237,7 +240,7 @@ impl Bound {
                 (None, Some(Prober::start(&shared.table, &probes)?))
             }
         };
-        let table = Arc::clone(&shared.table);
+        let (table, library) = (Arc::clone(&shared.table), Arc::clone(&shared.library));
         let heartbeats = heartbeats.map(Arc::new);
         let (beating, listen) = (heartbeats.clone(), settings.heartbeat.listen);
         let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
@@ -245,6 +248,7 @@ impl Bound {
                 error!(%error, "the members stay as they were");
                 return;
             }
+            media::serve(new, &library);
             if let (Some(heartbeats), Some(listen)) = (&beating, listen) {
                 heartbeats.set_peers(convert::peers_of(new, listen));
                 heartbeats.set_digest(convert::rules_digest(new));
