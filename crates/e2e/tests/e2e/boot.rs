@@ -207,7 +207,7 @@ fn the_first_member_dies_during_a_big_file() {
 }
 
 /// dnsmasq as a DHCP server that belongs to somebody else. None, visibly, where there is none.
-fn foreign_dhcp(lab: &Lab, space: &str, options: &[&str]) -> Option<Service> {
+pub(crate) fn foreign_dhcp(lab: &Lab, space: &str, options: &[&str]) -> Option<Service> {
     if program("dnsmasq").is_none() {
         machine::skip("needs dnsmasq");
         return None;

@@ -4,9 +4,10 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::boot::foreign_dhcp;
 use crate::lab::{Lab, Service};
 use crate::machine::{self, program};
-use crate::servers::{SCRIPT, Servers};
+use crate::servers::{SCRIPT, Servers, Wish};
 use crate::sync::text;
 use crate::tool::{Scene, programs};
 
@@ -41,12 +42,14 @@ fn the_doctor_finds_nothing_until_something_is_broken() {
     let families: Vec<&str> =
         diagnoses.iter().map(|diagnosis| diagnosis["firmware"].as_str().unwrap()).collect();
     assert_eq!(families, ["bios-pxe", "efi-pxe", "http-boot", "ipxe"]);
-    // A script may have another choice when a file is missing: the doctor warns.
+    // The only file of a script, on the only member that lives.
     fs::remove_file(scene.path("boot/root/marker.ipxe")).unwrap();
     let (code, diagnoses) = examine(&lab, &scene, &["ipxe"]);
-    assert_eq!((code, &diagnoses[0]["level"]), (0, &"warning".into()), "{diagnoses:#}");
-    assert!(diagnoses.to_string().contains("marker.ipxe"), "{diagnoses:#}");
-    // Firmware has none.
+    assert_eq!(code, 5, "{diagnoses:#}");
+    let last = diagnoses[0]["findings"].as_array().unwrap().last().unwrap();
+    assert_eq!((&last["level"], &last["code"]), (&"error".into(), &"ipxe-2d".into()), "{diagnoses:#}");
+    assert!(last["what"].as_str().unwrap().contains("/marker.ipxe: status 404"), "{diagnoses:#}");
+    // The only file of firmware.
     let config = servers.config(1);
     let file = fs::read_to_string(&config).unwrap();
     fs::write(&config, file.replace("kernel = 'marker.ipxe'", "file = 'gone.bin'")).unwrap();
@@ -55,6 +58,31 @@ fn the_doctor_finds_nothing_until_something_is_broken() {
     assert_eq!(code, 5, "{diagnoses:#}");
     let told = diagnoses.to_string();
     assert!(told.contains("\"PXE-E3B\"") && told.contains("\"PXE-E23\""), "{told}");
+}
+
+/// Addresses come from somebody else's server; goldwire says what to boot, and then that there is nobody to boot from.
+#[test]
+fn the_doctor_sees_a_proxy_and_that_no_member_lives() {
+    let scene = Scene::new();
+    let Some(lab) = Lab::up(&scene, 3) else { return };
+    let Some(_dnsmasq) = foreign_dhcp(&lab, "srv3", &[]) else { return };
+    let servers = Servers::prepare(&scene, &Wish { mode: "proxy", ..SCRIPT });
+    let server = serve(&lab, &servers);
+    let (code, diagnoses) = examine(&lab, &scene, &[]);
+    assert_eq!(code, 0, "{diagnoses:#}");
+    for diagnosis in &*diagnoses {
+        assert!(!has(diagnosis, "error"), "{diagnosis:#}");
+        assert!(diagnosis.to_string().contains("10.77.0.1 is a proxyDHCP server"), "{diagnosis:#}");
+    }
+    let config = servers.config(1);
+    let file = fs::read_to_string(&config).unwrap();
+    fs::write(&config, file.replace("[[member]]\n", "[[member]]\ndrain = true\n")).unwrap();
+    server.wait_for("the boot file is in force");
+    let (code, diagnoses) = examine(&lab, &scene, &[]);
+    assert_eq!(code, 5, "{diagnoses:#}");
+    let codes: Vec<&str> = diagnoses.iter().map(error_of).collect();
+    assert_eq!(codes, ["PXE-E53", "PXE-E16", "http-boot-timeout", "ipxe-2d03e13b"], "{diagnoses:#}");
+    assert!(diagnoses.to_string().contains("none of its members lives"), "{diagnoses:#}");
 }
 
 #[test]
@@ -94,6 +122,17 @@ fn examine(lab: &Lab, scene: &Scene, firmware: &[&str]) -> (i32, List) {
     let finished = scene.run(command).finish();
     let told = finished.events().remove(0);
     (finished.status.code().unwrap(), List(told["diagnoses"].as_array().unwrap().clone()))
+}
+
+fn has(diagnosis: &Value, level: &str) -> bool {
+    diagnosis["findings"].as_array().unwrap().iter().any(|finding| finding["level"] == level)
+}
+
+/// The code of the first error.
+#[track_caller]
+fn error_of(diagnosis: &Value) -> &str {
+    let findings = diagnosis["findings"].as_array().unwrap();
+    findings.iter().find(|finding| finding["level"] == "error").unwrap()["code"].as_str().unwrap()
 }
 
 /// Diagnoses, readable when a test fails.

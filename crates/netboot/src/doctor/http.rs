@@ -1,10 +1,11 @@
 //! Fetches the beginning of a URL as firmware does, and looks whether every member gives the same.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use super::{Client, Finding, Problem};
+use super::{Client, Finding, Problem, script};
 use crate::member::Member;
 
 /// What is read of a body; scripts are smaller.
@@ -178,34 +179,66 @@ fn for_ipxe(client: Client, text: &str, url: &Url, timeout: Duration) -> Vec<Fin
         return vec![Finding::ok("program", format!("{text} is no script; iPXE starts it as a program"))];
     }
     let mut findings = vec![Finding::ok("script", format!("{text} is an iPXE script"))];
-    let script = String::from_utf8_lossy(&body).into_owned();
-    let mut links: Vec<&str> = script
-        .lines()
-        .filter(|line| !line.trim_start().starts_with('#'))
-        .flat_map(str::split_whitespace)
-        .filter(|word| word.starts_with("http://") && !word.contains("${"))
-        .collect();
-    links.sort_unstable();
-    links.dedup();
-    for link in links.into_iter().take(LINKS_MAX) {
-        let Some(target) = Url::parse(link) else { continue };
-        match exchange("HEAD", &target, None, timeout) {
-            Ok(head) if head.status < 400 || matches!(head.status, 405 | 503) => {}
-            Ok(head) => findings.push(Finding::warning(
-                "script-link",
-                format!("{link}, named in the script: status {}", head.status),
-                "the script fails there, or goes on to its next choice",
-                "check the path in the script",
-            )),
-            Err(error) => findings.push(Finding::warning(
-                "script-link",
-                format!("{link}, named in the script: {error}"),
-                "the script fails there, or goes on to its next choice",
-                "is that server running?",
-            )),
+    findings.extend(for_script(client, &String::from_utf8_lossy(&body), timeout));
+    findings
+}
+
+/// Looks at what a script names. A URL that fails is a warning while there is another for the same file, and an error
+/// when the machine needs the file and all fail.
+fn for_script(client: Client, script: &str, timeout: Duration) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut looked_at: HashMap<&str, Option<Failure>> = HashMap::new();
+    for line in script::fetches(script) {
+        for link in &line.links {
+            if looked_at.len() < LINKS_MAX && !looked_at.contains_key(link) {
+                looked_at.insert(link, fetch_fails(link, timeout));
+            }
         }
+        // What was not looked at may be there.
+        let failures: Vec<(&str, &Failure)> =
+            line.links.iter().filter_map(|link| Some((*link, looked_at.get(link)?.as_ref()?))).collect();
+        if line.is_needed && failures.len() == line.links.len() {
+            let told: Vec<String> =
+                failures.iter().map(|(link, failure)| format!("{link}: {}", failure.what)).collect();
+            let what = format!("the script has no place left for a file that it needs: {}", told.join(", "));
+            // The last one's error is what the machine shows.
+            let problem = failures.last().map_or(Problem::HttpStatus, |(_, failure)| failure.problem);
+            findings.push(Finding::error(problem, client, what));
+            continue;
+        }
+        findings.extend(failures.into_iter().map(|(link, failure)| {
+            Finding::warning(
+                "script-link",
+                format!("{link}, named in the script: {}", failure.what),
+                "the script fails there, or goes on to its next choice",
+                failure.problem.hint(),
+            )
+        }));
     }
     findings
+}
+
+/// Why something cannot be fetched.
+struct Failure {
+    problem: Problem,
+    what: String,
+}
+
+fn fetch_fails(link: &str, timeout: Duration) -> Option<Failure> {
+    let url = Url::parse(link)?;
+    let (problem, what) = match exchange("HEAD", &url, None, timeout) {
+        Ok(head) if head.status < 400 || matches!(head.status, 405 | 503) => return None,
+        Ok(head) => {
+            let problem = match head.status {
+                404 | 410 => Problem::HttpNotFound,
+                _ => Problem::HttpStatus,
+            };
+            (problem, format!("status {}", head.status))
+        }
+        Err(error) if is_lookup(&error) => (Problem::NoDns, error.to_string()),
+        Err(error) => (Problem::HttpUnreachable, error.to_string()),
+    };
+    Some(Failure { problem, what })
 }
 
 /// A download that goes on at another member needs the same bytes there, which the ETag tells.

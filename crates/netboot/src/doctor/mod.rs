@@ -5,6 +5,7 @@
 //! firmware.rs   what each firmware sends
 //! judge.rs      which offer each firmware takes, and what is wrong with the others     (pure)
 //! tftp.rs, http.rs   fetch a little of what it would fetch
+//! script.rs     which files a script needs                                    (pure)
 //! driver.rs     sockets: an interface, or the place of a relay
 //! problem.rs    codes, what is seen, hints
 //! ```
@@ -14,6 +15,7 @@ mod firmware;
 mod http;
 mod judge;
 mod problem;
+mod script;
 #[cfg(test)]
 mod tests;
 mod tftp;

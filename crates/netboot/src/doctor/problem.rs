@@ -123,7 +123,8 @@ impl Problem {
             Self::Refused => "two servers disagree about this network: make only one of them authoritative",
             Self::NoAck => "the server offers and does not confirm: look at its log and its free addresses",
             Self::NoBootFile => {
-                "name a boot file for this kind of client (option 67), with the options that it needs"
+                "name a boot file for this kind of client (option 67), with the options that it needs; goldwire names \
+                 none while none of its members lives"
             }
             Self::ProxySilent => {
                 "option 60 without boot options in 43 sends the machine to port 4011: answer there, or leave option 60 \

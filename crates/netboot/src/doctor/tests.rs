@@ -329,7 +329,10 @@ fn answer(stream: std::net::TcpStream, tag: &str) -> std::io::Result<()> {
     let body: &[u8] = match request.split(' ').nth(1) {
         Some("/boot.efi") => b"MZ and so on",
         Some("/boot.ipxe") => b"#!ipxe\nkernel http://10.99.0.1/boot.efi\n",
-        Some("/broken.ipxe") => b"#!ipxe\nkernel http://10.99.0.1/missing\n",
+        Some("/broken.ipxe") => {
+            b"#!ipxe\nimgfetch http://10.99.0.1/gone || imgfetch http://10.99.0.1/boot.efi || goto failed\n\
+              kernel http://10.99.0.1/missing\nboot\n"
+        }
         Some("/page.ipxe") => b"<html>Welcome</html>",
         _ => return stream.get_mut().write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
     };
@@ -459,7 +462,12 @@ fn two_servers_and_a_broken_script() {
     for diagnosis in &diagnoses {
         assert!(codes(&diagnosis.findings).contains(&"two-dhcp-servers"), "{diagnosis:?}");
     }
-    assert!(codes(&diagnoses[1].findings).contains(&"script-link"), "{:?}", diagnoses[1]);
+    // One of two places is a warning; the only place of a file is an error.
+    let [.., one_of_two, only] = &diagnoses[1].findings[..] else { panic!("{diagnoses:?}") };
+    assert_eq!((one_of_two.level, one_of_two.code), (Level::Warning, "script-link"), "{one_of_two}");
+    assert!(one_of_two.what.contains("/gone"), "{one_of_two}");
+    assert_eq!((only.level, only.code), (Level::Error, "ipxe-2d"), "{only}");
+    assert!(only.what.contains("http://10.99.0.1/missing: status 404"), "{only}");
 }
 
 #[test]
