@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use crate::content::mac_in;
 use crate::device::{Device, Mac};
 
 /// Hears of events. Called on the servers' own threads: it must not wait.
@@ -42,6 +43,22 @@ pub struct Event<'a> {
     pub address: Option<IpAddr>,
     /// What happened.
     pub kind: EventKind<'a>,
+}
+
+impl Event<'_> {
+    /// The device's hardware address, or that which the fetched path names: without DHCP of ours nobody tells another.
+    pub fn device(&self) -> Option<Mac> {
+        self.mac.or_else(|| match &self.kind {
+            EventKind::Reached { protocol: Protocol::Http | Protocol::Tftp, detail: path, .. }
+            | EventKind::Transferred { path, .. }
+            | EventKind::Refused {
+                protocol: Protocol::Http | Protocol::Tftp | Protocol::Balance,
+                path,
+                ..
+            } => mac_in(path),
+            _ => None,
+        })
+    }
 }
 
 /// A protocol by which a device is served.

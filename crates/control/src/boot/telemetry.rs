@@ -35,6 +35,7 @@ impl Telemetry {
 impl Observer for Telemetry {
     fn observe(&self, event: &Event<'_>) {
         self.metrics.count(event);
+        let event = &Event { mac: event.device(), ..event.clone() };
         if let (EventKind::Reached { stage: Stage::Ack, .. }, Some(mac), Some(address)) =
             (&event.kind, event.mac, event.address)
         {
@@ -99,6 +100,36 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Without DHCP the path alone says whose boot it is.
+    #[test]
+    fn a_path_that_names_a_device_tells_whose_boot_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let timeline = Writer::start(folder.path()).unwrap();
+        let telemetry = Telemetry::new("m".into(), Some(timeline), Arc::new(Neighbours::new()));
+        let script = "s/52-54-00-12-34-56/bios/-/boot.ipxe";
+        for (mac, protocol, detail) in [
+            (None, Protocol::Http, script),
+            (Some(goldwire_netboot::Mac([2; 6])), Protocol::Http, script),
+            (None, Protocol::Http, "linux/vmlinuz"),
+            // A text that DHCP has is no path.
+            (None, Protocol::Dhcp, script),
+        ] {
+            let kind = EventKind::Reached { protocol, stage: Stage::Script, device: None, detail };
+            telemetry.observe(&Event { mac, address: None, kind });
+        }
+        let reason = "the policy ignores this device";
+        let kind = EventKind::Refused { protocol: Protocol::Tftp, path: script, reason };
+        telemetry.observe(&Event { mac: None, address: None, kind });
+        drop(telemetry);
+        let mut follower = crate::boot::timeline::Follower::new(folder.path());
+        let macs = std::iter::from_fn(|| follower.next_record().unwrap()).map(|record| record.mac);
+        let own = Some("52:54:00:12:34:56".to_owned());
+        assert_eq!(
+            macs.collect::<Vec<_>>(),
+            [own.clone(), Some("02:02:02:02:02:02".into()), None, None, own]
+        );
     }
 
     #[test]

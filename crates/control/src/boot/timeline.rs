@@ -324,8 +324,13 @@ pub struct Step {
 }
 
 /// The latest boot of each device, folded from records in order.
+///
+/// A record without a hardware address belongs to the device that was last known to have its network address: a server
+/// without DHCP knows a machine by the path of its script, and then sees its address alone.
 #[derive(Debug, Default)]
 pub struct Boots {
+    /// Hardware addresses by network address, and when each was heard of last.
+    devices: HashMap<String, (String, Timestamp)>,
     boots: HashMap<String, (DeviceBoot, Timestamp, Stage)>,
 }
 
@@ -337,7 +342,13 @@ const STEPS_MAX: usize = 64;
 impl Boots {
     /// Takes in a record; the boot that it belongs to, if it belongs to one.
     pub fn take(&mut self, record: &Record) -> Option<&DeviceBoot> {
-        let device = record.mac.clone().or_else(|| record.address.clone())?;
+        let device = self.device_of(record)?;
+        if let Some(address) = record.address.as_ref().filter(|address| **address != device) {
+            if self.devices.len() >= DEVICES_MAX {
+                self.devices.clear();
+            }
+            self.devices.insert(address.clone(), (device.clone(), record.at));
+        }
         if self.boots.len() >= DEVICES_MAX && !self.boots.contains_key(&device) {
             let quiet = self.boots.iter().min_by_key(|(_, (_, at, _))| *at).map(|(device, _)| device.clone());
             quiet.and_then(|device| self.boots.remove(&device));
@@ -370,6 +381,17 @@ impl Boots {
             boot.trouble = Some(format!("{} {}: {}", record.protocol, record.what, record.detail));
         }
         Some(boot)
+    }
+
+    /// The device that a record is about, as [`DeviceBoot::device`] has it; none if it is about none.
+    pub fn device_of(&self, record: &Record) -> Option<String> {
+        if record.mac.is_some() {
+            return record.mac.clone();
+        }
+        let address = record.address.as_ref()?;
+        let known = self.devices.get(address);
+        let known = known.filter(|(_, last)| record.at.duration_since(*last) <= BOOT_GAP);
+        Some(known.map_or(address, |(mac, _)| mac).clone())
     }
 
     /// Every device's latest boot, the latest first.
@@ -457,6 +479,26 @@ mod tests {
         assert_eq!((again.steps.len(), again.began), (1, at(30)));
         // And left there, until the next day.
         assert_eq!(take(90_000, Stage::Discover).began, at(90_000));
+    }
+
+    #[test]
+    fn what_an_address_fetches_belongs_to_the_device_that_has_it() {
+        let mut boots = Boots::default();
+        let mut take = |seconds, mac, address: &str, stage| {
+            let event = Event { mac, address: Some(address.parse().unwrap()), ..reached(1, stage, "x") };
+            boots.take(&Record::of(&event, "boot1", at(seconds)).unwrap()).unwrap().clone()
+        };
+        let (first, second) = (Some(Mac([2, 0, 0, 0, 0, 1])), Some(Mac([2, 0, 0, 0, 0, 2])));
+        take(0, first, "10.0.0.1", Stage::Script);
+        let boot = take(1, None, "10.0.0.1", Stage::Kernel);
+        assert_eq!((boot.device.as_str(), boot.steps.len()), ("02:00:00:00:00:01", 2));
+        assert_eq!(take(2, None, "10.0.0.2", Stage::Kernel).device, "10.0.0.2");
+        // Another has the address now; and after a while nobody knows who has it.
+        take(3, second, "10.0.0.1", Stage::Script);
+        assert_eq!(take(4, None, "10.0.0.1", Stage::Kernel).device, "02:00:00:00:00:02");
+        assert_eq!(take(500, None, "10.0.0.1", Stage::San).device, "02:00:00:00:00:02");
+        assert_eq!(take(1000, None, "10.0.0.1", Stage::San).device, "02:00:00:00:00:02");
+        assert_eq!(take(4000, None, "10.0.0.1", Stage::Kernel).device, "10.0.0.1");
     }
 
     #[test]

@@ -229,22 +229,30 @@ fn the_user_of_the_boot_file_has_nothing_left_of_root() {
 #[test]
 fn watch_tells_what_was_and_what_comes() {
     let Some((site, server)) = Site::with_server() else { return };
-    // Without DHCP a device is known by its address alone.
+    // Without DHCP a device is known by its script's path, and then by its address. It ends in the same number here.
     let boot_from = |server: &Server, own: &str| {
-        let url = format!("http://{}/s/52-54-00-00-00-01/bios/-/boot.ipxe", server.http());
+        let number = own.rsplit_once('.').unwrap().1;
+        let url = format!("http://{}/s/52-54-00-00-00-0{number}/bios/-/boot.ipxe", server.http());
         machine::must("curl", ["-sSf", "--interface", own, &url]);
+        machine::must("curl", ["-sSf", "--interface", own, &format!("http://{}/linux", server.http())]);
     };
     boot_from(&server, "127.0.0.2");
     drop(server);
     let Some(server) = site.serve() else { return };
     boot_from(&server, "127.0.0.3");
+    let mut boots = Vec::new();
     until("both boots are in the timeline", || {
         let told = site.goldwire(&["watch", "--once", "--json"]).expect(0).events().remove(0);
-        told["boots"].as_array().unwrap().len() == 2
+        boots = told["boots"].as_array().unwrap().clone();
+        boots.len() == 2 && boots[0]["steps"].as_array().unwrap().len() == 2
     });
-    let said = site.goldwire(&["watch", "--once", "127.0.0.2"]).expect(0);
-    assert_eq!(said.stdout.lines().count(), 1, "{said}");
-    assert!(said.stdout.contains("127.0.0.2") && said.stdout.contains("script"), "{said}");
+    let devices: Vec<&str> = boots.iter().map(|boot| boot["device"].as_str().unwrap()).collect();
+    assert_eq!(devices, ["52:54:00:00:00:03", "52:54:00:00:00:02"]);
+    for device in ["127.0.0.2", "52:54:00:00:00:02"] {
+        let said = site.goldwire(&["watch", "--once", device]).expect(0);
+        assert_eq!(said.stdout.lines().count(), 1, "{said}");
+        assert!(said.stdout.contains("52:54:00:00:00:02") && said.stdout.contains("kernel"), "{said}");
+    }
     let words = ["boot", "watch", "--json", "127.0.0.4", "--config", text(&site.config)];
     let mut live = site.scene.goldwire(words).start();
     boot_from(&server, "127.0.0.5");

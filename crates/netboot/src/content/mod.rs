@@ -21,6 +21,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 pub use library::{Library, LibraryError, LibrarySettings};
 pub use link::{Digest, Links, percent_encode, without_tokens};
 pub use medium::{DISK_PATH, ISO_PATH};
+pub use path::mac_in;
 pub use token::LinkKey;
 
 use crate::device::Mac;

@@ -77,6 +77,16 @@ fn name(parts: &[&str]) -> Option<Named> {
     }
 }
 
+/// The device that a path names: whose script it is, or for whom its token was made. Anybody can ask for any path, so
+/// this says what happened and decides nothing.
+pub fn mac_in(path: &str) -> Option<Mac> {
+    let asked = parse(path)?;
+    match &asked.what {
+        Named::Script(device) if device.mac.is_some() => device.mac,
+        _ => asked.token.and_then(|token| token.mac()),
+    }
+}
+
 /// The script's path in its own spelling.
 pub(super) fn canonical_script(device: &Device) -> String {
     script_path(device)
@@ -170,6 +180,19 @@ mod tests {
             assert_eq!(parse(path), None, "{path}");
         }
         assert_eq!(file("s").as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn the_device_that_a_path_names() {
+        let own = Some(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]));
+        assert_eq!(mac_in("/s/52-54-00-12-34-56/efi-x64/-/boot.ipxe"), own);
+        // A token: when it ends, the MAC address, the tag.
+        let token = format!("{}525400123456{}", "0".repeat(8), "f".repeat(32));
+        assert_eq!(mac_in(&format!("t/{token}/linux/vmlinuz")), own);
+        assert_eq!(mac_in(&format!("t/{token}/s/-/-/-/boot.ipxe")), own);
+        for path in ["linux/vmlinuz", "s/-/-/-/boot.ipxe", "s/52-54/-/-/boot.ipxe", "t/x/linux", ".."] {
+            assert_eq!(mac_in(path), None, "{path}");
+        }
     }
 
     #[test]

@@ -23,17 +23,17 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     let mut next = || {
         follower.next_record().with_context(|| format!("read the boot timeline below {}", state.display()))
     };
-    let concerns = |record: &Record| match &args.device {
+    let concerns = |record: &Record, boots: &Boots| match &args.device {
         None => true,
         Some(device) => {
             let is =
                 |known: &Option<String>| known.as_ref().is_some_and(|text| text.eq_ignore_ascii_case(device));
-            is(&record.mac) || is(&record.address)
+            is(&record.address) || is(&boots.device_of(record))
         }
     };
     // What is there already is folded into one line a device; what comes is shown as it comes.
     while let Some(record) = next()? {
-        if concerns(&record) {
+        if concerns(&record, &boots) {
             if args.file.json && !args.once {
                 writeln!(out, "{}", serde_json::to_string(&record)?)?;
             }
@@ -55,13 +55,13 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     }
     loop {
         while let Some(record) = next()? {
-            if !concerns(&record) {
+            if !concerns(&record, &boots) {
                 continue;
             }
-            let began = boots.take(&record).map(|boot| boot.began);
-            let line = match (args.file.json, began) {
-                (true, _) => serde_json::to_string(&record)?,
-                (false, began) => step(&record, began),
+            let boot = boots.take(&record);
+            let line = match args.file.json {
+                true => serde_json::to_string(&record)?,
+                false => step(&record, boot),
             };
             match writeln!(out, "{line}").and_then(|()| out.flush()) {
                 // Whoever read has gone; that is how one stops watching.
@@ -93,11 +93,12 @@ fn summary(boot: &DeviceBoot) -> String {
 }
 
 /// One record as it comes.
-fn step(record: &Record, began: Option<jiff::Timestamp>) -> String {
+fn step(record: &Record, boot: Option<&DeviceBoot>) -> String {
     let time = record.at.to_zoned(jiff::tz::TimeZone::system()).strftime("%T%.3f");
-    let device = record.mac.as_deref().or(record.address.as_deref()).unwrap_or("-");
-    let after = began
-        .map_or_else(String::new, |began| format!("+{:.1}s", record.at.duration_since(began).as_secs_f64()));
+    let device = boot.map_or("-", |boot| &boot.device);
+    let after = boot.map_or_else(String::new, |boot| {
+        format!("+{:.1}s", record.at.duration_since(boot.began).as_secs_f64())
+    });
     let line = format!(
         "{time}  {device:<17}  {after:>8}  {:<9} {:<11} {}  {}",
         record.protocol, record.what, record.member, record.detail
