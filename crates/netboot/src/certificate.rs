@@ -12,11 +12,7 @@
 //! lists. A stolen server key is as bad in each of the years, so keep it on the server (mode 0600).
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
@@ -58,15 +54,6 @@ pub enum CertificateError {
     /// The authority's certificate is none, or not one that goldwire made for the key.
     #[error("the certificate is not one that goldwire made for this key")]
     NotOurs,
-    /// A file could not be written.
-    #[error("write {path}")]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
 }
 
 /// An authority: its certificate for the firmware, and its key, which signs.
@@ -159,16 +146,6 @@ fn authority_params(key: &KeyPair) -> CertificateParams {
     params
 }
 
-/// Writes a private key, readable by its owner only; nothing that is there already is overwritten.
-pub fn write_key(path: &Path, key_pem: &str) -> Result<(), CertificateError> {
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(key_pem.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(|source| CertificateError::Write { path: path.to_owned(), source })
-}
-
 fn make_key(kind: KeyKind) -> Result<KeyPair, CertificateError> {
     match kind {
         KeyKind::Rsa2048 => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
@@ -190,7 +167,6 @@ fn params(name: &str, life: Duration) -> CertificateParams {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
     use super::*;
@@ -233,12 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_the_owners_and_never_overwritten() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key.pem");
-        write_key(&path, "key").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(write_key(&path, "other"), Err(CertificateError::Write { .. })));
+    fn what_cannot_be_certified_is_refused() {
         let authority = Authority::new(KeyKind::EcdsaP256).unwrap();
         assert!(matches!(authority.issue(&[]), Err(CertificateError::NoName)));
         let other = Authority::new(KeyKind::EcdsaP256).unwrap();

@@ -12,6 +12,7 @@ use goldwire_netboot::Member;
 use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use toml::Spanned;
 
+use super::bounded;
 use super::file::{self, File};
 use super::media;
 use super::problem::{Collector, did_you_mean};
@@ -22,6 +23,8 @@ use super::value::{AddressRange, Network, Parsed, Secret, Several};
 
 /// A key shorter than this can be guessed.
 const SECRET_LENGTH_MIN: usize = 16;
+/// `goldwire boot secret` writes 65 bytes. A larger file is another one, named by mistake.
+const SECRET_FILE_MAX: u64 = 4 << 10;
 /// No client asks for more, and IP carries no more (RFC 2348: 65464).
 const BLOCK_SIZE_RANGE: std::ops::RangeInclusive<u64> = 512..=65464;
 /// A frame of Ethernet less the headers of IPv4, UDP and TFTP.
@@ -177,7 +180,8 @@ fn secret(
 ) -> Option<Secret> {
     let path = folder.join(file.get_ref());
     let fault = |error: std::io::Error| format!("read {}: {error}", path.display());
-    let bytes = match fs::metadata(&path).and_then(|about| Ok((about, fs::read(&path)?))) {
+    let read = || bounded::read(&path, SECRET_FILE_MAX);
+    let bytes = match fs::metadata(&path).and_then(|about| Ok((about, read()?))) {
         Ok((about, _)) if about.permissions().mode() & 0o007 != 0 => {
             problems.error_with_hint(
                 file.span(),
@@ -191,7 +195,8 @@ fn secret(
             return known.cloned();
         }
         Err(error) => {
-            problems.error(file.span(), fault(error));
+            let hint = "goldwire boot secret FILE makes one; copy it to every member";
+            problems.error_with_hint(file.span(), fault(error), Some(hint.into()));
             return None;
         }
     };

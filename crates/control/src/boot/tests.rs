@@ -294,6 +294,16 @@ fn a_secret_that_others_can_read_is_refused() {
     assert!(!format!("{settings:?}").contains("0123456789"));
     fs::write(&key, "short\n").unwrap();
     assert!(parsed().unwrap_err().to_string().contains("has 5 bytes"));
+    fs::write(&key, vec![b'k'; 4 << 10]).unwrap();
+    assert!(parsed().is_ok());
+    fs::write(&key, vec![b'k'; (4 << 10) + 1]).unwrap();
+    assert!(parsed().unwrap_err().to_string().contains("boot.key: it has more than 4.0 KiB"));
+    fs::remove_file(&key).unwrap();
+    let missing = parsed().unwrap_err().to_string();
+    assert!(
+        missing.contains("No such file") && missing.contains("hint: goldwire boot secret FILE"),
+        "{missing}"
+    );
 }
 
 const RULES: &str = "

@@ -325,7 +325,8 @@ fn secrets_and_certificates_are_made_once_and_work() {
     let secret = site.scene.path("secret");
     let before = fs::read(&secret).unwrap();
     let again = site.scene.goldwire(["boot", "secret", text(&secret)]).expect(1);
-    assert!(again.stderr.contains("File exists"), "{again}");
+    assert!(again.stderr.contains("secret: File exists"), "{again}");
+    assert!(again.stderr.contains("hint: what is there is not overwritten"), "{again}");
     assert_eq!(fs::read(&secret).unwrap(), before);
     assert_eq!(fs::metadata(&secret).unwrap().permissions().mode() & 0o7777, 0o600);
     let folder = site.scene.path("tls");
@@ -334,6 +335,12 @@ fn secrets_and_certificates_are_made_once_and_work() {
     for key in ["ca.key", "127.0.0.1.key"] {
         assert_eq!(fs::metadata(folder.join(key)).unwrap().permissions().mode() & 0o7777, 0o600, "{key}");
     }
+    let again =
+        site.scene.goldwire(["boot", "certificate", text(&folder), "--server", "127.0.0.1"]).expect(1);
+    assert!(
+        again.stderr.contains("127.0.0.1.key: File exists") && again.stderr.contains("hint: "),
+        "{again}"
+    );
     let tls = format!(
         "[http]\ntls-listen = ['127.0.0.1:0']\ncertificate = '{0}/127.0.0.1.pem'\nkey = '{0}/127.0.0.1.key'\n",
         folder.display()

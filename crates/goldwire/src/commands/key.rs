@@ -1,15 +1,15 @@
 //! Making keys, and reading them from where the user keeps them.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow};
 use goldwire_store::{PublicKey, SecretKey};
 
 use crate::args::KeyNewArgs;
-use crate::exit::Code;
+use crate::exit::{Code, Hinted};
 
 pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
     let mut random = [0; 32];
@@ -17,7 +17,7 @@ pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
     let key = SecretKey::from_random(random);
     let public_path = args.file.with_added_extension("pub");
     if public_path.exists() {
-        bail!("{} exists; it is not overwritten", public_path.display());
+        return Err(cannot_create(&public_path, io::ErrorKind::AlreadyExists.into()));
     }
     write_new(&args.file, 0o600, &key.to_file_text())?;
     write_new(&public_path, 0o644, &format!("{}\n", key.public()))?;
@@ -26,17 +26,29 @@ pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
     Ok(Code::Well)
 }
 
-/// Writes a file that must not exist, and syncs it.
+/// Writes a file that must not exist, and syncs it: keys and secrets are never overwritten.
 pub(crate) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)
-        .with_context(|| format!("create {}", path.display()))?;
+        .map_err(|error| cannot_create(path, error))?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
         .with_context(|| format!("write {}", path.display()))
+}
+
+fn cannot_create(path: &Path, error: io::Error) -> anyhow::Error {
+    if error.kind() != io::ErrorKind::AlreadyExists {
+        return anyhow::Error::from(error).context(format!("create {}", path.display()));
+    }
+    Hinted {
+        message: format!("create {}: {error}", path.display()),
+        hint: "what is there is not overwritten: name another file, or remove that one if nothing uses it any more"
+            .into(),
+    }
+    .into()
 }
 
 /// Reads a secret key file.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
-use goldwire_netboot::certificate::{Authority, KeyKind, write_key};
+use goldwire_netboot::certificate::{Authority, KeyKind};
 
 use crate::args::boot::CertificateArgs;
 use crate::commands::key::write_new;
@@ -20,7 +20,7 @@ pub(crate) fn run(args: &CertificateArgs) -> anyhow::Result<Code> {
         let stem = first.replace(':', "-");
         let (certificate, key) =
             (args.folder.join(format!("{stem}.pem")), args.folder.join(format!("{stem}.key")));
-        write_key(&key, &issued.key_pem)?;
+        write_new(&key, 0o600, &issued.key_pem)?;
         write_new(&certificate, 0o644, &issued.chain_pem)?;
         writeln!(out, "{}\n{}", certificate.display(), key.display())?;
     }
@@ -37,7 +37,7 @@ fn authority_in(folder: &Path, is_ecdsa: bool, out: &mut impl Write) -> anyhow::
     }
     fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
     let authority = Authority::new(if is_ecdsa { KeyKind::EcdsaP256 } else { KeyKind::Rsa2048 })?;
-    write_key(&key, &authority.key_pem())?;
+    write_new(&key, 0o600, &authority.key_pem())?;
     write_new(&certificate, 0o644, authority.certificate_pem())?;
     writeln!(out, "{}\n{}", certificate.display(), key.display())?;
     Ok(authority)
