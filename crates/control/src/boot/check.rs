@@ -49,8 +49,8 @@ pub(super) fn settings(
     let members = members(&file.members, problems);
     let secret = file.server.secret_file.as_ref().and_then(|file| secret(file, folder, known, problems));
     let server = server(file, folder, &members, secret, problems);
-    let mut subnets = subnets(&file.subnets, &server.name, &members, problems);
-    reserve_for_devices(&file.devices, &mut subnets, problems);
+    let mut subnets = subnets(file, &server.name, &members, problems);
+    reserve_for_devices(file, &mut subnets, problems);
     check_reservations(&subnets, file, problems);
     let media = media::media(file, folder, &server, problems);
     let settings = Settings {
@@ -112,7 +112,8 @@ fn server(
     let names = || members.iter().map(|member| member.member.name.as_str());
     let name = match &written.name {
         Some(name) => {
-            if !members.is_empty() && !names().any(|known| known == name.get_ref()) {
+            let may_be_there = members.is_empty() || file.unread.members;
+            if !may_be_there && !names().any(|known| known == name.get_ref()) {
                 let hint = did_you_mean(name.get_ref(), names());
                 problems.error_with_hint(
                     name.span(),
@@ -128,7 +129,8 @@ fn server(
                 [only] => only.member.name.clone(),
                 [] => host,
                 _ => {
-                    if !names().any(|known| known == host) {
+                    let may_be_there = file.unread.server || file.unread.members;
+                    if !may_be_there && !names().any(|known| known == host) {
                         problems.error_of_file(
                             format!("no [[member]] is called {host:?}, as this host is"),
                             "write the name of this server's member as server.name",
@@ -143,7 +145,7 @@ fn server(
         written.as_ref().map_or_else(|| PathBuf::from(usual), |path| folder.join(path.get_ref()))
     };
     let root = place(&written.root, "/srv/boot");
-    if !root.is_dir() {
+    if !root.is_dir() && !file.unread.server {
         problems.warning(
             written.root.as_ref().map(Spanned::span),
             format!("server.root is no folder: {}", root.display()),
@@ -351,14 +353,9 @@ fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> V
     members
 }
 
-fn subnets(
-    written: &[Spanned<file::Subnet>],
-    own: &str,
-    members: &[MemberSettings],
-    problems: &mut Collector<'_>,
-) -> Vec<Subnet> {
+fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Collector<'_>) -> Vec<Subnet> {
     let mut subnets: Vec<Subnet> = Vec::new();
-    for table in written {
+    for table in &file.subnets {
         let subnet = table.get_ref();
         let Some(network) = value(&subnet.network) else {
             problems.error(header(table), "a subnet needs a network");
@@ -374,7 +371,7 @@ fn subnets(
         if let Some(other) = subnets.iter().find(|other| other.network.overlaps(&network)) {
             problems.error(span, format!("overlaps the subnet {}", other.network));
         }
-        let (pools, peer_pools) = pools(subnet, own, members, problems);
+        let (pools, peer_pools) = pools(subnet, own, members, file.unread.members, problems);
         let routers: Vec<Ipv4Addr> = list(&subnet.router);
         let all: Vec<AddressRange> = pools.iter().chain(&peer_pools).copied().collect();
         check_pools(subnet, &network, &all, &routers, &subnets, problems);
@@ -413,11 +410,12 @@ fn subnets(
     subnets
 }
 
-/// The ranges of this member, and those of the others.
+/// The ranges of this member, and those of the others. `has_others` says that there are members who could not be read.
 fn pools(
     subnet: &file::Subnet,
     own: &str,
     members: &[MemberSettings],
+    has_others: bool,
     problems: &mut Collector<'_>,
 ) -> (Vec<AddressRange>, Vec<AddressRange>) {
     if let Some(pools) = &subnet.pools {
@@ -434,7 +432,7 @@ fn pools(
     let (mut pools, mut peer_pools) = (Vec::new(), Vec::new());
     for (name, ranges) in &subnet.pools_of {
         let names = || members.iter().map(|member| member.member.name.as_str());
-        if !names().any(|known| known == name.get_ref()) {
+        if !has_others && !names().any(|known| known == name.get_ref()) {
             let hint = did_you_mean(name.get_ref(), names());
             problems.error_with_hint(
                 name.span(),
@@ -499,12 +497,8 @@ fn reservation(table: &Spanned<file::Reservation>, problems: &mut Collector<'_>)
 }
 
 /// A device with an address has a reservation in the subnet of the address.
-fn reserve_for_devices(
-    devices: &[Spanned<file::Device>],
-    subnets: &mut [Subnet],
-    problems: &mut Collector<'_>,
-) {
-    for device in devices.iter().map(Spanned::get_ref) {
+fn reserve_for_devices(file: &File, subnets: &mut [Subnet], problems: &mut Collector<'_>) {
+    for device in file.devices.iter().map(Spanned::get_ref) {
         let Some(address) = value(&device.address) else { continue };
         match subnets.iter_mut().find(|subnet| subnet.network.contains(address.into())) {
             Some(subnet) => subnet.reservations.push(Reservation {
@@ -514,6 +508,7 @@ fn reserve_for_devices(
                 address,
                 name: text(&device.name),
             }),
+            None if file.unread.subnets => {}
             None => {
                 problems.error(span_of(&device.address), format!("no [[subnet]] has the address {address}"))
             }
@@ -589,7 +584,7 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
             problems.warning(Some(span), "DHCPv4 never names this member: its address is an IPv6 one");
         }
     }
-    if settings.heartbeat.listen.is_some() && file.server.secret_file.is_none() {
+    if settings.heartbeat.listen.is_some() && file.server.secret_file.is_none() && !file.unread.server {
         problems.error(span_of(&file.heartbeat.listen), "heartbeats need server.secret-file");
     }
     if let (None, Some(announce_to)) = (settings.heartbeat.listen, &file.heartbeat.announce_to) {

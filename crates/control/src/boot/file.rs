@@ -2,7 +2,7 @@
 //!
 //! Tables are read one by one, so that a mistake in one does not hide those in the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
@@ -34,6 +34,20 @@ pub(super) struct File {
     pub(super) devices: Vec<Spanned<Device>>,
     pub(super) groups: Vec<Spanned<Group>>,
     pub(super) profiles: Vec<(Spanned<String>, Profile)>,
+    pub(super) unread: Unread,
+}
+
+/// Tables that are there and have a mistake, which has been told. That something names them, or needs a key of theirs,
+/// is no mistake of its own.
+#[derive(Default)]
+pub(super) struct Unread {
+    pub(super) server: bool,
+    pub(super) media: bool,
+    /// One of them, whichever it is: its name may be what could not be read.
+    pub(super) members: bool,
+    pub(super) subnets: bool,
+    /// By their names.
+    pub(super) profiles: BTreeSet<String>,
 }
 
 macro_rules! tables {
@@ -116,20 +130,27 @@ pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> File {
         let span = key.span();
         match key.get_ref().as_ref() {
             "default-profile" => file.default_profile = table_of(value, problems),
-            "server" => file.server = table_of(value, problems).unwrap_or_default(),
+            "server" => {
+                let server = table_of(value, problems);
+                file.unread.server = server.is_none();
+                file.server = server.unwrap_or_default();
+            }
             "http" => file.http = table_of(value, problems).unwrap_or_default(),
             "tftp" => file.tftp = table_of(value, problems).unwrap_or_default(),
             "dhcp" => file.dhcp = table_of(value, problems).unwrap_or_default(),
             "dhcp6" => file.dhcp6 = table_of(value, problems).unwrap_or_default(),
             "metrics" => file.metrics = table_of(value, problems).unwrap_or_default(),
             "heartbeat" => file.heartbeat = table_of(value, problems).unwrap_or_default(),
-            "media" => file.media = table_of(value, problems),
+            "media" => {
+                file.media = table_of(value, problems);
+                file.unread.media = file.media.is_none();
+            }
             "ipxe" => file.ipxe = table_of(value, problems).unwrap_or_default(),
-            "subnet" => file.subnets = tables_of("subnet", value, problems),
-            "member" => file.members = tables_of("member", value, problems),
-            "device" => file.devices = tables_of("device", value, problems),
-            "group" => file.groups = tables_of("group", value, problems),
-            "profile" => file.profiles = named_tables(value, problems),
+            "subnet" => (file.subnets, file.unread.subnets) = tables_of("subnet", value, problems),
+            "member" => (file.members, file.unread.members) = tables_of("member", value, problems),
+            "device" => (file.devices, _) = tables_of("device", value, problems),
+            "group" => (file.groups, _) = tables_of("group", value, problems),
+            "profile" => (file.profiles, file.unread.profiles) = named_tables(value, problems),
             unknown => {
                 let hint =
                     did_you_mean(unknown, TOP).unwrap_or_else(|| format!("known are {}", TOP.join(", ")));
@@ -145,35 +166,43 @@ fn table_of<T: DeserializeOwned>(value: Spanned<DeValue<'_>>, problems: &mut Col
     T::deserialize(ValueDeserializer::from(value)).map_err(|error| report(&error, span, problems)).ok()
 }
 
+/// The tables that can be read, and whether there are others.
 fn tables_of<T: DeserializeOwned>(
     name: &str,
     value: Spanned<DeValue<'_>>,
     problems: &mut Collector<'_>,
-) -> Vec<Spanned<T>> {
+) -> (Vec<Spanned<T>>, bool) {
     let span = value.span();
     let DeValue::Array(array) = value.into_inner() else {
         problems.error(span, format!("{name} has to be written [[{name}]]"));
-        return Vec::new();
+        return (Vec::new(), true);
     };
-    array.into_iter().filter_map(|item| table_of(item, problems)).collect()
+    let count = array.len();
+    let read: Vec<_> = array.into_iter().filter_map(|item| table_of(item, problems)).collect();
+    let has_others = read.len() < count;
+    (read, has_others)
 }
 
+/// The profiles that can be read, and the names of the others.
 fn named_tables(
     value: Spanned<DeValue<'_>>,
     problems: &mut Collector<'_>,
-) -> Vec<(Spanned<String>, Profile)> {
+) -> (Vec<(Spanned<String>, Profile)>, BTreeSet<String>) {
     let span = value.span();
     let DeValue::Table(table) = value.into_inner() else {
         problems.error(span, "profiles have to be written [profile.NAME]");
-        return Vec::new();
+        return Default::default();
     };
-    let named = table.into_iter().filter_map(|(key, value)| {
+    let (mut named, mut others) = (Vec::new(), BTreeSet::new());
+    for (key, value) in table {
         let name = Spanned::new(key.span(), key.get_ref().to_string());
-        Some((name, table_of(value, problems)?))
-    });
-    let mut named: Vec<_> = named.collect();
-    named.sort_by_key(|(name, _)| name.span().start);
-    named
+        match table_of(value, problems) {
+            Some(profile) => named.push((name, profile)),
+            None => drop(others.insert(name.into_inner())),
+        }
+    }
+    named.sort_by_key(|(name, _): &(Spanned<String>, Profile)| name.span().start);
+    (named, others)
 }
 
 fn report(error: &toml::de::Error, around: std::ops::Range<usize>, problems: &mut Collector<'_>) {

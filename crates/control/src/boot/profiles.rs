@@ -32,7 +32,8 @@ pub(super) fn rules(file: &File, path: &Path, server: &Server, problems: &mut Co
         written: &file.profiles,
         templates: file.server.templates.as_ref().map(|templates| folder.join(templates.get_ref())),
         server,
-        has_media: file.media.is_some(),
+        has_media: file.media.is_some() || file.unread.media,
+        unread: &file.unread,
         problems,
         made: file.profiles.iter().map(|_| Made::Not).collect(),
     };
@@ -44,12 +45,12 @@ pub(super) fn rules(file: &File, path: &Path, server: &Server, problems: &mut Co
         ..Rules::default()
     };
     if let Some(name) = &file.default_profile {
-        let at = profile_named(name, &rules, problems);
+        let at = profile_named(name, file, &rules, problems);
         rules.default = at.map(|at| (at, problems.line_of(name.span().start)));
     }
-    devices(&file.devices, &mut rules, problems);
-    groups(&file.groups, &mut rules, problems);
-    protect(file, &mut rules, server.secret.is_some(), problems);
+    devices(file, &mut rules, problems);
+    groups(file, &mut rules, problems);
+    protect(file, &mut rules, problems);
     if !problems.has_error() {
         try_scripts(file, &rules, problems);
     }
@@ -63,6 +64,7 @@ struct Maker<'a, 'b, 'c> {
     server: &'a Server,
     /// Whether boot media are served.
     has_media: bool,
+    unread: &'a file::Unread,
     problems: &'b mut Collector<'c>,
     /// Each profile's kind, once a menu or its own turn asked for it.
     made: Vec<Made>,
@@ -215,7 +217,9 @@ impl Maker<'_, '_, '_> {
 
     fn named_template(&mut self, name: &Spanned<String>) -> Option<Template> {
         let Some(folder) = &self.templates else {
-            self.problems.error(name.span(), "script names a template, and server.templates is not set");
+            if !self.unread.server {
+                self.problems.error(name.span(), "script names a template, and server.templates is not set");
+            }
             return None;
         };
         let known: Vec<String> = fs::read_dir(folder)
@@ -250,6 +254,9 @@ impl Maker<'_, '_, '_> {
         }
         let mut entries = Vec::new();
         for entry in names.iter().take(MENU_MAX) {
+            if self.unread.profiles.contains(entry) {
+                continue;
+            }
             let Some(found) = self.written.iter().position(|(known, _)| known.get_ref() == entry) else {
                 let hint =
                     did_you_mean(entry, self.written.iter().map(|(known, _)| known.get_ref().as_str()));
@@ -336,7 +343,11 @@ impl Maker<'_, '_, '_> {
         }
     }
 
+    /// Whether a file is there; whether it may be, as long as the folders are not known.
     fn exists(&self, place: &str) -> bool {
+        if self.unread.server {
+            return true;
+        }
         if [ISO_PATH, DISK_PATH].contains(&place) {
             return true;
         }
@@ -349,9 +360,14 @@ impl Maker<'_, '_, '_> {
     }
 }
 
-fn profile_named(name: &Spanned<String>, rules: &Rules, problems: &mut Collector<'_>) -> Option<u32> {
+fn profile_named(
+    name: &Spanned<String>,
+    file: &File,
+    rules: &Rules,
+    problems: &mut Collector<'_>,
+) -> Option<u32> {
     let at = rules.profiles.iter().position(|profile| profile.name == *name.get_ref());
-    if at.is_none() {
+    if at.is_none() && !file.unread.profiles.contains(name.get_ref()) {
         let hint = did_you_mean(name.get_ref(), rules.profile_names());
         problems.error_with_hint(name.span(), format!("no profile is called {:?}", name.get_ref()), hint);
     }
@@ -376,10 +392,10 @@ fn variables(
     variables
 }
 
-fn devices(written: &[Spanned<file::Device>], rules: &mut Rules, problems: &mut Collector<'_>) {
+fn devices(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
     let names: HashMap<String, u32> =
         rules.profiles.iter().zip(0..).map(|(profile, at)| (profile.name.clone(), at)).collect();
-    for table in written {
+    for table in &file.devices {
         let device = table.get_ref();
         let at = rules.devices.len() as u32;
         let line = problems.line_of(table.span().start) as u32;
@@ -404,7 +420,7 @@ fn devices(written: &[Spanned<file::Device>], rules: &mut Rules, problems: &mut 
         }
         let profile = device.profile.as_ref().and_then(|name| match names.get(name.get_ref()) {
             Some(at) => Some(*at),
-            None => profile_named(name, rules, problems),
+            None => profile_named(name, file, rules, problems),
         });
         let variables = variables(&device.variables, problems);
         rules.devices.push(DeviceRule {
@@ -416,8 +432,8 @@ fn devices(written: &[Spanned<file::Device>], rules: &mut Rules, problems: &mut 
     }
 }
 
-fn groups(written: &[Spanned<file::Group>], rules: &mut Rules, problems: &mut Collector<'_>) {
-    for (number, table) in written.iter().enumerate() {
+fn groups(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
+    for (number, table) in file.groups.iter().enumerate() {
         let group = table.get_ref();
         let line = problems.line_of(table.span().start);
         let Some(profile) = &group.profile else {
@@ -431,7 +447,7 @@ fn groups(written: &[Spanned<file::Group>], rules: &mut Rules, problems: &mut Co
         }
         let rule = GroupRule {
             name: group.name.as_ref().map_or_else(|| (number + 1).to_string(), |name| name.get_ref().clone()),
-            profile: profile_named(profile, rules, problems).unwrap_or(0),
+            profile: profile_named(profile, file, rules, problems).unwrap_or(0),
             line,
             macs: list(&group.mac).map(|macs| macs.into_iter().collect::<HashSet<Mac>>()),
             ouis: list(&group.oui),
@@ -480,7 +496,7 @@ fn check_names(
 }
 
 /// Files that only a token opens: those of profiles with `token`.
-fn protect(file: &File, rules: &mut Rules, has_secret: bool, problems: &mut Collector<'_>) {
+fn protect(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
     let mut open: HashMap<&str, &str> = HashMap::new();
     for (name, profile) in &file.profiles {
         let is_protected = profile.token.as_ref().is_some_and(|token| *token.get_ref());
@@ -502,7 +518,8 @@ fn protect(file: &File, rules: &mut Rules, has_secret: bool, problems: &mut Coll
                 (true, Some((prefix, _))) => rules.protected_prefixes.push(prefix.to_owned()),
             }
         }
-        if is_protected && !has_secret {
+        // One that cannot be read has been told.
+        if is_protected && file.server.secret_file.is_none() && !file.unread.server {
             let span = profile.token.as_ref().map_or(0..0, Spanned::span);
             problems.error(span, "token needs server.secret-file, with which tokens are signed");
         }

@@ -155,6 +155,61 @@ url = \"http://x\"
     assert!(text.contains("did you mean \"linux\"?") && text.contains("did you mean \"profile\"?"));
 }
 
+/// A table with a mistake is there, and who names it is not wrong.
+#[test]
+fn a_mistake_is_told_alone() {
+    let member = "name = \"a\"\naddress = \"10.0.0.1\"\n";
+    for (text, expected) in [
+        (
+            format!(
+                "default-profile = \"a\"\n[[member]]\n{member}[profile.a]\nkernl = \"k\"\n[profile.m]\nmenu = [\"a\"]\n\
+                 [[group]]\nprofile = \"a\"\nfirmware = \"ipxe\"\n[[device]]\nmac = \"52:54:00:00:00:01\"\nprofile = \"a\"\n"
+            ),
+            "unknown key \"kernl\"",
+        ),
+        (
+            format!(
+                "[server]\nname = \"a\"\n[[member]]\n{member}wieght = 2\n[[member]]\nname = \"b\"\naddress = \"10.0.0.2\"\n\
+                 [[subnet]]\nnetwork = \"10.0.0.0/24\"\npools-of = {{ a = \"10.0.0.10-10.0.0.19\" }}\n"
+            ),
+            "unknown key \"wieght\"",
+        ),
+        (
+            format!(
+                "[[member]]\n{member}[[subnet]]\nnetwrk = \"10.0.0.0/24\"\n\
+                 [[device]]\nmac = \"52:54:00:00:00:01\"\naddress = \"10.0.0.9\"\n"
+            ),
+            "unknown key \"netwrk\"",
+        ),
+        (
+            format!(
+                "[server]\nsecret = \"key\"\n[heartbeat]\nlisten = \"0.0.0.0:7007\"\n[[member]]\n{member}\
+                 [[member]]\nname = \"b\"\naddress = \"10.0.0.2\"\n\
+                 [profile.a]\nscript = \"own\"\n[profile.b]\nkernel = \"k\"\ntoken = true\n"
+            ),
+            "unknown key \"secret\"",
+        ),
+        (
+            format!("[media]\niso = true\n[[member]]\n{member}[profile.a]\nfile = \"m/goldwire.iso\"\n"),
+            "unknown key \"iso\"",
+        ),
+    ] {
+        assert_eq!(errors(&text), [expected], "{text}");
+        let is_about_files = |problem: &Problem| problem.message.contains("no such file");
+        assert!(expected != "unknown key \"secret\"" || !problems(&text).list.iter().any(is_about_files));
+        assert!(!problems(&text).to_string().contains("none is served"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let text =
+        format!("[server]\nsecret-file = \"none\"\n{MEMBER}[profile.a]\nkernel = \"k\"\ntoken = true\n");
+    let problems = parse(&text, &folder.path().join("boot.toml")).unwrap_err();
+    assert_eq!(
+        problems.list.iter().filter(|problem| problem.severity == Severity::Error).count(),
+        1,
+        "{problems}"
+    );
+}
+
 #[test]
 fn syntax_errors_have_a_line() {
     let problems = problems("[server]\nname = \n");

@@ -94,6 +94,25 @@ fn check_shows_every_problem_with_its_place() {
     assert!(missing.stderr.contains("boot.toml: No such file"), "{missing}");
 }
 
+/// All of it where one asks for it, and for the log of a server.
+#[test]
+fn warnings_are_counted_and_told_where_one_asks() {
+    let site = Site::new();
+    let odd = site.file().replace("kernel = 'linux'", "kernel = 'no-such'");
+    fs::write(&site.config, odd).unwrap();
+    let all = site.goldwire(&["check"]).expect(0);
+    let count = all.stdout.matches("warning: ").count();
+    assert!(count > 1 && all.stdout.contains("no such file in the boot tree: no-such"), "{all}");
+    let line = format!("boot.toml: {count} warnings; hint: goldwire boot check --config ");
+    for words in [&["explain", MAC][..], &["script", MAC], &["watch", "--once"]] {
+        let run = site.goldwire(words).expect(0);
+        assert!(run.stderr.contains(&line) && run.stderr.lines().count() == 1, "{run}");
+        assert!(!run.stdout.contains("warning"), "{run}");
+    }
+    let Some(server) = site.serve() else { return };
+    server.wait_for("no such file in the boot tree: no-such");
+}
+
 #[test]
 fn explain_and_script_say_what_a_server_serves() {
     let Some((site, server)) = Site::with_server() else { return };

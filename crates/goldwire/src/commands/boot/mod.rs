@@ -13,7 +13,7 @@ pub(crate) mod watch;
 use std::path::Path;
 
 use anyhow::Context;
-use goldwire_control::boot::{Loaded, Problems, load as load_file};
+use goldwire_control::boot::{Loaded, load as load_file};
 use goldwire_netboot::content::{LinkKey, Links};
 use tracing_subscriber::EnvFilter;
 
@@ -39,17 +39,19 @@ pub(crate) fn run(command: BootCommand) -> anyhow::Result<Code> {
     }
 }
 
-/// Reads a boot file; what is odd about it goes to standard error.
+/// Reads a boot file. How much is odd about it goes to standard error on one line: whoever asks something else is not
+/// told all of it each time.
 fn load(path: &Path) -> anyhow::Result<Loaded> {
     let loaded = load_file(path)?;
-    show(&loaded.warnings);
-    Ok(loaded)
-}
-
-fn show(problems: &Problems) {
-    if !problems.is_empty() {
-        say(&problems.to_string());
+    let path = path.display();
+    match loaded.warnings.list.len() {
+        0 => {}
+        1 => say(&format!("{path}: 1 warning; hint: goldwire boot check --config {path} shows it")),
+        count => {
+            say(&format!("{path}: {count} warnings; hint: goldwire boot check --config {path} shows them"))
+        }
     }
+    Ok(loaded)
 }
 
 /// Standard error is talk; nobody is helped if it cannot be written.

@@ -27,7 +27,7 @@ use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 pub(super) use self::convert::{library_settings, seats_of, table_of};
-use super::{links_of, load, log};
+use super::{links_of, log, say};
 use crate::args::boot::ServeArgs;
 use crate::exit::{Code, Hinted};
 use crate::privileges;
@@ -40,7 +40,10 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
     log(&args.log, args.log_format)?;
     privileges::open_many_files();
-    let loaded = load(&args.config)?;
+    let loaded = boot::load(&args.config)?;
+    if !loaded.warnings.is_empty() {
+        say(&loaded.warnings.to_string());
+    }
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
     let _lock = lock_state(&loaded.settings)?;
     let bound = Bound::bind(loaded).map_err(with_hint)?;
