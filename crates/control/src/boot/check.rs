@@ -542,7 +542,6 @@ fn check_reservations(subnets: &[Subnet], file: &File, problems: &mut Collector<
     }
 }
 
-/// What one table needs of another.
 /// A certificate's name in URLs has to be looked up, and where we give out addresses, the name server is ours to tell.
 fn warn_of_names(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
     let is_secure = |profile: &file::Profile| profile.secure.as_ref().is_some_and(|secure| *secure.get_ref());
@@ -564,6 +563,28 @@ fn warn_of_names(settings: &Settings, file: &File, problems: &mut Collector<'_>)
     }
 }
 
+/// Tokens stand in what DHCP answers and in scripts, and nowhere else.
+fn warn_of_tokens(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
+    let token =
+        |profile: &file::Profile| profile.token.as_ref().filter(|token| *token.get_ref()).map(Spanned::span);
+    let Some(span) = file.profiles.iter().find_map(|(_, profile)| token(profile)) else { return };
+    if settings.dhcp.mode == DhcpMode::Off && settings.dhcp6_interfaces.is_empty() {
+        problems.warning_with_hint(
+            Some(span.clone()),
+            "no device is told a token: dhcp.mode is \"off\", and a fixed boot file or autoexec.ipxe holds none",
+            "dhcp.mode = \"proxy\" tells tokens beside another DHCP server; relays have to ask this server too",
+        );
+    }
+    if settings.media.is_served {
+        problems.warning_with_hint(
+            Some(span),
+            "who boots from a boot medium has no token, and gets no script of a profile with token",
+            "give these devices a profile without token, or have them boot by DHCP",
+        );
+    }
+}
+
+/// What one table needs of another.
 fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
     if settings.dhcp.mode == DhcpMode::Server && settings.subnets.is_empty() && !problems.has_error() {
         problems.error_with_hint(
@@ -591,6 +612,7 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
         problems.error(announce_to.span(), "heartbeat.announce-to needs heartbeat.listen");
     }
     warn_of_names(settings, file, problems);
+    warn_of_tokens(settings, file, problems);
     let interval = settings.heartbeat.probe_interval;
     if interval.is_zero() || interval > Duration::from_secs(60) {
         problems.error(span_of(&file.heartbeat.probe_interval), "probe-interval is between 1ms and 60s");

@@ -709,3 +709,29 @@ fn a_medium_can_be_a_profiles_file() {
     let served = warnings(&format!("{MEMBER}{profile}[media]\n"));
     assert!(!served.iter().any(|message| message.contains("m/goldwire.iso")), "{served:?}");
 }
+
+#[test]
+fn who_is_told_no_token_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("key");
+    fs::write(&key, [b'k'; 32]).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let warnings = |tables: &str, token: bool| {
+        let text = format!(
+            "[server]\nsecret-file = \"key\"\n{MEMBER}{tables}[profile.a]\nkernel = \"k\"\ntoken = {token}\n"
+        );
+        let loaded = parse(&text, &folder.path().join("boot.toml")).unwrap();
+        let about = loaded.warnings.list.into_iter().filter(|problem| problem.message.contains("token"));
+        about.map(|problem| (problem.message, problem.place.unwrap().text)).collect::<Vec<_>>()
+    };
+    let proxy = "[dhcp]\nmode = \"proxy\"\n";
+    let off =
+        "no device is told a token: dhcp.mode is \"off\", and a fixed boot file or autoexec.ipxe holds none";
+    let medium = "who boots from a boot medium has no token, and gets no script of a profile with token";
+    let at = |message: &str| (message.to_owned(), "token = true".to_owned());
+    assert_eq!(warnings("", true), [at(off)]);
+    assert_eq!(warnings("[dhcp6]\ninterfaces = [\"eth0\"]\n", true), []);
+    assert_eq!(warnings(proxy, true), []);
+    assert_eq!(warnings(&format!("{proxy}[media]\n"), true), [at(medium)]);
+    assert_eq!(warnings("[media]\n", false), []);
+}

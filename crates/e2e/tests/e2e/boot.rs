@@ -8,7 +8,7 @@ use crate::guest::{Firmware, Guest};
 use crate::lab::{Lab, Service};
 use crate::machine::{self, program};
 use crate::marker::{bios_program, efi_program};
-use crate::servers::{BIG_SCRIPT, EFI_FILE, MEDIA, PLAIN_FILE, SCRIPT, Servers, Wish};
+use crate::servers::{BIG_SCRIPT, EFI_FILE, MEDIA, PLAIN_FILE, SCRIPT, Servers, TOKEN, Wish};
 use crate::tool::Scene;
 
 /// The lab itself works: foreign servers boot a machine of each kind in it.
@@ -143,6 +143,31 @@ fn a_boot_medium_boots_bios_and_uefi() {
     let guest = Guest::start(&lab, &Firmware::UefiMedium(iso.clone()));
     Guest::start(&lab, &Firmware::BiosMedium(iso)).wait_for("SCRIPT MARKER 10.77.0.12");
     guest.wait_for("SCRIPT MARKER 10.77.0.12");
+}
+
+/// iPXE 2.0 runs `autoexec.ipxe` from where it came from, and no firmware here has it. An older one that runs the same
+/// file, and is told the one setting that it lacks, meets the same: beside another DHCP server too, the script is asked
+/// for where the file came from; and where that is refused, what DHCP names has the token.
+#[test]
+fn autoexec_leads_to_the_machines_script() {
+    for (mode, profile) in [("server", TOKEN.profile), ("proxy", TOKEN.profile), ("proxy", SCRIPT.profile)] {
+        let scene = Scene::new();
+        let Some(lab) = Lab::up(&scene, 3) else { return };
+        let dnsmasq = (mode == "proxy").then(|| foreign_dhcp(&lab, "srv3", &[]));
+        if matches!(dnsmasq, Some(None)) {
+            return;
+        }
+        let _servers = Servers::start_second(&lab, &scene, &Wish { mode, profile });
+        let script = scene.path("first.ipxe");
+        let text =
+            "#!ipxe\ndhcp\nset cwuri http://10.77.0.2/ipxe/autoexec.ipxe\nchain ${cwuri}\nsleep 3600\n";
+        fs::write(&script, text).unwrap();
+        let guest = Guest::start(&lab, &Firmware::BiosScript(script));
+        guest.wait_for("SCRIPT MARKER 10.77.0.1");
+        let was_refused = guest.has_said("Operation not permitted");
+        assert_eq!(was_refused, profile == TOKEN.profile, "{mode}: a script is open to whom it should be");
+        assert!(!guest.has_said("Connection timed out"), "{mode}: somebody else was asked");
+    }
 }
 
 /// The first member's offer is taken, and it dies before it hears that.

@@ -24,6 +24,8 @@ pub(crate) enum Firmware {
     UefiHttp,
     /// OVMF and a network card whose ROM is iPXE.
     UefiIpxe,
+    /// SeaBIOS, and iPXE with this script in its memory; the card has no ROM.
+    BiosScript(PathBuf),
     /// SeaBIOS, and this medium in its drive; the card has no ROM.
     BiosMedium(PathBuf),
     /// OVMF, and this medium in its drive; the card has no ROM.
@@ -40,9 +42,11 @@ impl Firmware {
             Self::BiosIpxe | Self::UefiIpxe => "virtio-net-pci",
             // The frames of a virtio card carry a header of the host's before them when they pass a filter.
             Self::BiosPxe => "e1000",
-            Self::UefiPxe | Self::UefiHttp | Self::BiosMedium(_) | Self::UefiMedium(_) => {
-                "virtio-net-pci,romfile="
-            }
+            Self::UefiPxe
+            | Self::UefiHttp
+            | Self::BiosScript(_)
+            | Self::BiosMedium(_)
+            | Self::UefiMedium(_) => "virtio-net-pci,romfile=",
         }
     }
 }
@@ -70,8 +74,9 @@ impl Guest {
             .arg(format!("type=1,uuid=01234567-89ab-cdef-0123-4567890000{port:02x},serial=SN{port:02x}"))
             .arg("-netdev")
             .arg(format!("tap,id=n0,ifname=tap{port},script=no,downscript=no"));
-        let is_from_medium = matches!(firmware, Firmware::BiosMedium(_) | Firmware::UefiMedium(_));
-        let order = if is_from_medium { "" } else { ",bootindex=0" };
+        let is_from_network =
+            !matches!(firmware, Firmware::BiosScript(_) | Firmware::BiosMedium(_) | Firmware::UefiMedium(_));
+        let order = if is_from_network { ",bootindex=0" } else { "" };
         command.arg("-device").arg(format!("{},netdev=n0,mac={mac}{order}", firmware.card()));
         if firmware.is_uefi() {
             // What the firmware writes down is forgotten with the machine.
@@ -94,6 +99,9 @@ impl Guest {
                 command.args(["-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"]);
             }
             Firmware::BiosPxe => plain_rom = Some(PlainRom::start(lab.folder(), port, &mut command)),
+            Firmware::BiosScript(path) => {
+                command.args(["-kernel", "/usr/lib/ipxe/ipxe.lkrn", "-initrd"]).arg(path);
+            }
             Firmware::BiosMedium(path) | Firmware::UefiMedium(path) => {
                 command
                     .arg("-drive")

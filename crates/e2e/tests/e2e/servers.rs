@@ -22,6 +22,8 @@ pub(crate) const SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'marke
 pub(crate) const BIG_SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'big.ipxe'" };
 /// The same script, and boot media that are served.
 pub(crate) const MEDIA: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'\n[media]" };
+/// The same script, for who has a token.
+pub(crate) const TOKEN: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'\ntoken = true" };
 /// A plain file, which says `NBP MARKER` where BIOS runs it.
 pub(crate) const PLAIN_FILE: Wish = Wish { mode: "server", profile: "file = 'ARDBP32.BIN'" };
 /// A plain file, which says `EFI MARKER` where UEFI runs it.

@@ -292,18 +292,26 @@ impl Contents for Library {
 
 /// What an unmodified iPXE ≥ 2.0 runs, which cannot be told anything but by this file: asks for an address (its own
 /// fetch of this file used the firmware's) and goes on with its machine's script, on the server that this came from.
-/// Paths begin with a slash, so they hold wherever this lay. There is no name in it: firmware that loaded iPXE by
-/// HTTP Boot may have lost its DNS server on the way (https://github.com/ipxe/ipxe/issues/1200).
+/// That server is in `cwuri`, kept before DHCP is asked: iPXE takes paths as those of the next server that a DHCP answer
+/// names, which beside a proxy is somebody else's. There is no name in it: firmware that loaded iPXE by HTTP Boot may
+/// have lost its DNS server on the way (https://github.com/ipxe/ipxe/issues/1200).
+///
+/// A script that needs a token is refused by that path: who fetches this file has shown none that is good for a script,
+/// so it holds none. Our answer to the DHCP question has the token, for the machine that asked. A proxy's answer comes
+/// first: beside it, the DHCP server's may name something else. Machines that need no token do not depend on either.
 fn autoexec() -> String {
     "#!ipxe
 # Goes on with the script of this machine, from the server that this came from.
+set here ${cwuri}
 set tries:int32 0
 :again
 dhcp || goto wait
 set machine -
 isset ${uuid} && set machine ${uuid} ||
 isset ${netX/mac} && set card ${netX/mac:hexhyp} || set card ${net0/mac:hexhyp}
-chain --timeout 5000 /s/${card}/${platform}-${buildarch}/${machine}/boot.ipxe && exit 0 ||
+chain --timeout 5000 ${here}/s/${card}/${platform}-${buildarch}/${machine}/boot.ipxe && exit 0 ||
+isset ${proxydhcp/filename} && set told ${proxydhcp/filename} || set told ${filename}
+isset ${told} && chain --timeout 5000 ${told} && exit 0 ||
 :wait
 inc tries
 iseq ${tries} 10 && exit 1 ||

@@ -5,6 +5,7 @@
 //! NAME                        a file of the boot tree
 //! c/DIGEST/NAME               the same, only with this content (first half of its BLAKE3 in hexadecimal)
 //! s/MAC/ARCH/UUID/boot.ipxe   the script of a device; `-` stands for what is not known
+//! …/autoexec.ipxe/s/…         the same, as our `autoexec.ipxe` names it
 //! m/goldwire.iso              a boot medium; `m/goldwire.img` is another
 //! t/TOKEN/…                   any of these, with a signed short-lived token
 //! ```

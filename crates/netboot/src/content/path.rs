@@ -58,6 +58,10 @@ pub(super) fn parse(path: &str) -> Option<Asked> {
 
 fn name(parts: &[&str]) -> Option<Named> {
     match parts {
+        // Below the file that named it: the only way for a script to name the server that it came from.
+        [.., file, "s" | "S", mac, arch, uuid, "boot.ipxe"] if file.eq_ignore_ascii_case(AUTOEXEC) => {
+            name(&["s", mac, arch, uuid, "boot.ipxe"])
+        }
         ["c" | "C", digest, name @ ..] if !name.is_empty() => {
             Some(Named::Pinned(Digest(goldwire_stdx::from_hex(digest)?), name.join("/")))
         }
@@ -174,6 +178,10 @@ mod tests {
         let of_ipxe = "/s/52-54-00-12-34-56/efi-x86_64/01234567-89ab-cdef-0123-456789000001/boot.ipxe";
         assert_eq!(script(of_ipxe).as_deref(), Some(own));
         assert_eq!(script("s/-/-/-/boot.ipxe").as_deref(), Some("s/-/-/-/boot.ipxe"));
+        let of_autoexec = format!("a/autoexec.ipxe/{own}");
+        assert_eq!(script(&of_autoexec).as_deref(), Some(own));
+        assert_eq!(script(&format!("t/x/a/AUTOEXEC.ipxe/{own}")).as_deref(), Some(own));
+        assert_eq!(script(&format!("a/other.ipxe/{own}")), None);
         let zeros = "s/-/pcbios-i386/00000000-0000-0000-0000-000000000000/boot.ipxe";
         assert_eq!(script(zeros).as_deref(), Some("s/-/bios/-/boot.ipxe"));
         for path in ["s/x/-/-/boot.ipxe", "s/-/what/-/boot.ipxe", "s/-/-/-/other", "s/-/-/boot.ipxe", "s/a"] {
