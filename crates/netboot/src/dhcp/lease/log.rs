@@ -10,7 +10,7 @@ use std::io;
 
 use super::Time;
 use super::record::{MemberId, Place, Record};
-use super::scan::{HEADER, Header, Scan, scan};
+use super::scan::{HEADER, Header, Scan, VERSION, scan};
 use super::volume::Volume;
 
 const NAME: &str = "leases.log";
@@ -118,7 +118,7 @@ impl Log {
         let needs_rewrite = is_new
             || is_damaged
             || scan.has_survivors
-            || scan.header.is_none_or(|header| header.member != member);
+            || scan.header.is_none_or(|header| header.member != member || header.version != VERSION);
         if !needs_rewrite && scan.torn_bytes > 0 {
             volume.truncate(NAME, scan.valid_until).map_err(LogError::Repair)?;
             volume.sync(NAME).map_err(LogError::Repair)?;
@@ -221,6 +221,7 @@ impl Log {
     /// `Rewrite`: the old file goes on.
     pub fn begin_rewrite(&mut self, now: Time, member_sequence: u64) -> Result<(), LogError> {
         let header = Header {
+            version: VERSION,
             generation: self.file.generation.wrapping_add(1),
             member: self.member,
             created: now,

@@ -14,7 +14,7 @@ mod volume;
 pub use identity::{Hardware, Holder, IdentifiedBy, Key};
 pub use log::{Log, LogError, Opened};
 pub use pool::{Pool, Range};
-pub use record::{MemberId, Record, RecordState};
+pub use record::{MemberId, Record, RecordState, RelayAgent};
 pub use scan::{Damage, Header, Scan, scan};
 pub use subnet::{Asker, Plan, Reservation, Terms};
 pub use table::{Denied, Held, Lease, State, Table};

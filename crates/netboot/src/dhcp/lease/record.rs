@@ -8,14 +8,17 @@ use crate::device::Uuid;
 
 /// What a record begins with.
 pub(super) const MARKER: [u8; 4] = *b"GWLR";
-/// Bytes before the client identifier.
+/// Bytes before the client identifier and what a relay told.
 const FIXED: usize = 112;
+/// Most bytes of a relay agent information (option 82) that are kept: what one option holds.
+const RELAY_AGENT_MAX: usize = 255;
 /// The longest record.
-pub(super) const LENGTH_MAX: usize = FIXED + (CLIENT_ID_MAX + 1).next_multiple_of(8);
+pub(super) const LENGTH_MAX: usize = FIXED + (CLIENT_ID_MAX + 1 + RELAY_AGENT_MAX).next_multiple_of(8);
 /// Where the checksum is.
 const CHECKSUM: std::ops::Range<usize> = 8..16;
 const FLAG_BOOT: u8 = 1;
 const FLAG_UUID: u8 = 2;
+const FLAG_RELAY_AGENT: u8 = 4;
 
 /// A member of a boot group, as records name it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +28,23 @@ impl MemberId {
     /// Of the member with this name.
     pub fn of(name: &str) -> Self {
         Self(digest(name.as_bytes()))
+    }
+}
+
+/// A relay agent information (option 82), as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayAgent(Box<[u8]>);
+
+impl RelayAgent {
+    /// From the option's value. Nothing of a value that is longer than one option: a part of it would say something
+    /// else, and no relay sends it.
+    pub fn new(value: &[u8]) -> Self {
+        if value.len() <= RELAY_AGENT_MAX { Self(value.into()) } else { Self::default() }
+    }
+
+    /// The option's value; empty if there was none.
+    pub fn value(&self) -> &[u8] {
+        &self.0
     }
 }
 
@@ -49,6 +69,8 @@ pub struct Record {
     pub state: RecordState,
     /// Whom it concerns.
     pub holder: Holder,
+    /// What the relay told of itself and of its port when the client asked last (option 82); empty if none did.
+    pub relay_agent: RelayAgent,
     /// The member that decided this.
     pub member: MemberId,
     /// The number that this member gave it.
@@ -84,7 +106,10 @@ impl Record {
     pub(super) fn encode(&self, place: Place, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         let client_id = &self.holder.client_id[..self.holder.client_id.len().min(CLIENT_ID_MAX)];
-        let length = FIXED + client_id.len().next_multiple_of(8);
+        let relay_agent = self.relay_agent.value();
+        let has_relay_agent = !relay_agent.is_empty();
+        let told = client_id.len() + if has_relay_agent { 1 + relay_agent.len() } else { 0 };
+        let length = FIXED + told.next_multiple_of(8);
         let identified_by = match self.holder.identified_by {
             IdentifiedBy::Hardware => 1,
             IdentifiedBy::Uuid => 2,
@@ -96,6 +121,9 @@ impl Record {
         }
         if self.holder.uuid.is_some() {
             flags |= FLAG_UUID;
+        }
+        if has_relay_agent {
+            flags |= FLAG_RELAY_AGENT;
         }
         let hardware = self.holder.hardware.unwrap_or(Hardware { kind: 0, length: 0, address: [0; 16] });
         bytes.extend_from_slice(&MARKER);
@@ -113,6 +141,10 @@ impl Record {
         bytes.extend_from_slice(&hardware.address);
         bytes.extend_from_slice(&self.holder.uuid.map_or([0; 16], |uuid| uuid.0));
         bytes.extend_from_slice(client_id);
+        if has_relay_agent {
+            bytes.push(relay_agent.len() as u8);
+            bytes.extend_from_slice(relay_agent);
+        }
         bytes.resize(start + length, 0);
         let checksum = digest(&bytes[start..]);
         bytes[start + CHECKSUM.start..start + CHECKSUM.end].copy_from_slice(&checksum.to_le_bytes());
@@ -146,7 +178,13 @@ impl Record {
         let [htype, hlen, id_length, identified_by] = array(bytes, 72)?;
         let hardware = Hardware::new(htype, hlen, array(bytes, 80)?);
         let uuid = (flags & FLAG_UUID != 0).then_some(Uuid(array(bytes, 96)?));
-        let client_id = bytes.get(FIXED..FIXED + usize::from(id_length))?;
+        let (client_id, behind) = bytes.get(FIXED..)?.split_at_checked(id_length.into())?;
+        let relay_agent = if flags & FLAG_RELAY_AGENT != 0 {
+            let (length, behind) = behind.split_first()?;
+            behind.get(..usize::from(*length))?
+        } else {
+            &[]
+        };
         let identified_by = match identified_by {
             1 if hardware.is_some() => IdentifiedBy::Hardware,
             2 if uuid.is_some() => IdentifiedBy::Uuid,
@@ -164,6 +202,7 @@ impl Record {
             address: Ipv4Addr::from(array::<4>(bytes, 28)?),
             state,
             holder,
+            relay_agent: RelayAgent::new(relay_agent),
             member: MemberId(number(32)?),
             member_sequence: number(40)?,
             changed: Time(number(48)?),

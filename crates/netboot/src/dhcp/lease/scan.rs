@@ -8,7 +8,10 @@ use super::record::{LENGTH_MAX, MemberId, Place, Record, array, digest};
 /// Bytes of a file's header.
 pub(super) const HEADER: usize = 64;
 const MAGIC: [u8; 8] = *b"GWLEASE\0";
-const VERSION: u32 = 1;
+/// The layout that is written. Version 1 had no relay agent information, and is the same in all else.
+pub(super) const VERSION: u32 = 2;
+/// The oldest layout that is read.
+const VERSION_MIN: u32 = 1;
 /// How much is read at once.
 const WINDOW: usize = 1 << 20;
 /// Damaged places that are told apart; more are counted only.
@@ -17,6 +20,8 @@ const DAMAGE_MAX: usize = 64;
 /// What a log's file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// The version of the file's layout.
+    pub version: u32,
     /// How often the log has been rewritten.
     pub generation: u32,
     /// The member that writes it.
@@ -43,7 +48,7 @@ pub struct Damage {
 pub struct Scan {
     /// The header, if it could be read.
     pub header: Option<Header>,
-    /// Another version than ours, if the file is of one: then nothing else of it was read.
+    /// The file's version, if we do not know it: then nothing else of it was read.
     pub other_version: Option<u32>,
     /// The file's generation, by its header or else by its first record.
     pub generation: Option<u32>,
@@ -72,7 +77,7 @@ impl Header {
     pub(super) fn encode(&self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
         bytes[..8].copy_from_slice(&MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.version.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.generation.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.member.0.to_le_bytes());
         bytes[24..32].copy_from_slice(&self.created.0.to_le_bytes());
@@ -84,7 +89,9 @@ impl Header {
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let number = |at| array(bytes, at).map(u64::from_le_bytes);
-        (version(bytes)? == VERSION).then_some(Self {
+        let version = version(bytes).filter(is_known)?;
+        Some(Self {
+            version,
             generation: u32::from_le_bytes(array(bytes, 12)?),
             member: MemberId(number(16)?),
             created: Time(number(24)?),
@@ -102,7 +109,7 @@ pub fn scan(reader: &mut dyn Read, mut visit: impl FnMut(Record)) -> io::Result<
     let mut window = Window::new(reader);
     window.fill()?;
     found.header = Header::decode(window.rest());
-    found.other_version = version(window.rest()).filter(|version| *version != VERSION);
+    found.other_version = version(window.rest()).filter(|version| !is_known(version));
     if found.other_version.is_some() {
         return Ok(found);
     }
@@ -141,6 +148,10 @@ pub fn scan(reader: &mut dyn Read, mut visit: impl FnMut(Record)) -> io::Result<
     found.length = window.at;
     stretches.judge(&mut found);
     Ok(found)
+}
+
+fn is_known(version: &u32) -> bool {
+    (VERSION_MIN..=VERSION).contains(version)
 }
 
 /// The version of a header whose checksum is right.

@@ -62,6 +62,9 @@ pub struct Asker<'a> {
     pub holder: &'a Holder,
     /// The relay's port behind which it is (option 82, sub-option 1); empty if unknown.
     pub circuit_id: &'a [u8],
+    /// All that the relay told (option 82), which is nothing where the client was heard without a relay. None if the
+    /// client wrote to us past its relay, as it does to renew: then what the relay told last is still true.
+    pub relay_agent: Option<&'a [u8]>,
 }
 
 #[derive(Debug)]

@@ -13,7 +13,7 @@
 //! of DISCOVERs leaves nothing behind, and can take only a part of a pool.
 //!
 //! Memory is bounded by the pools, the other members' ranges and the reservations: one entry and at most four index
-//! entries for each address, of at most 255 bytes of client identifier.
+//! entries for each address, of at most 255 bytes of client identifier and as many of what a relay told.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -24,7 +24,7 @@ use std::time::Duration;
 use super::Time;
 use super::identity::{Hardware, Holder, Key};
 use super::pool::Pool;
-use super::record::{MemberId, Record, RecordState};
+use super::record::{MemberId, Record, RecordState, RelayAgent};
 use super::subnet::{Asker, Plan, Subnet, Terms};
 
 /// The state of an address.
@@ -47,6 +47,8 @@ pub struct Lease {
     pub state: State,
     /// Whose it is, or was.
     pub holder: Holder,
+    /// What the relay told when the client asked last.
+    pub relay_agent: RelayAgent,
     /// The member that decided this.
     pub member: MemberId,
     /// The number that this member gave it.
@@ -260,9 +262,17 @@ impl Table {
         if let Some(other) = self.by_key.get(&(subnet, key)).copied().filter(|other| *other != address) {
             records.extend(self.end(subnet, now, other, State::Released, now));
         }
+        let relay_agent = match asker.relay_agent {
+            Some(told) => RelayAgent::new(told),
+            None => {
+                let known = self.leases.get(&address).filter(|lease| lease.is_of(asker.holder));
+                known.map(|lease| lease.relay_agent.clone()).unwrap_or_default()
+            }
+        };
         let lease = Lease {
             state: State::Granted,
             holder: asker.holder.clone(),
+            relay_agent,
             member: self.member,
             member_sequence: self.next_number(),
             changed: now,
@@ -424,6 +434,7 @@ impl Table {
             _ => Lease {
                 state: State::Offered,
                 holder: holder.clone(),
+                relay_agent: RelayAgent::default(),
                 member: self.member,
                 member_sequence: 0,
                 changed: now,
@@ -551,6 +562,7 @@ impl Lease {
             address,
             state,
             holder: self.holder.clone(),
+            relay_agent: self.relay_agent.clone(),
             member: self.member,
             member_sequence: self.member_sequence,
             changed: self.changed,
@@ -571,6 +583,7 @@ impl From<Record> for Lease {
             state,
             key: record.holder.key(),
             holder: record.holder,
+            relay_agent: record.relay_agent,
             member: record.member,
             member_sequence: record.member_sequence,
             changed: record.changed,

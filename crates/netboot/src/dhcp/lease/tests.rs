@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod generators;
 mod table;
+mod versions;
 
 pub(crate) use crash::CrashingVolume;
 pub(super) use generators::any_record;

@@ -467,7 +467,10 @@ impl Server {
 
 impl Request<'_> {
     fn asker(&self) -> Asker<'_> {
-        Asker { holder: &self.holder, circuit_id: &self.device.circuit_id }
+        let told = self.message.options.get(code::RELAY_AGENT);
+        let is_direct = self.message.giaddr.is_unspecified() && !self.arrival.is_broadcast;
+        let relay_agent = told.or((!is_direct).then_some(&[]));
+        Asker { holder: &self.holder, circuit_id: &self.device.circuit_id, relay_agent }
     }
 
     fn answer(&self, message: Message) -> Reply {

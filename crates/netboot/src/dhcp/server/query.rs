@@ -33,14 +33,27 @@ pub(super) fn answer(
     };
     let mut reply = Message::reply_to(request, kind);
     reply.options.set(code::SERVER_ID, answer::server_id(request, received_on).octets());
-    match found {
-        Found::Active(address, lease, others) => describe(&mut reply, now, address, lease, &others),
+    match &found {
+        Found::Active(address, lease, others) => describe(&mut reply, now, *address, lease, others),
         Found::Unassigned | Found::Unknown => reply.ciaddr = request.ciaddr,
     }
-    if let Some(relay_agent) = request.options.get(code::RELAY_AGENT) {
+    let own = request.options.get(code::RELAY_AGENT);
+    let relay_agent = match &found {
+        // RFC 4388 §6.4.2. It is told of whoever has the lease, or not at all: what relayed the query is somebody else.
+        Found::Active(_, lease, _) if wants_relay_agent(request) => {
+            Some(lease.relay_agent.value()).filter(|told| !told.is_empty())
+        }
+        _ => own,
+    };
+    if let Some(relay_agent) = relay_agent {
         reply.options.set(code::RELAY_AGENT, relay_agent);
     }
     Some(reply)
+}
+
+/// Whether the relay agent information is among the options that are asked for.
+fn wants_relay_agent(request: &Message) -> bool {
+    request.options.get(code::PARAMETER_LIST).is_some_and(|list| list.contains(&code::RELAY_AGENT))
 }
 
 enum Found<'a> {

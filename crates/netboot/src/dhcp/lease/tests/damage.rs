@@ -251,12 +251,12 @@ fn a_lost_header_loses_no_record() {
 fn a_log_of_a_later_version_is_left_alone() {
     let volume = fresh(&[vec![sample()]]);
     volume.with_bytes(LOG, |bytes| {
-        bytes[8] = 2;
+        bytes[8] = 3;
         let checksum = blake3::hash(&bytes[..56]);
         bytes[56..64].copy_from_slice(&checksum.as_bytes()[..8]);
     });
     let result = Log::open(Box::new(volume), MemberId(1), |_| {});
-    assert!(matches!(result, Err(LogError::Version(2))));
+    assert!(matches!(result, Err(LogError::Version(3))));
 }
 
 #[test]
@@ -280,12 +280,13 @@ fn after_a_failed_write_nothing_is_acknowledged_before_a_rewrite() {
 
 fn sample() -> Record {
     use crate::device::Mac;
-    use crate::dhcp::lease::{Holder, RecordState};
+    use crate::dhcp::lease::{Holder, RecordState, RelayAgent};
     let holder = Holder::new(Some(Mac([2, 0, 0, 0, 0, 1]).into()), None, b"an identifier", false).unwrap();
     Record {
         address: Ipv4Addr::new(10, 0, 0, 1),
         state: RecordState::Granted,
         holder,
+        relay_agent: RelayAgent::default(),
         member: MemberId(1),
         member_sequence: 1,
         changed: Time(1),

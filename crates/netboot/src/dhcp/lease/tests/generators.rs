@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use crate::device::Uuid;
-use crate::dhcp::lease::{Hardware, Holder, MemberId, Record, RecordState, Time};
+use crate::dhcp::lease::{Hardware, Holder, MemberId, Record, RecordState, RelayAgent, Time};
 
 pub(in crate::dhcp::lease) fn any_holder() -> impl Strategy<Value = Holder> {
     let hardware = (any::<u8>(), 0_u8..=16, any::<[u8; 16]>());
@@ -21,11 +21,13 @@ pub(in crate::dhcp::lease) fn any_holder() -> impl Strategy<Value = Holder> {
 pub(in crate::dhcp::lease) fn any_record() -> impl Strategy<Value = Record> {
     let state =
         prop_oneof![Just(RecordState::Granted), Just(RecordState::Released), Just(RecordState::Declined)];
-    (any::<u32>(), state, any_holder(), any::<[u64; 5]>()).prop_map(
-        |(address, state, holder, [member, member_sequence, changed, expires, kept])| Record {
+    let relay_agent = proptest::collection::vec(any::<u8>(), 0..=255);
+    (any::<u32>(), state, any_holder(), relay_agent, any::<[u64; 5]>()).prop_map(
+        |(address, state, holder, relay_agent, [member, member_sequence, changed, expires, kept])| Record {
             address: Ipv4Addr::from(address),
             state,
             holder,
+            relay_agent: RelayAgent::new(&relay_agent),
             member: MemberId(member),
             member_sequence,
             changed: Time(changed),

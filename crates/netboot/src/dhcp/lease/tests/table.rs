@@ -42,7 +42,7 @@ fn firmware(mac: u8) -> Holder {
 }
 
 fn by(holder: &Holder) -> Asker<'_> {
-    Asker { holder, circuit_id: &[] }
+    Asker { holder, circuit_id: &[], relay_agent: Some(&[]) }
 }
 
 /// Time in seconds.
@@ -160,7 +160,7 @@ fn reservations_by_every_name() {
     let named = Holder::new(Some(Mac([2, 0, 0, 0, 0, 9]).into()), None, b"\xffnamed", false).unwrap();
     assert_eq!(lease(&mut table, 0, &named, 60), Ok(address(100)), "outside of the pool");
     let behind = firmware(5);
-    let asker = Asker { holder: &behind, circuit_id: b"port 7" };
+    let asker = Asker { holder: &behind, circuit_id: b"port 7", relay_agent: Some(b"\x01\x06port 7") };
     assert_eq!(table.hold(0, at(0), asker, None).map(|held| held.address), Ok(address(4)));
     // Nobody else gets them.
     assert_eq!(table.grant(0, at(0), by(&system(7)), address(3), HOUR).unwrap_err(), Denied::Taken);
