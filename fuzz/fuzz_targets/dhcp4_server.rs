@@ -51,7 +51,8 @@ fuzz_target!(|input: &[u8]| {
             server.handle_timeout(now, &mut outputs);
         } else if *how >= 0x80 {
             let address = Ipv4Addr::from_bits(FIRST.to_bits() + u32::from(*how & 3));
-            server.handle_probe_answer(now, address, &mut outputs);
+            let by = (*how & 4 != 0).then_some(Mac([2, 0, 0, 0, 0, *low]));
+            server.handle_probe_answer(now, address, by, &mut outputs);
         } else if let Ok(message) = Message::decode(packet) {
             let from = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, *how & 0x3f), 68);
             let arrival = Arrival { received_on: US, is_broadcast: *how & 0x40 != 0, from, link: 0 };

@@ -8,8 +8,10 @@
 //!
 //! Binding and running are two calls: the first needs privileges for ports below 1024, the second does not.
 
+mod arp;
 mod clock;
 mod commit;
+mod icmp;
 mod probe;
 mod raw;
 mod serve;
@@ -72,6 +74,8 @@ pub struct DriverSettings {
     pub addresses: Vec<SocketAddrV4>,
     /// The ports.
     pub ports: Ports,
+    /// Whether the server will probe addresses.
+    pub is_probing: bool,
 }
 
 /// Why we cannot listen.
@@ -104,7 +108,10 @@ pub enum BindError {
 
 /// Bound sockets, not yet served.
 #[derive(Debug)]
-pub struct Sockets(SocketSet);
+pub struct Sockets {
+    set: SocketSet,
+    prober: Option<Prober>,
+}
 
 /// What answers on the sockets.
 #[derive(Default)]
@@ -185,14 +192,14 @@ pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log,
 /// # Errors
 /// A port is in use, an interface is missing, or the privilege is.
 pub fn bind(settings: &DriverSettings) -> Result<Sockets, BindError> {
-    SocketSet::bind(settings).map(Sockets)
+    Ok(Sockets { set: SocketSet::bind(settings)?, prober: settings.is_probing.then(Prober::open) })
 }
 
 impl Sockets {
     /// Where they are bound, in the order of the settings: each interface or address with the server's port, then with
     /// port 4011.
     pub fn addresses(&self) -> Vec<SocketAddrV4> {
-        self.0.sockets.iter().map(|socket| socket.address).collect()
+        self.set.sockets.iter().map(|socket| socket.address).collect()
     }
 
     /// Begins to serve, on threads of its own.
@@ -201,7 +208,7 @@ impl Sockets {
     /// The threads cannot be made.
     pub fn start(self, service: Service, clock: Clock) -> Result<Running, BindError> {
         let addresses = self.addresses();
-        let sockets = Arc::new(self.0);
+        let sockets = Arc::new(self.set);
         let wake = Arc::new(Wake::new().map_err(BindError::Start)?);
         let is_stopping = Arc::new(AtomicBool::new(false));
         let counters = Arc::new(Counters::default());
@@ -209,20 +216,11 @@ impl Sockets {
         let (work, work_receiver) = sync_channel(WORK_MAX);
         let (commands, command_receiver) = channel();
         let (server, log) = service.server.unzip();
-        let wants_probes = server.as_ref().is_some_and(|server| server.settings().probe.is_some());
-        let prober = match wants_probes.then(Prober::open) {
-            Some(Err(error)) => {
-                tracing::warn!(%error, "addresses cannot be probed before they are offered");
-                None
-            }
-            Some(Ok(prober)) => Some(prober),
-            None => None,
-        };
         let serving = Loop {
             sockets: Arc::clone(&sockets),
             server,
             proxy: service.proxy,
-            prober,
+            prober: self.prober,
             work,
             log: Arc::clone(&log_state),
             wake: Arc::clone(&wake),

@@ -1,55 +1,71 @@
-//! Asks whether somebody uses an address: ICMP echo (RFC 2131 §4.4.1 recommends it before an address is used).
+//! Asks whether somebody uses an address before it is offered: by ARP where the client is on a link of ours, which every
+//! machine answers that uses the address, and by ICMP behind a relay, which firewalls like to drop.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
-use nix::sys::socket::{SockaddrIn, recvfrom};
-use socket2::{Domain, Protocol, Socket, Type};
+use super::arp::ArpProber;
+use super::icmp::IcmpProber;
+use super::socket::interface_of;
+use crate::device::Mac;
+use crate::dhcp::server::Probe;
 
-const ECHO_REQUEST: u8 = 8;
-const ECHO_REPLY: u8 = 0;
-
-/// A socket for pings.
+/// The sockets for it. Both need privileges to be opened, and none to be used.
 #[derive(Debug)]
-pub(super) struct Prober(Socket);
-
-impl Prober {
-    /// Opens it: without privileges where the system lets us (`net.ipv4.ping_group_range`).
-    pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::ICMPV4))
-            .or_else(|_| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)))?;
-        socket.set_nonblocking(true)?;
-        Ok(Self(socket))
-    }
-
-    /// Asks.
-    pub(super) fn ask(&self, address: Ipv4Addr) -> io::Result<()> {
-        let mut packet = [0; 16];
-        packet[0] = ECHO_REQUEST;
-        packet[8..].copy_from_slice(b"goldwire");
-        let sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-        let checksum = !(((sum & 0xffff) + (sum >> 16)) as u16);
-        packet[2..4].copy_from_slice(&checksum.to_be_bytes());
-        self.0.send_to(&packet, &SocketAddrV4::new(address, 0).into())?;
-        Ok(())
-    }
-
-    /// Who has answered: `WouldBlock` when nobody has, none when it was something else.
-    pub(super) fn answer(&self) -> io::Result<Option<Ipv4Addr>> {
-        let mut buffer = [0; 256];
-        let (length, from) = recvfrom::<SockaddrIn>(self.0.as_raw_fd(), &mut buffer)?;
-        let packet = &buffer[..length.min(buffer.len())];
-        // With privileges only, the IP header comes first; then other things than answers come, too.
-        let header =
-            packet.first().filter(|first| **first >> 4 == 4).map_or(0, |first| usize::from(first & 15) * 4);
-        let is_answer = packet.get(header) == Some(&ECHO_REPLY);
-        Ok(from.filter(|_| is_answer).map(|from| from.ip()))
-    }
+pub(super) struct Prober {
+    arp: Option<ArpProber>,
+    icmp: Option<IcmpProber>,
 }
 
-impl AsFd for Prober {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+/// Somebody uses an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sighting {
+    pub(super) address: Ipv4Addr,
+    /// Whose it is; unknown behind a router.
+    pub(super) mac: Option<Mac>,
+}
+
+impl Prober {
+    /// Opens what can be opened.
+    pub(super) fn open() -> Self {
+        let arp = ArpProber::open().inspect_err(|error| {
+            tracing::warn!(%error, "addresses cannot be probed by ARP before they are offered");
+        });
+        let icmp = IcmpProber::open().inspect_err(|error| {
+            tracing::warn!(%error, "addresses behind relays cannot be probed before they are offered");
+        });
+        Self { arp: arp.ok(), icmp: icmp.ok() }
+    }
+
+    /// Asks. A link without ARP is asked by ICMP.
+    pub(super) fn ask(&self, probe: &Probe) {
+        let asked = match (probe.link, &self.arp) {
+            (Some(link), Some(arp)) => arp.ask(interface_of(link), probe.address).is_ok(),
+            _ => false,
+        };
+        if asked {
+            return;
+        }
+        if let Some(Err(error)) = self.icmp.as_ref().map(|icmp| icmp.ask(probe.address)) {
+            tracing::debug!(address = %probe.address, %error, "an address cannot be probed");
+        }
+    }
+
+    /// Hands everything that has come and tells of somebody to `visit`, of at most `count` packets of each kind.
+    pub(super) fn answers(&self, count: usize, mut visit: impl FnMut(Sighting)) {
+        for _ in 0..count {
+            let Some(Ok(seen)) = self.arp.as_ref().map(ArpProber::answer) else { break };
+            seen.into_iter().for_each(&mut visit);
+        }
+        for _ in 0..count {
+            let Some(Ok(seen)) = self.icmp.as_ref().map(IcmpProber::answer) else { break };
+            seen.map(|address| Sighting { address, mac: None }).into_iter().for_each(&mut visit);
+        }
+    }
+
+    /// What has to be waited for.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let arp = self.arp.iter().map(|arp| arp.as_fd());
+        arp.chain(self.icmp.iter().map(|icmp| icmp.as_fd()))
     }
 }

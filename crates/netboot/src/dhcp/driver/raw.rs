@@ -1,13 +1,13 @@
-//! Answers to clients that have no address yet: frames to their hardware address (RFC 2131 §4.1), which a UDP socket
-//! cannot send, because such a client does not answer ARP.
+//! Frames: answers to clients that have no address yet go to their hardware address (RFC 2131 §4.1), which a UDP socket
+//! cannot do, because such a client does not answer ARP; and ARP itself.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddrV4;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike as _, sendto};
+use nix::sys::socket::{LinkAddr, MsgFlags, SockaddrLike as _, recv, sendto};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::device::Mac;
@@ -25,9 +25,10 @@ pub(super) struct FrameSocket {
 }
 
 impl FrameSocket {
-    /// Opens the socket. It receives nothing.
-    pub(super) fn open() -> io::Result<Self> {
-        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
+    /// Opens the socket. It hears what is sent with this type of frame; with 0, nothing.
+    pub(super) fn open(ethertype: u16) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(ethertype.to_be()));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
         socket.set_nonblocking(true)?;
         let mut links = HashMap::new();
         for interface in getifaddrs()? {
@@ -50,11 +51,37 @@ impl FrameSocket {
         to: SocketAddrV4,
         payload: &[u8],
     ) -> io::Result<()> {
-        let (link, own) = self.links.get(&interface).ok_or(io::ErrorKind::NotFound)?;
+        let own = self.mac_of(interface).ok_or(io::ErrorKind::NotFound)?;
+        self.send_frame(interface, &frame(own, to_mac, from, to, payload))
+    }
+
+    /// Sends a frame as it is on the interface of this index.
+    pub(super) fn send_frame(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
+        let (link, _) = self.links.get(&interface).ok_or(io::ErrorKind::NotFound)?;
         debug_assert!(link.family() == Some(nix::sys::socket::AddressFamily::Packet));
-        let frame = frame(*own, to_mac, from, to, payload);
-        sendto(self.socket.as_raw_fd(), &frame, link, MsgFlags::empty())?;
+        sendto(self.socket.as_raw_fd(), frame, link, MsgFlags::empty())?;
         Ok(())
+    }
+
+    /// Takes the next frame that was heard, as much of it as there is room for; `WouldBlock` when there is none.
+    pub(super) fn receive(&self, frame: &mut [u8]) -> io::Result<usize> {
+        Ok(recv(self.socket.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT)?)
+    }
+
+    /// The hardware address of an interface.
+    pub(super) fn mac_of(&self, interface: u32) -> Option<Mac> {
+        self.links.get(&interface).map(|(_, own)| *own)
+    }
+
+    /// Whether a hardware address is one of ours.
+    pub(super) fn is_own(&self, mac: Mac) -> bool {
+        self.links.values().any(|(_, own)| *own == mac)
+    }
+}
+
+impl AsFd for FrameSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -99,7 +99,8 @@ impl Loop {
         let mut waiting: Vec<PollFd<'_>> =
             self.sockets.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         waiting.push(PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN));
-        waiting.extend(self.prober.iter().map(|prober| PollFd::new(prober, PollFlags::IN)));
+        let probers = self.prober.iter().flat_map(Prober::sockets);
+        waiting.extend(probers.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
         let timer = self.server.as_ref().and_then(Server::poll_timeout);
         let timer = timer.map(|time| time.remaining(self.clock.now()));
         let has_work = (!self.queue.is_empty() && !self.is_congested()) || self.has_piece();
@@ -185,17 +186,13 @@ impl Loop {
 
     fn look_at_probes(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(server) = &mut self.server else { return };
-        while let Some(Ok(answer)) = self.prober.as_ref().map(Prober::answer) {
-            if let Some(address) = answer {
-                server.handle_probe_answer(now, address, outputs);
-            }
+        if let Some(prober) = &self.prober {
+            prober
+                .answers(QUEUE_MAX, |seen| server.handle_probe_answer(now, seen.address, seen.mac, outputs));
         }
         server.handle_timeout(now, outputs);
-        for (address, _) in &outputs.probes {
-            let asked = self.prober.as_ref().map(|prober| prober.ask(*address));
-            if let Some(Err(error)) = asked {
-                tracing::debug!(%address, %error, "an address cannot be probed");
-            }
+        if let Some(prober) = &self.prober {
+            outputs.probes.iter().for_each(|probe| prober.ask(probe));
         }
     }
 

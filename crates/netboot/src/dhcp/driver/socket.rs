@@ -77,7 +77,7 @@ impl SocketSet {
                 sockets.push(bound.map_err(|source| BindError::Address { address, source })?);
             }
         }
-        let frames = match FrameSocket::open() {
+        let frames = match FrameSocket::open(0) {
             Ok(frames) => Some(frames),
             Err(error) => {
                 tracing::info!(%error, "no right to send frames: answers to clients without an address are broadcast");
@@ -175,6 +175,11 @@ impl AsFd for Bound {
 /// Socket and interface in one number.
 fn link(socket: usize, interface: u32) -> usize {
     socket << 32 | interface as usize
+}
+
+/// The index of the interface in an arrival's link.
+pub(super) fn interface_of(link: usize) -> u32 {
+    unlink(link).1
 }
 
 fn unlink(link: usize) -> (usize, u32) {

@@ -34,7 +34,7 @@ use super::dialect::{Role, add_boot};
 use super::lease::{Asker, Denied, Hardware, Holder, MemberId, Record, Table, Time};
 use super::wire::{BROADCAST, Message, MessageType, code};
 use crate::content::Links;
-use crate::device::{Device, Firmware};
+use crate::device::{Device, Firmware, Mac};
 use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, BootPolicy, Decision};
 
@@ -83,8 +83,17 @@ pub struct Outputs {
     pub records: Vec<Record>,
     /// Answers that promise what is in `records`.
     pub durable_replies: Vec<Reply>,
-    /// Addresses to probe on the link of this number, in the order in which they were found.
-    pub probes: Vec<(Ipv4Addr, usize)>,
+    /// Addresses to probe, in the order in which they were found.
+    pub probes: Vec<Probe>,
+}
+
+/// An address of which somebody should say whether it is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The number of the link on which its client was heard; none if a relay stands in between.
+    pub link: Option<usize>,
 }
 
 /// Gives addresses to clients and tells them what to boot.
@@ -204,10 +213,19 @@ impl Server {
         }
     }
 
-    /// Somebody has answered the probe of an address.
-    pub fn handle_probe_answer(&mut self, now: Time, address: Ipv4Addr, outputs: &mut Outputs) {
+    /// Somebody was seen to use an address, with this MAC address if it is known. Of no consequence unless the address
+    /// is being probed.
+    pub fn handle_probe_answer(
+        &mut self,
+        now: Time,
+        address: Ipv4Addr,
+        by: Option<Mac>,
+        outputs: &mut Outputs,
+    ) {
         if let Some(probing) = self.probes.remove(&address) {
-            self.probed(now, &probing, Some(address), outputs);
+            // The client itself may have it still, from a server that has forgotten it.
+            let is_client = by.is_some() && by == probing.request.mac();
+            self.probed(now, &probing, (!is_client).then_some(address), outputs);
         }
     }
 
@@ -250,8 +268,9 @@ impl Server {
             && self.probes.len() < PROBES_MAX
         {
             let (request, arrival) = (request.message.clone(), request.arrival);
+            let link = request.giaddr.is_unspecified().then_some(arrival.link);
             self.probes.insert(held.address, Probing { request, arrival, until: now.after(time), attempt });
-            outputs.probes.push((held.address, arrival.link));
+            outputs.probes.push(Probe { address: held.address, link });
             return;
         }
         let reply = self.assign(request, &decision, MessageType::OFFER, held.address, self.duration(request));

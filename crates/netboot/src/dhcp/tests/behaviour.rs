@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::setup::*;
 use crate::dhcp::destination::Destination;
 use crate::dhcp::lease::{Range, Reservation};
-use crate::dhcp::server::{Network, Outputs, Server};
+use crate::dhcp::server::{Arrival, Network, Outputs, Probe, Server};
 use crate::dhcp::testing::{boot, discover as discover_of, file};
 use crate::dhcp::wire::{BROADCAST, Message, MessageType, SIZE_MIN, code};
 use crate::policy::Action;
@@ -248,12 +248,12 @@ fn an_unknown_address_is_probed_before_it_is_offered_and_a_known_one_is_not() {
     let mut server = server_of(settings, Action::Local);
     let first = ask(&mut server, at(0), &discover(mac(1)), broadcast());
     assert_eq!((first.probes.len(), first.replies.len()), (1, 0));
-    let taken = first.probes[0].0;
+    let taken = first.probes[0].address;
     let again = ask(&mut server, at(0), &discover(mac(1)), broadcast());
     assert_eq!((again.probes.len(), again.replies.len()), (0, 0), "it asks again meanwhile");
     // Somebody answers: the next address is probed.
     let mut outputs = Outputs::default();
-    server.handle_probe_answer(at(0), taken, &mut outputs);
+    server.handle_probe_answer(at(0), taken, None, &mut outputs);
     assert_eq!((outputs.probes.len(), outputs.records.len()), (1, 1));
     // Nobody answers: it is offered when the time is over.
     let until = server.poll_timeout().unwrap();
@@ -265,6 +265,33 @@ fn an_unknown_address_is_probed_before_it_is_offered_and_a_known_one_is_not() {
     assert_eq!(kind(&mut server, 1, &selecting(mac(1), offer.yiaddr, US), true), Some(MessageType::ACK));
     let known = ask(&mut server, at(2), &discover(mac(1)), broadcast());
     assert_eq!((known.probes.len(), known.replies.len()), (0, 1));
+}
+
+#[test]
+fn a_probe_goes_to_the_clients_link_unless_a_relay_stands_in_between() {
+    let mut settings = settings();
+    settings.probe = Some(Duration::from_millis(500));
+    let mut server = server_of(settings, Action::Local);
+    let direct = ask(&mut server, at(0), &discover(mac(1)), Arrival { link: 7, ..broadcast() });
+    assert_eq!(direct.probes, [Probe { address: ip("10.0.0.100"), link: Some(7) }]);
+    let relayed = Message { giaddr: RELAY, ..discover(mac(2)) };
+    let relayed = ask(&mut server, at(0), &relayed, unicast(RELAY));
+    assert_eq!(relayed.probes, [Probe { address: ip("10.1.0.100"), link: None }]);
+}
+
+#[test]
+fn a_client_that_answers_for_its_own_address_is_offered_it() {
+    let mut settings = settings();
+    settings.probe = Some(Duration::from_millis(500));
+    let mut server = server_of(settings, Action::Local);
+    let address = ask(&mut server, at(0), &discover(mac(1)), broadcast()).probes[0].address;
+    let mut outputs = Outputs::default();
+    server.handle_probe_answer(at(0), address, Some(mac(1)), &mut outputs);
+    assert_eq!((outputs.replies[0].message.yiaddr, outputs.records.len()), (address, 0));
+    // Once the question is settled, nothing that is seen matters.
+    let mut outputs = Outputs::default();
+    server.handle_probe_answer(at(0), address, Some(mac(2)), &mut outputs);
+    assert!(outputs.records.is_empty() && outputs.probes.is_empty());
 }
 
 #[test]

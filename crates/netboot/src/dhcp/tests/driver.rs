@@ -90,6 +90,7 @@ impl Link {
             interfaces: Vec::new(),
             addresses: vec![SocketAddrV4::new(SERVER, 0)],
             ports: Ports { relay: relay.local_addr().unwrap().port(), binl: None, ..Ports::default() },
+            is_probing: false,
         };
         let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::Local);
         let (log, _, clock) = open_leases(&mut server, Box::new(volume.clone())).unwrap();

@@ -2,7 +2,9 @@
 
 mod behaviour;
 mod clients;
+mod conflict;
 mod driver;
+mod lan;
 mod network;
 mod query;
 mod setup;

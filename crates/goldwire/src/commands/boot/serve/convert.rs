@@ -134,7 +134,7 @@ pub(super) fn driver_of(settings: &Settings) -> DriverSettings {
         [] => interfaces_with_ipv4(),
         named => named.to_vec(),
     };
-    DriverSettings { interfaces, ..DriverSettings::default() }
+    DriverSettings { interfaces, is_probing: settings.dhcp.is_probing, ..DriverSettings::default() }
 }
 
 fn interfaces_with_ipv4() -> Vec<String> {
