@@ -96,6 +96,37 @@ fn the_doctor_says_that_nobody_answers() {
     assert_eq!(codes[..2], ["PXE-E51", "PXE-E16"], "{diagnoses:#}");
 }
 
+/// Two that answer on one interface would give addresses away twice.
+#[test]
+fn a_second_server_on_an_interface_does_not_start_and_says_who_is_there() {
+    let scene = Scene::new();
+    let Some(lab) = Lab::up(&scene, 1) else { return };
+    let servers = Servers::prepare(&scene, &SCRIPT);
+    let file = fs::read_to_string(servers.config(1)).unwrap();
+    let second = scene.path("boot/second.toml");
+    let elsewhere = "[http]\nlisten = ['127.0.0.1:0']\n[tftp]\nlisten = []\n[dhcp]\n";
+    let state = scene.path("boot/other");
+    let elsewhere =
+        file.replace("[dhcp]\n", elsewhere).replace(text(&scene.path("boot/state1")), text(&state));
+    for (first, mode, port) in
+        [("server", "server", 67), ("server", "proxy", 67), ("proxy", "server", 67), ("proxy", "proxy", 4011)]
+    {
+        let with = |file: &str, mode| file.replace("mode = 'server'", &format!("mode = '{mode}'"));
+        fs::write(servers.config(1), with(&file, first)).unwrap();
+        fs::write(&second, with(&elsewhere, mode)).unwrap();
+        let _running = serve(&lab, &servers);
+        let mut command = lab.command("srv1", &programs().goldwire);
+        command.args(["boot", "serve", "--config", text(&second)]);
+        let run = scene.run(command).expect(1);
+        let what = format!("listen on interface eth0, UDP port {port}: Address already in use");
+        assert!(run.stderr.contains(&what), "{first}, {mode}: {run}");
+        assert!(
+            run.stderr.contains("hint: the port is held by goldwire (process "),
+            "{first}, {mode}: {run}"
+        );
+    }
+}
+
 /// Only the first member: the other namespace is the client's.
 fn serve(lab: &Lab, servers: &Servers) -> Service {
     let service = lab.goldwire("srv1", ["boot", "serve", "--config", text(&servers.config(1))]);

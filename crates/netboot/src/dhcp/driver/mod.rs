@@ -74,6 +74,9 @@ pub struct DriverSettings {
     pub addresses: Vec<SocketAddrV4>,
     /// The ports.
     pub ports: Ports,
+    /// Whether the DHCP server beside which a proxy answers may have its port on the same interfaces of this machine. It
+    /// has to allow that, too. Port 4011 is ours alone in any case, so two of our own never answer side by side.
+    pub is_port_shared: bool,
     /// Whether the server will probe addresses.
     pub is_probing: bool,
 }
@@ -104,6 +107,17 @@ pub enum BindError {
     /// What else is needed.
     #[error("make the DHCP server's threads")]
     Start(#[source] io::Error),
+}
+
+impl BindError {
+    /// The UDP port that could not be had.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Interface { port, .. } => Some(*port),
+            Self::Address { address, .. } => Some(address.port()),
+            Self::Start(_) => None,
+        }
+    }
 }
 
 /// Bound sockets, not yet served.

@@ -60,7 +60,7 @@ impl SocketSet {
         for name in &settings.interfaces {
             for (port, is_binl) in &roles {
                 let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port);
-                let bound = bind_one(address, Some(name), *is_binl);
+                let bound = bind_one(address, Some(name), *is_binl, settings.is_port_shared);
                 sockets.push(bound.map_err(|source| BindError::Interface {
                     name: name.clone(),
                     port: *port,
@@ -73,7 +73,7 @@ impl SocketSet {
                 std::iter::once((address.port(), false)).chain(settings.ports.binl.map(|port| (port, true)));
             for (port, is_binl) in ports {
                 let address = SocketAddrV4::new(*address.ip(), port);
-                let bound = bind_one(address, None, is_binl);
+                let bound = bind_one(address, None, is_binl, settings.is_port_shared);
                 sockets.push(bound.map_err(|source| BindError::Address { address, source })?);
             }
         }
@@ -186,15 +186,20 @@ fn unlink(link: usize) -> (usize, u32) {
     (link >> 32, link as u32)
 }
 
-fn bind_one(address: SocketAddrV4, interface: Option<&str>, is_binl: bool) -> io::Result<Bound> {
+fn bind_one(
+    address: SocketAddrV4,
+    interface: Option<&str>,
+    is_binl: bool,
+    is_port_shared: bool,
+) -> io::Result<Bound> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     socket.set_broadcast(true)?;
     if let Some(name) = interface {
-        // Several interfaces share the port; each has its own socket.
-        socket.set_reuse_address(true)?;
+        // First of all: sockets of different interfaces may have one port, and of one interface only if both allow it.
         socket.bind_device(Some(name.as_bytes()))?;
     }
+    socket.set_reuse_address(is_port_shared && !is_binl)?;
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &true)?;
     // No don't-fragment bit: some boot ROMs drop datagrams that carry it.
     rustix::net::sockopt::set_ip_mtu_discover(&socket, rustix::net::sockopt::Ipv4PathMtuDiscovery::DONT)?;

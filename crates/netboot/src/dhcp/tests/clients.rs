@@ -22,10 +22,9 @@ fn on_loopback(relay_port: u16, folder: &Path) -> Running {
     let mut subnet = Subnet::new(Network::new(ip("127.0.0.0"), 8).unwrap());
     subnet.pools = vec![Range { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
     let settings = DriverSettings {
-        interfaces: Vec::new(),
         addresses: vec!["127.0.0.1:0".parse().unwrap()],
         ports: Ports { relay: relay_port, binl: None, ..Ports::default() },
-        is_probing: false,
+        ..DriverSettings::default()
     };
     start(bind(&settings).unwrap(), Settings::new("loopback", vec![subnet]), folder)
 }

@@ -87,10 +87,9 @@ impl Link {
         let mut subnet = Subnet::new(Network::new(ip("127.0.0.0"), 8).unwrap());
         subnet.pools = vec![Range { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
         let settings = DriverSettings {
-            interfaces: Vec::new(),
             addresses: vec![SocketAddrV4::new(SERVER, 0)],
             ports: Ports { relay: relay.local_addr().unwrap().port(), binl: None, ..Ports::default() },
-            is_probing: false,
+            ..DriverSettings::default()
         };
         let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::Local);
         let (log, _, clock) = open_leases(&mut server, Box::new(volume.clone())).unwrap();

@@ -66,11 +66,8 @@ impl Lan {
 
     /// The same with other settings.
     pub(super) fn serve_with(&self, settings: Settings) -> Running {
-        let path = format!("/run/netns/{}", self.server);
         let folder = self.folder.path().join("log");
-        let thread = std::thread::spawn(move || {
-            let namespace = File::open(path).unwrap();
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        self.at_server(move || {
             let driver = DriverSettings {
                 interfaces: vec!["s0".into()],
                 ports: Ports { binl: None, ..Ports::default() },
@@ -78,6 +75,16 @@ impl Lan {
                 ..DriverSettings::default()
             };
             start(bind(&driver).unwrap(), settings, &folder)
+        })
+    }
+
+    /// Does something on a thread that has gone into the server's namespace.
+    pub(super) fn at_server<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> T {
+        let path = format!("/run/netns/{}", self.server);
+        let thread = std::thread::spawn(move || {
+            let namespace = File::open(path).unwrap();
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            act()
         });
         thread.join().unwrap()
     }

@@ -6,5 +6,6 @@ mod conflict;
 mod driver;
 mod lan;
 mod network;
+mod ports;
 mod query;
 mod setup;

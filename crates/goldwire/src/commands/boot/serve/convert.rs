@@ -134,7 +134,12 @@ pub(super) fn driver_of(settings: &Settings) -> DriverSettings {
         [] => interfaces_with_ipv4(),
         named => named.to_vec(),
     };
-    DriverSettings { interfaces, is_probing: settings.dhcp.is_probing, ..DriverSettings::default() }
+    DriverSettings {
+        interfaces,
+        is_port_shared: settings.dhcp.mode == boot::DhcpMode::Proxy,
+        is_probing: settings.dhcp.is_probing,
+        ..DriverSettings::default()
+    }
 }
 
 fn interfaces_with_ipv4() -> Vec<String> {

@@ -1,6 +1,7 @@
 //! `goldwire boot serve`: everything is bound, root is dropped, everything is started, and then signals decide.
 
 mod convert;
+mod holder;
 mod media;
 
 use std::fs::{File, TryLockError};
@@ -69,15 +70,28 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
 /// What the usual reasons for which a server cannot start call for.
 fn with_hint(error: anyhow::Error) -> anyhow::Error {
     let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let port = error.chain().find_map(|cause| cause.downcast_ref::<driver::BindError>()?.port());
     let hint = match cause.map(std::io::Error::kind) {
         Some(ErrorKind::PermissionDenied) => {
             "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service"
         }
+        Some(ErrorKind::AddrInUse) if let Some(port) = port => &dhcp_port_in_use(port),
         Some(ErrorKind::AddrInUse) => "another server has this port; `ss -tulpn` shows which",
         Some(ErrorKind::AddrNotAvailable) => "no interface of this machine has this address",
         _ => return error,
     };
     Hinted { message: format!("{error:#}"), hint: hint.into() }.into()
+}
+
+fn dhcp_port_in_use(port: u16) -> String {
+    let holders = match &holder::holders_of(port)[..] {
+        [] => "another program; `ss -ulpn` shows which".into(),
+        found => found.join(", "),
+    };
+    format!(
+        "the port is held by {holders}. Two servers cannot answer on one interface: stop that one, or name other \
+         interfaces in dhcp.interfaces"
+    )
 }
 
 /// Makes the state folder and keeps other servers out of it, whatever they serve: the timeline is there in any case.
