@@ -31,6 +31,14 @@ pub(super) enum Work {
     Finish,
 }
 
+impl Work {
+    /// What has to be done for these; none only if there is neither. An answer without a record of its own waits for the
+    /// batches before it all the same.
+    pub(super) fn commit(records: Vec<Record>, datagrams: Vec<Datagram>) -> Option<Self> {
+        (!records.is_empty() || !datagrams.is_empty()).then_some(Self::Commit(records, datagrams))
+    }
+}
+
 /// What both threads see.
 #[derive(Debug, Default)]
 pub(super) struct LogState {
@@ -108,5 +116,51 @@ pub(super) fn run(
             tracing::warn!(error = %Report::of(&error), "batches of leases take longer");
             room_retry_at = Instant::now() + RETRY;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+
+    use super::*;
+    use crate::dhcp::destination::Destination;
+    use crate::dhcp::driver::{DriverSettings, Ports};
+    use crate::dhcp::lease::{CrashingVolume, MemberId};
+    use crate::dhcp::server::Arrival;
+
+    /// What a client hears of answers that have no record, when the log can be trusted and when it cannot.
+    fn heard(is_trusted: bool) -> Vec<Vec<u8>> {
+        let local = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
+        let client = UdpSocket::bind(local).unwrap();
+        client.set_nonblocking(true).unwrap();
+        let SocketAddr::V4(to) = client.local_addr().unwrap() else { panic!() };
+        let arrival = Arrival { received_on: Ipv4Addr::LOCALHOST, is_broadcast: false, from: to, link: 0 };
+        let answer =
+            |bytes: &[u8]| Datagram { bytes: bytes.into(), destination: Destination::Unicast(to), arrival };
+        let ports = Ports { binl: None, ..Ports::default() };
+        let settings = DriverSettings { addresses: vec![local], ports, ..DriverSettings::default() };
+        let sockets = SocketSet::bind(&settings).unwrap();
+
+        // A new log is not trusted before it is written for the first time.
+        let (mut log, _) = Log::open(Box::new(CrashingVolume::default()), MemberId(1), |_| {}).unwrap();
+        if is_trusted {
+            log.begin_rewrite(Time(1), 1).unwrap();
+            assert!(log.finish_rewrite().unwrap());
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        for answers in [vec![answer(b"one"), answer(b"two")], vec![], vec![answer(b"three")]] {
+            Work::commit(Vec::new(), answers).into_iter().for_each(|work| sender.send(work).unwrap());
+        }
+        drop(sender);
+        run(log, &receiver, &sockets, &Arc::default(), &Wake::new().unwrap());
+        let mut buffer = [0; 64];
+        std::iter::from_fn(|| client.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())).collect()
+    }
+
+    #[test]
+    fn an_answer_without_a_record_is_sent_if_and_only_if_the_log_is_trusted() {
+        assert_eq!(heard(true), [&b"one"[..], b"two", b"three"]);
+        assert_eq!(heard(false), [b""; 0]);
     }
 }

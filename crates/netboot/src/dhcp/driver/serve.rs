@@ -197,14 +197,12 @@ impl Loop {
     }
 
     fn put_out(&mut self, outputs: Outputs) {
-        for reply in outputs.replies {
+        let Outputs { replies, records, durable_replies, .. } = outputs;
+        for reply in replies {
             super::send(&self.sockets, &datagram(reply));
         }
-        if !outputs.records.is_empty() {
-            self.log.in_flight.fetch_add(outputs.records.len(), Ordering::SeqCst);
-            let datagrams = outputs.durable_replies.into_iter().map(datagram).collect();
-            self.backlog.push_back(Work::Commit(outputs.records, datagrams));
-        }
+        self.log.in_flight.fetch_add(records.len(), Ordering::SeqCst);
+        self.backlog.extend(Work::commit(records, durable_replies.into_iter().map(datagram).collect()));
     }
 
     /// Hands one more piece over while the log is being rewritten, or begins with it.

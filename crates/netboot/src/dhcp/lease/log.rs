@@ -49,6 +49,10 @@ pub enum LogError {
     /// The log could not be rewritten; the old one goes on.
     #[error("rewrite the lease log")]
     Rewrite(#[source] io::Error),
+    /// The numbers of the file's records are used up, as only a forged or damaged one can bring about; the log has to be
+    /// rewritten first.
+    #[error("the lease log has no number left for a record; it has to be rewritten")]
+    Exhausted,
     /// An earlier write failed; the log has to be rewritten first.
     #[error("the lease log is not trusted since a write failed; it has to be rewritten")]
     Suspect,
@@ -92,6 +96,13 @@ struct Written {
     synced: u64,
     /// Where the file ends; behind its records it holds zeros.
     end: u64,
+}
+
+impl Written {
+    /// How many records may follow: each has a number of its own.
+    fn numbers_left(&self) -> u64 {
+        u64::MAX - self.sequence
+    }
 }
 
 impl Log {
@@ -148,13 +159,14 @@ impl Log {
         Ok((log, Opened { scan, member_sequence, needs_rewrite }))
     }
 
-    /// Makes a batch durable: one write, one sync. When this has succeeded, its leases may be acknowledged.
+    /// Makes a batch durable: one write, one sync. When this has succeeded, its leases may be acknowledged, and so may be
+    /// those of the batches before it: an empty batch only asks for that.
     ///
     /// # Errors
-    /// `Append`, `Sync`, `Suspect`: nothing of the batch may be acknowledged.
+    /// `Append`, `Sync`, `Exhausted`, `Suspect`: nothing of the batch may be acknowledged.
     pub fn commit(&mut self, batch: &[Record]) -> Result<(), LogError> {
         if batch.is_empty() {
-            return Ok(());
+            return if self.is_suspect { Err(LogError::Suspect) } else { Ok(()) };
         }
         if let Some(new) = &mut self.rewriting {
             let is_written = append(&mut *self.volume, new, batch, &mut self.buffer)
@@ -166,6 +178,10 @@ impl Log {
         }
         if self.is_suspect {
             return Err(LogError::Suspect);
+        }
+        if self.file.numbers_left() < batch.len() as u64 {
+            self.is_suspect = true;
+            return Err(LogError::Exhausted);
         }
         let before = self.file;
         if let Err(error) = append(&mut *self.volume, &mut self.file, batch, &mut self.buffer) {

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use proptest::prelude::*;
 
 use super::{CrashingVolume, any_record};
+use crate::dhcp::lease::record::Place;
 use crate::dhcp::lease::{Log, LogError, MemberId, Opened, Record, Time, scan};
 
 const LOG: &str = "leases.log";
@@ -276,6 +277,41 @@ fn after_a_failed_write_nothing_is_acknowledged_before_a_rewrite() {
     assert!(matches!(log.commit(&[sample()]), Err(LogError::Append(_))));
     volume.fail_after(None);
     assert!(log.is_suspect(), "the cut failed as well");
+}
+
+/// A log whose only record has the number before the last one.
+fn with_one_number_left() -> CrashingVolume {
+    let volume = fresh(&[]);
+    let generation = open(&volume).1.scan.generation.unwrap();
+    let mut last = Vec::new();
+    sample().encode(Place { generation, sequence: u64::MAX - 1, position: 0 }, &mut last);
+    volume.with_bytes(LOG, |bytes| bytes[64..64 + last.len()].copy_from_slice(&last));
+    volume
+}
+
+#[test]
+fn a_file_whose_record_numbers_are_used_up_is_rewritten_and_goes_on() {
+    let volume = with_one_number_left();
+    let (mut log, opened, _) = open(&volume);
+    assert_eq!(opened.scan.sequence, u64::MAX - 1);
+    assert!(matches!(log.commit(&[sample(), sample()]), Err(LogError::Exhausted)));
+    assert!(matches!(log.commit(&[]), Err(LogError::Suspect)), "what was refused is not acknowledged later");
+    assert!(log.wants_rewrite());
+    rewrite(&mut log, &BTreeMap::from([(sample().address, sample())])).unwrap();
+    log.commit(&[sample(), sample()]).unwrap();
+    drop(log);
+    let (_, opened, records) = open(&volume);
+    assert_eq!((opened.scan.sequence, records.len(), opened.needs_rewrite), (3, 3, false));
+}
+
+#[test]
+fn the_last_record_number_is_given() {
+    let volume = with_one_number_left();
+    let (mut log, _, _) = open(&volume);
+    log.commit(&[sample()]).unwrap();
+    assert!(matches!(log.commit(&[sample()]), Err(LogError::Exhausted)));
+    drop(log);
+    assert_eq!(open(&volume).1.scan.sequence, u64::MAX);
 }
 
 fn sample() -> Record {
