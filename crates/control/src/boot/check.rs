@@ -390,8 +390,12 @@ fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Co
         }
         let reservations =
             subnet.reservation.iter().filter_map(|table| reservation(table, problems)).collect();
+        if let Some(name) = subnet.shared_network.as_ref().filter(|name| name.get_ref().is_empty()) {
+            problems.error(name.span(), "a shared network needs a name");
+        }
         subnets.push(Subnet {
             network,
+            shared_network: text(&subnet.shared_network),
             pools,
             peer_pools,
             routers,

@@ -76,7 +76,7 @@ tables! {
     Metrics { listen: Value<SocketAddr> }
     Heartbeat { listen: Value<SocketAddr>, announce_to: List<SocketAddr>, accept_found: Switch, probe_interval: Value<Wait> }
     Media { programs: Option<Spanned<PathBuf>>, secure: Switch, vlan: Option<Spanned<u16>>, trust: Option<Spanned<PathBuf>> }
-    Subnet { network: Value<Network>, pools: List<AddressRange>,
+    Subnet { network: Value<Network>, shared_network: Text, pools: List<AddressRange>,
              pools_of: BTreeMap<Spanned<String>, Spanned<Several<AddressRange>>>, router: List<Ipv4Addr>, dns: List<Ipv4Addr>,
              ntp: List<Ipv4Addr>, domain: Text, search: List<String>, mtu: Option<Spanned<u16>>,
              routes: Vec<Spanned<Route>>, lease: Value<Wait>, boot_lease: Value<Wait>,

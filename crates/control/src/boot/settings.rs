@@ -187,6 +187,8 @@ pub struct Media {
 pub struct Subnet {
     /// Its network; IPv4.
     pub network: Network,
+    /// The name of the link that it shares with other subnets.
+    pub shared_network: Option<String>,
     /// Addresses that this server gives to anybody.
     pub pools: Vec<AddressRange>,
     /// Those that other members give.

@@ -264,6 +264,22 @@ fn addresses_are_checked() {
 }
 
 #[test]
+fn subnets_share_a_network_by_name() {
+    let file = |name: &str| {
+        format!(
+            "[dhcp]\nmode = \"server\"\n{MEMBER}\
+             [[subnet]]\nnetwork = \"10.0.0.0/24\"\nshared-network = \"{name}\"\npools = \"10.0.0.10-10.0.0.19\"\n\
+             [[subnet]]\nnetwork = \"10.0.1.0/24\"\npools = \"10.0.1.10-10.0.1.19\"\n"
+        )
+    };
+    let loaded = parse(&file("hall"), Path::new("boot.toml")).unwrap();
+    let shared: Vec<_> =
+        loaded.settings.subnets.iter().map(|subnet| subnet.shared_network.as_deref()).collect();
+    assert_eq!(shared, [Some("hall"), None]);
+    assert!(problems(&file("")).to_string().contains("a shared network needs a name"));
+}
+
+#[test]
 fn members_split_a_subnet() {
     let file = |name: &str| {
         let subnet = "[[subnet]]\nnetwork = \"10.0.0.0/24\"\npools-of = { a = \"10.0.0.10-10.0.0.19\", b = [\"10.0.0.20-10.0.0.29\"] }\n";

@@ -108,6 +108,21 @@ impl Subnet {
         self.pools.iter().any(|pool| pool.range().contains(address))
     }
 
+    /// The lowest address that nobody has had.
+    pub(super) fn fresh(&mut self) -> Option<Ipv4Addr> {
+        self.pools.iter_mut().find_map(Pool::lowest_free)
+    }
+
+    /// Of the addresses that somebody had and that may be given again, the one that has been unused for longest.
+    pub(super) fn reusable(&self, now: Time) -> Option<Ipv4Addr> {
+        self.reusable.first().filter(|(from, _)| *from <= now).map(|(_, address)| *address)
+    }
+
+    /// Whether the address is in this plan at all.
+    pub(super) fn manages(&self, address: Ipv4Addr) -> bool {
+        self.has(address) || self.is_of_peer(address) || self.reserved.contains(&address)
+    }
+
     pub(super) fn is_of_peer(&self, address: Ipv4Addr) -> bool {
         self.peer_pools.iter().any(|range| range.contains(address)) && !self.has(address)
     }

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use super::Time;
 use super::identity::{Hardware, Holder, Key};
-use super::pool::Pool;
 use super::record::{MemberId, Record, RecordState, RelayAgent};
 use super::subnet::{Asker, Plan, Subnet, Terms};
 
@@ -201,55 +200,62 @@ impl Table {
     }
 
     /// Finds an address for a client and holds it: its reservation, the one that it has or had, the one that it wants,
-    /// one that nobody had, the one that has been unused for longest.
+    /// one that nobody had, the one that has been unused for longest; each of the first subnet of the client's link that
+    /// has one.
     ///
     /// # Errors
     /// `Exhausted`, `Crowded`.
     pub fn hold(
         &mut self,
-        subnet: usize,
+        link: &[usize],
         now: Time,
         asker: Asker<'_>,
         wanted: Option<Ipv4Addr>,
     ) -> Result<Held, Denied> {
-        self.end_holds(subnet, now);
-        let holder = self.with_uuid(subnet, asker.holder);
+        link.iter().for_each(|subnet| self.end_holds(*subnet, now));
+        let holder = self.with_uuid(link, asker.holder);
         let asker = Asker { holder: &holder, ..asker };
-        if let Some(address) = self.known_address(subnet, now, asker) {
+        if let Some((subnet, address)) = self.known_address(link, now, asker) {
             self.hold_address(subnet, now, asker.holder, address);
             return Ok(Held { address, is_known: true });
         }
-        let entry = &mut self.subnets[subnet];
-        if entry.holds.len() >= entry.holds_max {
+        let has_room = |subnet: &usize| {
+            let entry = &self.subnets[*subnet];
+            entry.holds.len() < entry.holds_max
+        };
+        let roomy: Vec<usize> = link.iter().copied().filter(has_room).collect();
+        if roomy.is_empty() {
             return Err(Denied::Crowded);
         }
-        let wanted = wanted.filter(|address| {
-            self.subnets[subnet].has(*address) && self.usable(subnet, now, asker, *address).is_ok()
+        let wanted = wanted.and_then(|address| {
+            let subnet = roomy.iter().copied().find(|subnet| self.subnets[*subnet].has(address))?;
+            self.usable(subnet, now, asker, address).ok().map(|()| (subnet, address))
         });
-        let entry = &mut self.subnets[subnet];
-        let address = wanted
-            .or_else(|| entry.pools.iter_mut().find_map(Pool::lowest_free))
-            .or_else(|| entry.reusable.first().filter(|(from, _)| *from <= now).map(|(_, address)| *address))
+        let (subnet, address) = wanted
+            .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].fresh()?))))
+            .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].reusable(now)?))))
             .ok_or(Denied::Exhausted)?;
         self.hold_address(subnet, now, asker.holder, address);
         Ok(Held { address, is_known: false })
     }
 
     /// Gives a client an address, or more time for it. Returns when the lease ends, and what has to be logged before the
-    /// client may be told: the lease itself, and the end of another one that the client had in this subnet.
+    /// client may be told: the lease itself, and the ends of others that the client had on this link.
     ///
     /// # Errors
     /// Why it cannot have it.
     pub fn grant(
         &mut self,
-        subnet: usize,
+        link: &[usize],
         now: Time,
         asker: Asker<'_>,
         address: Ipv4Addr,
         duration: Duration,
     ) -> Result<(Time, Vec<Record>), Denied> {
-        let holder = self.with_uuid(subnet, asker.holder);
+        let holder = self.with_uuid(link, asker.holder);
         let asker = Asker { holder: &holder, ..asker };
+        let subnet = link.iter().copied().find(|subnet| self.subnets[*subnet].manages(address));
+        let subnet = subnet.ok_or(Denied::Unmanaged)?;
         self.usable(subnet, now, asker, address)?;
         let mut expires = now.after(duration);
         let mut kept = expires;
@@ -259,8 +265,10 @@ impl Table {
         }
         let key = asker.holder.key();
         let mut records = Vec::with_capacity(1);
-        if let Some(other) = self.by_key.get(&(subnet, key)).copied().filter(|other| *other != address) {
-            records.extend(self.end(subnet, now, other, State::Released, now));
+        for subnet in link {
+            if let Some(other) = self.by_key.get(&(*subnet, key)).copied().filter(|other| *other != address) {
+                records.extend(self.end(*subnet, now, other, State::Released, now));
+            }
         }
         let relay_agent = match asker.relay_agent {
             Some(told) => RelayAgent::new(told),
@@ -326,10 +334,13 @@ impl Table {
     }
 
     /// Ends a hold before its time: the client has chosen another server.
-    pub fn let_go(&mut self, subnet: usize, holder: &Holder) {
-        let Some(address) = self.by_key.get(&(subnet, holder.key())).copied() else { return };
-        if self.leases.get(&address).is_some_and(|lease| lease.state == State::Offered) {
-            self.forget(subnet, address);
+    pub fn let_go(&mut self, link: &[usize], holder: &Holder) {
+        for subnet in link {
+            if let Some(address) = self.by_key.get(&(*subnet, holder.key())).copied()
+                && self.leases.get(&address).is_some_and(|lease| lease.state == State::Offered)
+            {
+                self.forget(*subnet, address);
+            }
         }
     }
 
@@ -356,21 +367,20 @@ impl Table {
 
     /// The client with the UUID that its firmware told: an operating system does not tell it, and may have an address
     /// that is reserved by UUID.
-    fn with_uuid<'a>(&self, subnet: usize, holder: &'a Holder) -> Cow<'a, Holder> {
-        if let (None, Some(hardware), true) = (holder.uuid, holder.hardware, self.subnets[subnet].has_uuids)
-            && let Some(address) = self.by_hardware.get(&(subnet, hardware))
-            && let Some(uuid) = self.leases.get(address).and_then(|lease| lease.holder.uuid)
-        {
-            return Cow::Owned(Holder { uuid: Some(uuid), ..holder.clone() });
+    fn with_uuid<'a>(&self, link: &[usize], holder: &'a Holder) -> Cow<'a, Holder> {
+        let has_uuids = link.iter().any(|subnet| self.subnets[*subnet].has_uuids);
+        if let (None, Some(hardware), true) = (holder.uuid, holder.hardware, has_uuids) {
+            let known = link.iter().filter_map(|subnet| self.by_hardware.get(&(*subnet, hardware)));
+            if let Some(uuid) = known.filter_map(|address| self.leases.get(address)?.holder.uuid).next() {
+                return Cow::Owned(Holder { uuid: Some(uuid), ..holder.clone() });
+            }
         }
         Cow::Borrowed(holder)
     }
 
     /// The subnet in whose plan an address is.
     fn subnet_of(&self, address: Ipv4Addr) -> Option<usize> {
-        self.subnets.iter().position(|subnet| {
-            subnet.has(address) || subnet.is_of_peer(address) || subnet.reserved.contains(&address)
-        })
+        self.subnets.iter().position(|subnet| subnet.manages(address))
     }
 
     fn is_of_peer(&self, subnet: usize, address: Ipv4Addr) -> bool {
@@ -378,23 +388,26 @@ impl Table {
         subnet.is_of_peer(address) && !subnet.reserved.contains(&address)
     }
 
-    /// The address that a client has a claim to: reserved for it, or its own from earlier.
-    fn known_address(&self, subnet: usize, now: Time, asker: Asker<'_>) -> Option<Ipv4Addr> {
-        let reserved = self.subnets[subnet].reservation_for(asker);
-        let by_key = self.by_key.get(&(subnet, asker.holder.key())).copied();
-        let by_hardware =
-            asker.holder.hardware.and_then(|hardware| self.by_hardware.get(&(subnet, hardware)).copied());
-        let is_active =
-            |address: &Ipv4Addr| self.leases.get(address).is_some_and(|lease| lease.is_active(now));
+    /// The address that a client has a claim to, with its subnet: reserved for it, or its own from earlier.
+    fn known_address(&self, link: &[usize], now: Time, asker: Asker<'_>) -> Option<(usize, Ipv4Addr)> {
+        let holder = asker.holder;
+        let reserved =
+            link.iter().filter_map(|subnet| Some((*subnet, self.subnets[*subnet].reservation_for(asker)?)));
+        let key = holder.key();
+        let own = link.iter().flat_map(|subnet| {
+            let by_key = self.by_key.get(&(*subnet, key));
+            let by_hardware = holder.hardware.and_then(|known| self.by_hardware.get(&(*subnet, known)));
+            by_key.into_iter().chain(by_hardware).map(|address| (*subnet, *address))
+        });
+        let lease = |address: &Ipv4Addr| self.leases.get(address);
+        let own = own.filter(|(_, address)| lease(address).is_some_and(|lease| lease.is_of(holder)));
         // The address that the machine uses now comes first: a disk may hang on it.
-        let own = [by_key, by_hardware].into_iter().flatten();
-        let own = own.clone().filter(is_active).chain(own);
-        let is_own =
-            |address: &Ipv4Addr| self.leases.get(address).is_some_and(|lease| lease.is_of(asker.holder));
+        let is_active = |address: &Ipv4Addr| lease(address).is_some_and(|lease| lease.is_active(now));
+        let active = own.clone().filter(|(_, address)| is_active(address));
         reserved
-            .into_iter()
-            .chain(own.filter(is_own))
-            .find(|address| self.usable(subnet, now, asker, *address).is_ok())
+            .chain(active)
+            .chain(own)
+            .find(|(subnet, address)| self.usable(*subnet, now, asker, *address).is_ok())
     }
 
     /// Whether a client can have an address now.

@@ -104,6 +104,8 @@ pub struct Server {
     links: Links,
     observer: Arc<dyn Observer>,
     probes: HashMap<Ipv4Addr, Probing>,
+    /// For each subnet, those on its link.
+    shared: Vec<Arc<[usize]>>,
 }
 
 /// An offer that waits for a probe.
@@ -126,7 +128,10 @@ struct Request<'a> {
     arrival: Arrival,
     device: Device,
     holder: Holder,
+    /// The subnet of the address that it is about; before there is one, that of where the client was heard.
     subnet: usize,
+    /// The subnets of which the client can have an address.
+    link: Arc<[usize]>,
 }
 
 impl Server {
@@ -138,7 +143,8 @@ impl Server {
         observer: Arc<dyn Observer>,
     ) -> Self {
         let table = Table::new(MemberId::of(&settings.member), settings.plans(), settings.terms);
-        Self { settings, table, policy, links, observer, probes: HashMap::new() }
+        let shared = (0..settings.subnets.len()).map(|subnet| settings.link_of(subnet).into()).collect();
+        Self { settings, table, policy, links, observer, probes: HashMap::new(), shared }
     }
 
     /// Its settings.
@@ -182,13 +188,14 @@ impl Server {
             self.dropped(message, "no subnet is configured where the request comes from");
             return;
         };
-        let request = Request { message, arrival, device, holder, subnet };
+        let link = Arc::clone(&self.shared[subnet]);
+        let request = Request { message, arrival, device, holder, subnet, link };
         match kind {
-            MessageType::DISCOVER => self.discover(now, &request, 1, outputs),
-            MessageType::REQUEST => self.request(now, &request, outputs),
+            MessageType::DISCOVER => self.discover(now, request, 1, outputs),
+            MessageType::REQUEST => self.request(now, request, outputs),
             MessageType::DECLINE => self.decline(now, &request, outputs),
             MessageType::RELEASE => self.release(now, &request, outputs),
-            MessageType::INFORM => self.inform(&request, outputs),
+            MessageType::INFORM => self.inform(request, outputs),
             _ => {}
         }
     }
@@ -238,19 +245,21 @@ impl Server {
         let Some(holder) = Holder::new(hardware, device.uuid, client_id, is_boot) else { return };
         let Some(subnet) = self.subnet_of(message, probing.arrival) else { return };
         if let Some(address) = in_use {
-            outputs.records.extend(self.table.put_aside(subnet, now, address));
+            let own = self.on_link(&self.shared[subnet], address).unwrap_or(subnet);
+            outputs.records.extend(self.table.put_aside(own, now, address));
             self.refused(message, Some(address), "somebody answers at an address that is free by our books");
         }
-        let request = Request { message, arrival: probing.arrival, device, holder, subnet };
+        let link = Arc::clone(&self.shared[subnet]);
+        let request = Request { message, arrival: probing.arrival, device, holder, subnet, link };
         let attempt = if in_use.is_some() { probing.attempt + 1 } else { 0 };
-        self.discover(now, &request, attempt, outputs);
+        self.discover(now, request, attempt, outputs);
     }
 
     /// `attempt` counts the addresses that were found for this request; none is probed for 0.
-    fn discover(&mut self, now: Time, request: &Request<'_>, attempt: u32, outputs: &mut Outputs) {
-        let Some(decision) = self.decide(request, Stage::Discover) else { return };
+    fn discover(&mut self, now: Time, mut request: Request<'_>, attempt: u32, outputs: &mut Outputs) {
+        let Some(decision) = self.decide(&request, Stage::Discover) else { return };
         let wanted = request.message.options.address(code::REQUESTED_ADDRESS);
-        let held = match self.table.hold(request.subnet, now, request.asker(), wanted) {
+        let held = match self.table.hold(&request.link, now, request.asker(), wanted) {
             Ok(held) => held,
             Err(denied) => {
                 let network = self.settings.subnets[request.subnet].network;
@@ -273,49 +282,52 @@ impl Server {
             outputs.probes.push(Probe { address: held.address, link });
             return;
         }
-        let reply = self.assign(request, &decision, MessageType::OFFER, held.address, self.duration(request));
+        request.subnet = self.on_link(&request.link, held.address).unwrap_or(request.subnet);
+        let reply =
+            self.assign(&request, &decision, MessageType::OFFER, held.address, self.duration(&request));
         outputs.replies.push(reply);
     }
 
-    fn request(&mut self, now: Time, request: &Request<'_>, outputs: &mut Outputs) {
+    fn request(&mut self, now: Time, mut request: Request<'_>, outputs: &mut Outputs) {
         let message = request.message;
         let told = |address: Ipv4Addr| Some(address).filter(|address| !address.is_unspecified());
         let wanted = message.options.address(code::REQUESTED_ADDRESS).and_then(told);
         let is_selecting = message.options.has(code::SERVER_ID);
         if is_selecting && !is_asked_of(&self.settings, message, request.arrival.received_on) {
             // It has taken another server's offer.
-            self.table.let_go(request.subnet, &request.holder);
+            self.table.let_go(&request.link, &request.holder);
             return;
         }
         let Some(address) = wanted.or(told(message.ciaddr)) else {
             self.dropped(message, "the request names no address");
             return;
         };
-        let Some(decision) = self.decide(request, Stage::Request) else { return };
-        let subnet = &self.settings.subnets[request.subnet];
+        let Some(decision) = self.decide(&request, Stage::Request) else { return };
         let may_refuse = is_selecting || self.settings.is_authoritative;
-        if !subnet.network.contains(address) {
+        let Some(subnet) = self.on_link(&request.link, address) else {
             if may_refuse {
-                let reason = format!("it is not an address of the client's network {}", subnet.network);
-                self.refuse(request, address, &reason, outputs);
+                let network = self.settings.subnets[request.subnet].network;
+                let reason = format!("it is not an address of the client's network {network}");
+                self.refuse(&request, address, &reason, outputs);
             }
             return;
-        }
+        };
+        request.subnet = subnet;
         // RFC 2131 §4.3.2: a server that has no record of the client stays silent, unless it is the only one that could
         // have any.
         if !may_refuse && !self.table.is_of(address, &request.holder) {
             return;
         }
-        match self.table.grant(request.subnet, now, request.asker(), address, self.duration(request)) {
+        match self.table.grant(&request.link, now, request.asker(), address, self.duration(&request)) {
             Ok((expires, records)) => {
                 outputs.records.extend(records);
                 let lease = expires.remaining(now);
-                let reply = self.assign(request, &decision, MessageType::ACK, address, lease);
+                let reply = self.assign(&request, &decision, MessageType::ACK, address, lease);
                 outputs.durable_replies.push(reply);
             }
             // Another member's, or somebody's static one: only a client that asks us in person gets an answer.
             Err(Denied::Unproven | Denied::Unmanaged) if !is_selecting => {}
-            Err(denied) if may_refuse => self.refuse(request, address, &denied.to_string(), outputs),
+            Err(denied) if may_refuse => self.refuse(&request, address, &denied.to_string(), outputs),
             Err(_) => {}
         }
     }
@@ -325,7 +337,8 @@ impl Server {
         if !is_asked_of(&self.settings, request.message, request.arrival.received_on) {
             return;
         }
-        if let Some(record) = self.table.decline(request.subnet, now, request.asker(), address) {
+        let subnet = self.on_link(&request.link, address).unwrap_or(request.subnet);
+        if let Some(record) = self.table.decline(subnet, now, request.asker(), address) {
             outputs.records.push(record);
             self.refused(
                 request.message,
@@ -347,15 +360,16 @@ impl Server {
     }
 
     /// RFC 2131 §4.3.5: a client that has its address from elsewhere wants to know the rest.
-    fn inform(&mut self, request: &Request<'_>, outputs: &mut Outputs) {
+    fn inform(&mut self, mut request: Request<'_>, outputs: &mut Outputs) {
         if request.message.ciaddr.is_unspecified() {
             return;
         }
-        let Some(decision) = self.decide(request, Stage::Request) else { return };
-        let mut reply = self.reply(request, MessageType::ACK);
+        let Some(decision) = self.decide(&request, Stage::Request) else { return };
+        request.subnet = self.on_link(&request.link, request.message.ciaddr).unwrap_or(request.subnet);
+        let mut reply = self.reply(&request, MessageType::ACK);
         reply.ciaddr = request.message.ciaddr;
-        let told = self.describe(request, &decision, &mut reply);
-        self.reached(request, Stage::Ack, Some(reply.ciaddr), &told);
+        let told = self.describe(&request, &decision, &mut reply);
+        self.reached(&request, Stage::Ack, Some(reply.ciaddr), &told);
         outputs.replies.push(request.answer(reply));
     }
 
@@ -385,6 +399,11 @@ impl Server {
             .or_else(|| Some(message.ciaddr).filter(told).filter(|_| !arrival.is_broadcast))
             .unwrap_or(arrival.received_on);
         self.subnet_with(address)
+    }
+
+    /// The subnet of a link in which an address is.
+    fn on_link(&self, link: &[usize], address: Ipv4Addr) -> Option<usize> {
+        link.iter().copied().find(|subnet| self.settings.subnets[*subnet].network.contains(address))
     }
 
     fn subnet_with(&self, address: Ipv4Addr) -> Option<usize> {

@@ -61,6 +61,8 @@ impl fmt::Display for Network {
 pub struct Subnet {
     /// Its addresses.
     pub network: Network,
+    /// The link that it shares with other subnets of this name: a client there gets an address of any of them.
+    pub shared_network: Option<String>,
     /// What of them this server gives away.
     pub pools: Vec<Range>,
     /// What of them other members give away.
@@ -92,6 +94,7 @@ impl Subnet {
     pub fn new(network: Network) -> Self {
         Self {
             network,
+            shared_network: None,
             pools: Vec::new(),
             peer_pools: Vec::new(),
             reservations: Vec::new(),
@@ -200,6 +203,15 @@ impl Settings {
             }
         }
         problems
+    }
+
+    /// The subnets on a subnet's link: itself, then the others in their order.
+    pub fn link_of(&self, subnet: usize) -> Vec<usize> {
+        let name = self.subnets.get(subnet).and_then(|subnet| subnet.shared_network.as_ref());
+        let others = self.subnets.iter().enumerate().filter(|(other, about)| {
+            *other != subnet && name.is_some() && about.shared_network.as_ref() == name
+        });
+        std::iter::once(subnet).chain(others.map(|(other, _)| other)).collect()
     }
 
     /// What the lease table has to know.

@@ -9,3 +9,4 @@ mod network;
 mod ports;
 mod query;
 mod setup;
+mod shared;

@@ -5,14 +5,14 @@
 //! Three things must hold. No two clients believe at one time that they have one address. A lease that a client was told
 //! of is known to the server until it ends, whatever crashed. And no client loses an address that it rightly has to a NAK.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::setup::*;
 use crate::dhcp::driver::open_leases;
-use crate::dhcp::lease::{CrashingVolume, Log, Time};
-use crate::dhcp::server::{Arrival, Outputs, Reply, Server, Settings};
+use crate::dhcp::lease::{CrashingVolume, Log, Range, Reservation, Time};
+use crate::dhcp::server::{Arrival, Network, Outputs, Reply, Server, Settings};
 use crate::dhcp::wire::{Message, MessageType, code};
 use crate::policy::Action;
 
@@ -46,6 +46,7 @@ struct Client {
 }
 
 struct World {
+    settings: Settings,
     random: Random,
     now: Time,
     volume: CrashingVolume,
@@ -80,18 +81,35 @@ fn small_settings() -> Settings {
     settings
 }
 
-fn open(volume: &CrashingVolume) -> (Server, Log) {
-    let mut server = server_of(small_settings(), Action::Local);
+/// The same addresses in two subnets that share the link.
+fn shared_settings() -> Settings {
+    let mut settings = small_settings();
+    let mut sibling = settings.subnets[0].clone();
+    settings.subnets[0].pools[0].last = ip("10.0.0.109");
+    sibling.network = Network::new(ip("10.2.0.0"), 24).unwrap();
+    sibling.pools = vec![Range { first: ip("10.2.0.110"), last: ip("10.2.0.119") }];
+    sibling.reservations = vec![(Reservation::Mac(mac(0)), ip("10.2.0.50"))];
+    sibling.routers = vec![ip("10.2.0.254")];
+    settings.subnets.push(sibling);
+    for subnet in [0, 2] {
+        settings.subnets[subnet].shared_network = Some("lan".into());
+    }
+    settings
+}
+
+fn open(volume: &CrashingVolume, settings: Settings) -> (Server, Log) {
+    let mut server = server_of(settings, Action::Local);
     let (log, opened, _) = open_leases(&mut server, Box::new(volume.clone())).unwrap();
     assert_eq!(opened.scan.damage_count, 0, "a crash is no corruption");
     (server, log)
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, settings: Settings) -> Self {
         let volume = CrashingVolume::default();
-        let (server, log) = open(&volume);
+        let (server, log) = open(&volume, settings.clone());
         Self {
+            settings,
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: at(0),
             volume,
@@ -215,7 +233,7 @@ impl World {
         self.crashes += 1;
         let random = &mut self.random;
         self.volume = self.volume.crash(|limit| random.below(limit));
-        (self.server, self.log) = open(&self.volume);
+        (self.server, self.log) = open(&self.volume, self.settings.clone());
     }
 
     fn rewrite(&mut self) {
@@ -250,6 +268,7 @@ impl World {
                 let seconds = message.options.array(code::LEASE_TIME).map(u32::from_be_bytes).unwrap();
                 client.lease = Some((address, asked_at.after(Duration::from_secs(seconds.into()))));
                 self.acks += 1;
+                self.check_network(message);
             }
             Some(MessageType::NAK) => {
                 self.naks += 1;
@@ -259,6 +278,13 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// An address comes with what is true in its own subnet.
+    fn check_network(&self, message: &Message) {
+        let subnet = self.settings.subnets.iter().find(|subnet| subnet.network.contains(message.yiaddr));
+        let subnet = subnet.unwrap_or_else(|| panic!("{} is in no subnet", message.yiaddr));
+        assert_eq!(message.options.address(code::ROUTER), subnet.routers.first().copied());
     }
 
     fn check(&self) {
@@ -279,11 +305,26 @@ impl World {
 
 #[test]
 fn no_address_is_held_by_two_and_no_acknowledged_lease_is_forgotten() {
+    play(&small_settings());
+}
+
+#[test]
+fn nor_is_any_where_two_subnets_share_the_link() {
+    let held = play(&shared_settings());
+    let in_subnet = |second: u8| held.iter().filter(|address| address.octets()[1] == second).count();
+    assert!(in_subnet(0) == 10 && in_subnet(2) == 11, "both pools and the reservation are used: {held:?}");
+    assert!(held.contains(&ip("10.2.0.50")), "the reservation is honoured: {held:?}");
+}
+
+/// Lets clients live for a while, many times over. Returns all addresses that any of them had.
+fn play(settings: &Settings) -> BTreeSet<Ipv4Addr> {
+    let mut held = BTreeSet::new();
     let mut totals = [0; 3];
     for seed in 1..=30 {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, settings.clone());
         for _ in 0..700 {
             world.step();
+            held.extend(world.clients.iter().filter_map(|client| Some(client.lease?.0)));
         }
         for (total, count) in totals.iter_mut().zip([world.acks, world.naks, world.crashes]) {
             *total += count;
@@ -291,4 +332,5 @@ fn no_address_is_held_by_two_and_no_acknowledged_lease_is_forgotten() {
     }
     let [acks, naks, crashes] = totals;
     assert!(acks > 1500 && naks > 50 && crashes > 150, "the test tests something: {totals:?}");
+    held
 }

@@ -171,6 +171,7 @@ pub(super) fn server_of(settings: &Settings) -> server::Settings {
 fn subnet_of(subnet: &boot::Subnet) -> Option<server::Subnet> {
     let plan = subnet.plan();
     Some(server::Subnet {
+        shared_network: subnet.shared_network.clone(),
         pools: plan.pools,
         peer_pools: plan.peer_pools,
         reservations: plan.reservations,

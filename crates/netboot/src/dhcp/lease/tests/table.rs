@@ -51,8 +51,8 @@ fn at(seconds: u64) -> Time {
 }
 
 fn lease(table: &mut Table, now: u64, holder: &Holder, seconds: u64) -> Result<Ipv4Addr, Denied> {
-    let held = table.hold(0, at(now), by(holder), None)?;
-    table.grant(0, at(now), by(holder), held.address, Duration::from_secs(seconds))?;
+    let held = table.hold(&[0], at(now), by(holder), None)?;
+    table.grant(&[0], at(now), by(holder), held.address, Duration::from_secs(seconds))?;
     Ok(held.address)
 }
 
@@ -71,14 +71,14 @@ fn the_last_number_of_all_in_a_log_is_no_end() {
 #[test]
 fn an_offered_address_is_offered_to_nobody_else_until_the_hold_ends() {
     let mut table = table(plan(1, 8));
-    let first = table.hold(0, at(0), by(&system(1)), None).unwrap();
-    let wanted = table.hold(0, at(1), by(&system(2)), Some(first.address)).unwrap();
+    let first = table.hold(&[0], at(0), by(&system(1)), None).unwrap();
+    let wanted = table.hold(&[0], at(1), by(&system(2)), Some(first.address)).unwrap();
     assert_ne!(first.address, wanted.address);
-    assert_eq!(table.grant(0, at(1), by(&system(2)), first.address, HOUR).unwrap_err(), Denied::Taken);
+    assert_eq!(table.grant(&[0], at(1), by(&system(2)), first.address, HOUR).unwrap_err(), Denied::Taken);
     // The same client is offered the same address.
-    assert_eq!(table.hold(0, at(2), by(&system(1)), None).unwrap().address, first.address);
+    assert_eq!(table.hold(&[0], at(2), by(&system(1)), None).unwrap().address, first.address);
     // A hold leaves nothing behind.
-    assert_eq!(table.hold(0, at(60), by(&system(3)), None).unwrap().address, first.address);
+    assert_eq!(table.hold(&[0], at(60), by(&system(3)), None).unwrap().address, first.address);
     assert_eq!(table.leases(None).count(), 1);
 }
 
@@ -95,7 +95,7 @@ fn expired_addresses_are_reused_oldest_first_and_only_when_no_fresh_one_is_left(
     assert_eq!(lease(&mut table, 1000, &system(6), 9999), Ok(address(1)));
     assert_eq!(lease(&mut table, 1000, &system(7), 9999), Err(Denied::Exhausted));
     // Whose address went to another one gets another one.
-    assert_eq!(table.grant(0, at(1000), by(&system(1)), address(1), HOUR).unwrap_err(), Denied::Taken);
+    assert_eq!(table.grant(&[0], at(1000), by(&system(1)), address(1), HOUR).unwrap_err(), Denied::Taken);
     // One that is given back goes to the next.
     assert!(table.release(0, at(1001), by(&system(1)), address(1)).is_none(), "it is not its own");
     assert!(table.release(0, at(1001), by(&system(6)), address(1)).is_some());
@@ -111,7 +111,7 @@ fn a_declined_address_is_put_aside_for_a_while() {
     assert!(table.decline(0, at(1), by(&system(1)), address(1)).is_none(), "once is enough");
     assert_eq!(lease(&mut table, 2, &system(1), 3600), Ok(address(2)));
     assert_eq!(lease(&mut table, 2, &system(3), 3600), Err(Denied::Exhausted));
-    assert_eq!(table.grant(0, at(2), by(&system(3)), address(1), HOUR).unwrap_err(), Denied::Declined);
+    assert_eq!(table.grant(&[0], at(2), by(&system(3)), address(1), HOUR).unwrap_err(), Denied::Declined);
     assert_eq!(lease(&mut table, 1000, &system(3), 3600), Ok(address(1)));
 }
 
@@ -135,14 +135,14 @@ fn a_machine_keeps_its_address_through_all_stages_of_its_boot_and_the_next() {
 fn strangers_cannot_hold_a_whole_pool() {
     let mut table = table(plan(1, 200));
     assert_eq!(lease(&mut table, 0, &system(0), 3600), Ok(address(1)));
-    let results: Vec<_> = (1..=200).map(|mac| table.hold(0, at(1), by(&system(mac)), None)).collect();
+    let results: Vec<_> = (1..=200).map(|mac| table.hold(&[0], at(1), by(&system(mac)), None)).collect();
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 150);
     assert_eq!(results.last(), Some(&Err(Denied::Crowded)));
     let known = Held { address: address(1), is_known: true };
-    assert_eq!(table.hold(0, at(1), by(&system(0)), None), Ok(known), "who has a lease is served");
+    assert_eq!(table.hold(&[0], at(1), by(&system(0)), None), Ok(known), "who has a lease is served");
     // The flood ends, and nothing is left of it.
     for second in 40..44 {
-        let _ = table.hold(0, at(second), by(&system(201)), None);
+        let _ = table.hold(&[0], at(second), by(&system(201)), None);
     }
     assert_eq!(table.leases(None).count(), 2);
 }
@@ -161,13 +161,13 @@ fn reservations_by_every_name() {
     assert_eq!(lease(&mut table, 0, &named, 60), Ok(address(100)), "outside of the pool");
     let behind = firmware(5);
     let asker = Asker { holder: &behind, circuit_id: b"port 7", relay_agent: Some(b"\x01\x06port 7") };
-    assert_eq!(table.hold(0, at(0), asker, None).map(|held| held.address), Ok(address(4)));
+    assert_eq!(table.hold(&[0], at(0), asker, None).map(|held| held.address), Ok(address(4)));
     // Nobody else gets them.
-    assert_eq!(table.grant(0, at(0), by(&system(7)), address(3), HOUR).unwrap_err(), Denied::Taken);
+    assert_eq!(table.grant(&[0], at(0), by(&system(7)), address(3), HOUR).unwrap_err(), Denied::Taken);
     assert_eq!(lease(&mut table, 0, &system(7), 60), Ok(address(1)));
     assert_eq!(lease(&mut table, 0, &system(8), 60), Ok(address(2)));
     assert_eq!(lease(&mut table, 9999, &system(9), 60), Ok(address(1)));
-    assert_eq!(table.grant(0, at(0), by(&system(7)), address(50), HOUR).unwrap_err(), Denied::Unmanaged);
+    assert_eq!(table.grant(&[0], at(0), by(&system(7)), address(50), HOUR).unwrap_err(), Denied::Unmanaged);
 }
 
 #[test]
@@ -176,17 +176,17 @@ fn a_member_renews_what_the_other_logged_within_the_bound_that_both_know() {
     let mut other =
         Table::new(MemberId(2), vec![Plan { peer_pools: vec![range(1, 4)], ..plan(5, 8) }], terms());
     let client = system(1);
-    let (expires, records) = owner.grant(0, at(0), by(&client), address(1), HOUR).unwrap();
-    assert_eq!(other.grant(0, at(10), by(&client), address(1), HOUR).unwrap_err(), Denied::Unproven);
+    let (expires, records) = owner.grant(&[0], at(0), by(&client), address(1), HOUR).unwrap();
+    assert_eq!(other.grant(&[0], at(10), by(&client), address(1), HOUR).unwrap_err(), Denied::Unproven);
     assert!(other.apply_foreign(at(10), &records[0]));
     assert!(!other.apply_foreign(at(10), &records[0]), "twice is once");
     // Another client cannot use that proof.
-    assert_eq!(other.grant(0, at(10), by(&system(2)), address(1), HOUR).unwrap_err(), Denied::Taken);
+    assert_eq!(other.grant(&[0], at(10), by(&system(2)), address(1), HOUR).unwrap_err(), Denied::Taken);
     // However often it is renewed there, it ends at the bound.
-    let (first, _) = other.grant(0, at(1800), by(&client), address(1), HOUR).unwrap();
-    let (last, renewed) = other.grant(0, at(5000), by(&client), address(1), 5 * HOUR).unwrap();
+    let (first, _) = other.grant(&[0], at(1800), by(&client), address(1), HOUR).unwrap();
+    let (last, renewed) = other.grant(&[0], at(5000), by(&client), address(1), 5 * HOUR).unwrap();
     assert_eq!((first, last), (at(1800 + 3600), expires.after(HOUR)));
-    assert_eq!(other.grant(0, at(7300), by(&client), address(1), HOUR).unwrap_err(), Denied::Unproven);
+    assert_eq!(other.grant(&[0], at(7300), by(&client), address(1), HOUR).unwrap_err(), Denied::Unproven);
     // The owner, which has heard nothing, keeps the address until then.
     for mac in 11..14 {
         lease(&mut owner, 0, &system(mac), 99_999).unwrap();
@@ -246,7 +246,7 @@ proptest! {
             match step {
                 Step::Wait(seconds) => now += seconds,
                 Step::Hold(client, wanted) => {
-                    let result = table.hold(0, at(now), by(&holder(client)), wanted.map(address));
+                    let result = table.hold(&[0], at(now), by(&holder(client)), wanted.map(address));
                     if let Ok(held) = result {
                         for (machine, until) in [leases.get(&held.address), holds.get(&held.address)].into_iter().flatten() {
                             prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
@@ -256,7 +256,7 @@ proptest! {
                 }
                 Step::Grant(client, last, seconds) => {
                     let address = address(last);
-                    let result = table.grant(0, at(now), by(&holder(client)), address, Duration::from_secs(seconds));
+                    let result = table.grant(&[0], at(now), by(&holder(client)), address, Duration::from_secs(seconds));
                     if let Ok((expires, records)) = result {
                         prop_assert!((1..=8).contains(&last));
                         prop_assert!(last != 4 || client / 2 == 3, "it is reserved");
