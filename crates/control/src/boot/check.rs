@@ -8,8 +8,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use goldwire_netboot::Member;
 use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
+use goldwire_netboot::{Member, Network};
 use toml::Spanned;
 
 use super::bounded;
@@ -19,7 +19,7 @@ use super::problem::{Collector, did_you_mean};
 use super::settings::{
     Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
-use super::value::{AddressRange, Network, Parsed, Secret, Several};
+use super::value::{AddressRange, Parsed, Secret, Several};
 
 /// A key shorter than this can be guessed.
 const SECRET_LENGTH_MIN: usize = 16;
@@ -362,7 +362,7 @@ fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Co
             continue;
         };
         let span = span_of(&subnet.network);
-        if !network.address.is_ipv4() {
+        if !network.address().is_ipv4() {
             problems.error(
                 span.clone(),
                 "addresses are given out by DHCPv4 only; leave IPv6 to router advertisements",
@@ -478,7 +478,7 @@ fn check_pools(
 
 fn route(table: &Spanned<file::Route>, problems: &mut Collector<'_>) -> Option<(Network, Ipv4Addr)> {
     let route = table.get_ref();
-    let found = value(&route.to).filter(|to| to.address.is_ipv4()).zip(value(&route.via));
+    let found = value(&route.to).filter(|to| to.address().is_ipv4()).zip(value(&route.via));
     if found.is_none() {
         problems.error(table.span(), "a route is { to = \"10.9.0.0/16\", via = \"10.0.0.1\" }");
     }

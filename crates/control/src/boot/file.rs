@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use goldwire_netboot::{Mac, Uuid};
+use goldwire_netboot::{Mac, Network, Uuid};
 use goldwire_stdx::ByteSize;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +14,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::problem::{Collector, did_you_mean};
-use super::value::{AddressRange, Bytes, Network, Oui, Parsed, Pattern, Several, Wait};
+use super::value::{AddressRange, Bytes, Oui, Parsed, Pattern, Several, Wait};
 
 /// A whole file. Tables that have a mistake are missing here.
 #[derive(Default)]

@@ -32,4 +32,4 @@ pub use rules::Rules;
 pub use settings::{
     Dhcp, DhcpMode, Heartbeat, Http, Media, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
-pub use value::{AddressRange, Network, Secret};
+pub use value::{AddressRange, Secret};

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Script, Template, Uuid, What};
+use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Network, Script, Template, Uuid, What};
 
-use super::value::{Network, Oui, Pattern};
+use super::value::{Oui, Pattern};
 
 /// What each device boots. Made from a boot file, never changed.
 #[derive(Debug, Default)]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use goldwire_netboot::dhcp::lease::{self, Plan, Range};
 use goldwire_netboot::media::MediaSettings;
-use goldwire_netboot::member::{self, Seat};
-use goldwire_netboot::{Mac, Member, Uuid};
+use goldwire_netboot::member::Seat;
+use goldwire_netboot::{Mac, Member, Network, Uuid};
 
-use super::value::{AddressRange, Network, Secret};
+use super::value::{AddressRange, Secret};
 
 /// Everything that a boot server is told, except what devices boot (that is the [`Policy`](super::Policy)).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -277,11 +277,7 @@ impl MemberSettings {
             tftp_port: self.tftp_port,
             weight: self.weight,
             is_draining: self.is_draining,
-            subnets: self
-                .subnets
-                .iter()
-                .filter_map(|network| member::Subnet::new(network.address, network.prefix))
-                .collect(),
+            subnets: self.subnets.clone(),
             ..Seat::new(self.member.clone())
         }
     }

@@ -2,75 +2,10 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
-
-/// A network: `10.0.0.0/24`, `2001:db8::/64`. Its bits behind the prefix are zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Network {
-    /// Its first address.
-    pub address: IpAddr,
-    /// Length of the prefix in bits.
-    pub prefix: u8,
-}
-
-impl Network {
-    /// Whether an address is in it.
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (own, other, width) = match (self.address, address) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => (own.to_bits().into(), other.to_bits().into(), 32),
-            (IpAddr::V6(own), IpAddr::V6(other)) => (own.to_bits(), other.to_bits(), 128),
-            _ => return false,
-        };
-        let (own, other): (u128, u128) = (own, other);
-        let behind = width - u32::from(self.prefix);
-        own.checked_shr(behind) == other.checked_shr(behind)
-    }
-
-    /// Whether an address is in both.
-    pub fn overlaps(&self, other: &Self) -> bool {
-        self.contains(other.address) || other.contains(self.address)
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-impl FromStr for Network {
-    type Err = String;
-
-    /// A single address is a network of one.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("{text:?} is not a network; write for example 10.0.0.0/24");
-        let (address, prefix) =
-            text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-        let address: IpAddr = address.parse().map_err(|_| wrong())?;
-        let width: u8 = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(width), str::parse).map_err(|_| wrong())?;
-        if prefix > width {
-            return Err(wrong());
-        }
-        let behind = u32::from(width - prefix);
-        let first = match address {
-            IpAddr::V4(own) => {
-                IpAddr::V4(own.to_bits().checked_shr(behind).map_or(0, |bits| bits << behind).into())
-            }
-            IpAddr::V6(own) => {
-                IpAddr::V6(own.to_bits().checked_shr(behind).map_or(0, |bits| bits << behind).into())
-            }
-        };
-        if first != address {
-            return Err(format!("{text:?} has bits behind its prefix; the network is {first}/{prefix}"));
-        }
-        Ok(Self { address, prefix })
-    }
-}
 
 /// A run of IPv4 addresses: `10.0.0.100-10.0.0.199`, both ends in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -267,26 +202,6 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Several<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn networks() {
-        let network: Network = "10.0.4.0/22".parse().unwrap();
-        assert!(
-            network.contains("10.0.7.255".parse().unwrap()) && !network.contains("10.0.8.0".parse().unwrap())
-        );
-        assert!(!network.contains("2001:db8::1".parse().unwrap()));
-        let all: Network = "0.0.0.0/0".parse().unwrap();
-        assert!(all.contains("255.1.2.3".parse().unwrap()) && all.overlaps(&network));
-        let v6: Network = "2001:db8::/64".parse().unwrap();
-        assert!(v6.contains("2001:db8::ffff".parse().unwrap()));
-        for bad in ["10.0.0.1/24", "10.0.0.0/33", "10.0.0", "x/8", "10.0.0.0/"] {
-            assert!(bad.parse::<Network>().is_err(), "{bad}");
-        }
-        assert_eq!(
-            "10.0.0.1/24".parse::<Network>().unwrap_err(),
-            "\"10.0.0.1/24\" has bits behind its prefix; the network is 10.0.0.0/24"
-        );
-    }
 
     #[test]
     fn durations_ranges_and_patterns() {

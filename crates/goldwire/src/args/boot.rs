@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use goldwire_netboot::member::Subnet;
+use goldwire_netboot::Network;
 use goldwire_netboot::{Architecture, Mac, Uuid};
 
 use super::parse_duration;
@@ -181,7 +181,7 @@ pub(crate) struct BalanceArgs {
     pub(crate) tftp: Vec<std::net::SocketAddr>,
     /// Load balancers that put a PROXY protocol header before a connection.
     #[arg(long, value_name = "ADDRESS[/PREFIX]")]
-    pub(crate) proxy_protocol_from: Vec<Subnet>,
+    pub(crate) proxy_protocol_from: Vec<Network>,
     /// Put a PROXY protocol header before connections to members.
     #[arg(long)]
     pub(crate) send_proxy_protocol: bool,

@@ -22,7 +22,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::event::Observer;
-use crate::member::{Subnet, Table};
+use crate::member::Table;
+use crate::network::Network;
 
 /// How long a connection to a member may take; members are near.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -73,7 +74,7 @@ pub struct BalanceSettings {
     pub observer: Arc<dyn Observer>,
     /// Balancers in front of this one. Their HTTP connections have to start with a PROXY header, of version 1 or 2; a
     /// connection of theirs without one is refused, because its client could write one itself.
-    pub proxies: Vec<Subnet>,
+    pub proxies: Vec<Network>,
     /// Whether connections to members start with a PROXY header of version 2.
     pub sends_proxy_header: bool,
 }
@@ -109,7 +110,7 @@ pub struct Balance {
 struct Shared {
     table: Arc<Table>,
     observer: Arc<dyn Observer>,
-    proxies: Vec<Subnet>,
+    proxies: Vec<Network>,
     sends_proxy_header: bool,
     phase: watch::Receiver<Phase>,
     change: watch::Sender<Phase>,

@@ -47,8 +47,8 @@ pub use tls::{TlsError, TlsSettings};
 
 use crate::content::Contents;
 use crate::event::Observer;
-use crate::member::Subnet;
 use crate::neighbours::Neighbours;
+use crate::network::Network;
 use admission::Gate;
 use connection::Shared;
 
@@ -90,7 +90,7 @@ pub struct Listener {
     /// Whether it speaks HTTPS.
     pub is_secure: bool,
     /// Balancers whose connections begin with a PROXY header. Connections from elsewhere are served as they are.
-    pub balancers: Vec<Subnet>,
+    pub balancers: Vec<Network>,
 }
 
 impl Listener {

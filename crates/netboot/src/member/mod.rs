@@ -4,13 +4,11 @@ mod health;
 pub mod heartbeat;
 mod probe;
 mod rank;
-mod subnet;
 mod table;
 
 use std::net::IpAddr;
 
 pub use probe::{ProbeSettings, Prober};
-pub use subnet::Subnet;
 pub use table::{Known, MEMBERS_MAX, NAME_MAX, Seat, Table, TableError};
 
 /// What a member is just now.

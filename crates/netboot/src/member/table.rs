@@ -8,8 +8,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use super::rank::Score;
-use super::{LiveMembers, Member, MemberState, Subnet};
+use super::{LiveMembers, Member, MemberState};
 use crate::event::{Event, EventKind, Observer};
+use crate::network::Network;
 
 /// Most members of a group, configured and found. A group answers for one site; each member hears every other one.
 pub const MEMBERS_MAX: usize = 64;
@@ -30,7 +31,7 @@ pub struct Seat {
     pub is_draining: bool,
     /// The clients' subnets that it is there for. Clients of other subnets get it after all others; empty: it is for
     /// everybody.
-    pub subnets: Vec<Subnet>,
+    pub subnets: Vec<Network>,
     /// Whether it announced itself and stands in no configuration.
     pub is_found: bool,
 }

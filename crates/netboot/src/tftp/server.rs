@@ -23,6 +23,7 @@ use super::wire::{self, BLOCK_SIZE_DEFAULT, ErrorCode, FILE_NAME_MAX, Packet, Re
 use crate::content::{Asker, Content, ContentError, Contents};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
+use crate::network::Network;
 
 /// Most blocks that are sent at once: what the kernel takes in one call (UDP_MAX_SEGMENTS).
 const BURST_BLOCKS_MAX: usize = 64;
@@ -44,10 +45,8 @@ pub enum Mode {
 /// A smaller block for some clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockSizeCap {
-    /// The network's address.
-    pub network: IpAddr,
-    /// Bits of the network's prefix.
-    pub prefix_length: u8,
+    /// Where the clients are.
+    pub network: Network,
     /// Most bytes in a block, in this network.
     pub block_size_max: u16,
 }
@@ -98,8 +97,8 @@ impl Settings {
         let cap = self
             .block_size_caps
             .iter()
-            .filter(|cap| is_in(client, cap.network, cap.prefix_length))
-            .max_by_key(|cap| cap.prefix_length);
+            .filter(|cap| cap.network.contains(client))
+            .max_by_key(|cap| cap.network.prefix());
         let header_extra = if client.is_ipv6() { IPV6_HEADER_EXTRA } else { 0 };
         let usual = self.block_size_max.saturating_sub(header_extra);
         let block_size_max = cap.map_or(usual, |cap| cap.block_size_max.min(usual)).max(BLOCK_SIZE_DEFAULT);
@@ -110,15 +109,6 @@ impl Settings {
             retries: self.retries,
         }
     }
-}
-
-fn is_in(address: IpAddr, network: IpAddr, prefix_length: u8) -> bool {
-    let (difference, width) = match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()) << 96, 32),
-        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
-        _ => return false,
-    };
-    difference.leading_zeros() >= u32::from(prefix_length.min(width))
 }
 
 /// Whom the server asks and tells.

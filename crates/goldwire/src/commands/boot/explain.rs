@@ -58,7 +58,7 @@ pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
 }
 
 fn subnet_of(device: &DeviceArgs, loaded: &Loaded) -> Option<IpAddr> {
-    device.subnet.or_else(|| loaded.settings.subnets.first().map(|subnet| subnet.network.address))
+    device.subnet.or_else(|| loaded.settings.subnets.first().map(|subnet| subnet.network.address()))
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

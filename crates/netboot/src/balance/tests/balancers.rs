@@ -190,7 +190,7 @@ fn haproxy_understands_our_proxy_header_and_we_its() {
         return;
     }
     let member = TestMember::new(Mode::Echo, b"");
-    let local: Subnet = "127.0.0.0/8".parse().unwrap();
+    let local: Network = "127.0.0.0/8".parse().unwrap();
     // The last front believes HAProxy, which believes the first front: curl's address has to come through both.
     let last = front_of(&[(member.address, 0)], |settings| settings.proxies = vec![local]);
     for version in ["send-proxy", "send-proxy-v2"] {

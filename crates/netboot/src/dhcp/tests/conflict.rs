@@ -20,20 +20,14 @@ impl Squatter {
     fn new(lan: &Lan) -> Option<Self> {
         let squatter = Self(format!("{}q", lan.client));
         let (client, name) = (&lan.client, &squatter.0);
-        for line in [
+        super::lan::ip(&[
             format!("netns add {name}"),
             format!("-n {client} link add q0 link c0 type macvlan mode bridge"),
             format!("-n {client} link set q0 netns {name}"),
             format!("netns exec {name} sysctl -qw net.ipv4.icmp_echo_ignore_all=1"),
             format!("-n {name} link set q0 address 02:00:00:00:00:99 up"),
             format!("-n {name} addr add 10.0.0.100/24 dev q0"),
-        ] {
-            let output = Command::new("ip").args(line.split(' ')).output().unwrap();
-            if !output.status.success() {
-                eprintln!("SKIPPED: ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-                return None;
-            }
-        }
+        ])?;
         Some(squatter)
     }
 }

@@ -41,7 +41,7 @@ impl Lan {
             folder: tempfile::tempdir().unwrap(),
         };
         let (server, client) = (&lan.server, &lan.client);
-        for line in [
+        ip(&[
             format!("netns add {server}"),
             format!("netns add {client}"),
             format!("-n {server} link add s0 type veth peer name c0 netns {client}"),
@@ -49,13 +49,7 @@ impl Lan {
             format!("-n {server} link set s0 up"),
             format!("-n {client} link set c0 address 02:00:00:00:00:01 up"),
             format!("-n {client} link set lo up"),
-        ] {
-            let output = Command::new("ip").args(line.split(' ')).output().unwrap();
-            if !output.status.success() {
-                eprintln!("SKIPPED: ip {line}: {}", String::from_utf8_lossy(&output.stderr));
-                return None;
-            }
-        }
+        ])?;
         Some(lan)
     }
 
@@ -122,6 +116,18 @@ impl Drop for Lan {
             let _ = Command::new("ip").args(["netns", "del", name]).output();
         }
     }
+}
+
+/// Runs `ip` with each of these lines. None, and said so, at the first that fails.
+pub(super) fn ip(lines: &[String]) -> Option<()> {
+    for line in lines {
+        let output = Command::new("ip").args(line.split(' ')).output().unwrap();
+        if !output.status.success() {
+            eprintln!("SKIPPED: ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+            return None;
+        }
+    }
+    Some(())
 }
 
 pub(super) fn is_installed(program: &str) -> bool {

@@ -96,8 +96,7 @@ fn row_9_a_wan_of_25_ms() {
 /// Row 10: a block as large as the path lets through, which is smaller in an overlay and larger where frames are.
 #[test]
 fn row_10_the_block_size_follows_the_network() {
-    let overlay =
-        BlockSizeCap { network: "10.0.0.0".parse().unwrap(), prefix_length: 30, block_size_max: 1350 };
+    let overlay = BlockSizeCap { network: "10.0.0.0/30".parse().unwrap(), block_size_max: 1350 };
     let settings = Settings { block_size_max: 8192, block_size_caps: vec![overlay], ..Settings::default() };
     let mut bench = Bench::new(settings, files(&[("f", 10)]));
     for (client, asked, agreed) in [(2, 1468, 1350), (2, 1024, 1024), (9, 8192, 8192), (9, 65464, 8192)] {

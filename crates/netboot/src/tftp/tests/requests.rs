@@ -196,12 +196,9 @@ fn a_request_that_comes_twice_is_one_transfer() {
 
 #[test]
 fn a_network_with_less_room_gets_smaller_blocks() {
-    let cap = |network: &str, prefix_length, block_size_max| BlockSizeCap {
-        network: network.parse().unwrap(),
-        prefix_length,
-        block_size_max,
-    };
-    let caps = vec![cap("10.0.0.0", 8, 1400), cap("10.0.0.128", 25, 1200), cap("10.0.0.64", 26, 9000)];
+    let cap =
+        |network: &str, block_size_max| BlockSizeCap { network: network.parse().unwrap(), block_size_max };
+    let caps = vec![cap("10.0.0.0/8", 1400), cap("10.0.0.128/25", 1200), cap("10.0.0.64/26", 9000)];
     let mut bench =
         Bench::new(Settings { block_size_caps: caps, ..Settings::default() }, files(&[("a", 10)]));
     for (client, block_size) in [(2, 1400), (127, 1468), (128, 1200), (255, 1200)] {

@@ -8,8 +8,8 @@ use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::driver::DriverSettings;
 use goldwire_netboot::dhcp::server;
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
-use goldwire_netboot::member::{Seat, Subnet, Table};
-use goldwire_netboot::{Observer, http, tftp};
+use goldwire_netboot::member::{Seat, Table};
+use goldwire_netboot::{Network, Observer, http, tftp};
 use nix::ifaddrs::getifaddrs;
 
 /// Probes before an address is offered last so long; a machine on the link answers within a millisecond.
@@ -85,9 +85,7 @@ pub(super) fn rules_digest(settings: &Settings) -> [u8; 16] {
 
 /// HTTP and HTTPS, without health and metrics.
 pub(super) fn http_of(settings: &Settings) -> http::Settings {
-    let balancers = settings.http.proxy_protocol_from.iter();
-    let balancers: Vec<Subnet> =
-        balancers.filter_map(|network| Subnet::new(network.address, network.prefix)).collect();
+    let balancers = &settings.http.proxy_protocol_from;
     let listener = |is_secure| {
         let balancers = balancers.clone();
         move |address: &SocketAddr| http::Listener {
@@ -112,11 +110,7 @@ pub(super) fn http_of(settings: &Settings) -> http::Settings {
 /// TFTP.
 pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
     let caps = settings.subnets.iter().filter_map(|subnet| {
-        Some(tftp::BlockSizeCap {
-            network: subnet.network.address,
-            prefix_length: subnet.network.prefix,
-            block_size_max: subnet.tftp_block_size_max?,
-        })
+        Some(tftp::BlockSizeCap { network: subnet.network, block_size_max: subnet.tftp_block_size_max? })
     });
     tftp::Settings {
         listen: settings.tftp.listen.clone(),
@@ -188,9 +182,9 @@ fn subnet_of(subnet: &boot::Subnet) -> Option<server::Subnet> {
     })
 }
 
-fn network_of(network: &boot::Network) -> Option<server::Network> {
-    match network.address {
-        IpAddr::V4(address) => server::Network::new(address, network.prefix),
+fn network_of(network: &Network) -> Option<server::Network> {
+    match network.address() {
+        IpAddr::V4(address) => server::Network::new(address, network.prefix()),
         IpAddr::V6(_) => None,
     }
 }
