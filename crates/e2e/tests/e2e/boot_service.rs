@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::boot::foreign_dhcp;
-use crate::lab::{Lab, Service};
+use crate::lab::{Lab, Service, address_by_udhcpc};
 use crate::machine::{self, program};
 use crate::servers::{SCRIPT, Servers, Wish};
 use crate::sync::text;
@@ -21,14 +21,14 @@ fn an_address_survives_a_server_that_is_killed() {
     let Some(lab) = Lab::up(&scene, 2) else { return };
     let servers = Servers::prepare(&scene, &SCRIPT);
     let mut server = serve(&lab, &servers);
-    let first = address_by_udhcpc(&lab, "a");
-    let second = address_by_udhcpc(&lab, "b");
+    let first = address_by_udhcpc(&lab, "srv2", "a");
+    let second = address_by_udhcpc(&lab, "srv2", "b");
     assert_ne!(first, second);
     server.kill();
     let _server = serve(&lab, &servers);
     // In the other order: whoever forgot would give them the other way round.
-    assert_eq!(address_by_udhcpc(&lab, "b"), second);
-    assert_eq!(address_by_udhcpc(&lab, "a"), first);
+    assert_eq!(address_by_udhcpc(&lab, "srv2", "b"), second);
+    assert_eq!(address_by_udhcpc(&lab, "srv2", "a"), first);
 }
 
 #[test]
@@ -132,17 +132,6 @@ fn serve(lab: &Lab, servers: &Servers) -> Service {
     let service = lab.goldwire("srv1", ["boot", "serve", "--config", text(&servers.config(1))]);
     service.wait_for("ready");
     service
-}
-
-/// The address that a client with this identifier is given.
-fn address_by_udhcpc(lab: &Lab, client: &str) -> String {
-    let mut command = lab.command("srv2", "udhcpc");
-    command.args(["-i", "eth0", "-f", "-n", "-q", "-t", "20", "-T", "1", "-s", "/bin/true"]);
-    let identifier = format!("0x3d:00{:02x}", client.as_bytes()[0]);
-    let output = command.args(["-x", &identifier]).output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    let (_, after) = said.split_once("lease of ").unwrap_or_else(|| panic!("{said}"));
-    after.split([' ', ',']).next().unwrap().to_owned()
 }
 
 /// The doctor's exit code and what it found, as a machine at srv2 with this firmware, or with each.

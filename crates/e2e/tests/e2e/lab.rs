@@ -237,7 +237,7 @@ impl Lab {
     }
 
     #[track_caller]
-    fn ip(&self, space: &str, words: &str) {
+    pub(crate) fn ip(&self, space: &str, words: &str) {
         let name = self.name(space);
         must("ip", ["-n", &name].into_iter().chain(words.split(' ')));
     }
@@ -279,6 +279,18 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The address that a client in a namespace, with this identifier, is given.
+#[track_caller]
+pub(crate) fn address_by_udhcpc(lab: &Lab, space: &str, client: &str) -> String {
+    let mut command = lab.command(space, "udhcpc");
+    command.args(["-i", "eth0", "-f", "-n", "-q", "-t", "20", "-T", "1", "-s", "/bin/true"]);
+    let identifier = format!("0x3d:00{:02x}", client.as_bytes()[0]);
+    let output = command.args(["-x", &identifier]).output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    let (_, after) = said.split_once("lease of ").unwrap_or_else(|| panic!("{said}"));
+    after.split([' ', ',']).next().unwrap().to_owned()
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Some(mut capture) = self.capture.take() {
@@ -306,6 +318,24 @@ impl Service {
     #[track_caller]
     pub(crate) fn wait_for(&self, words: &str) {
         assert!(self.transcript.wait(words, PATIENCE), "the server never said {words:?}");
+    }
+
+    /// Waits until it said these words so often.
+    #[track_caller]
+    pub(crate) fn wait_for_times(&self, words: &str, times: usize) {
+        until(words, || self.count(words) >= times);
+    }
+
+    /// How often it has said these words.
+    pub(crate) fn count(&self, words: &str) -> usize {
+        self.transcript.lines_with(words).len()
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) {
+        machine::signal(self.child.id(), rustix::process::Signal::TERM);
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
     }
 
     /// It is gone at once, as when the power fails.

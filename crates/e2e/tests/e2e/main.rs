@@ -36,6 +36,8 @@ mod boot;
 #[cfg(test)]
 mod boot_commands;
 #[cfg(test)]
+mod boot_runbook;
+#[cfg(test)]
 mod boot_service;
 #[cfg(test)]
 mod cli;

@@ -92,7 +92,8 @@ impl Servers {
         servers
     }
 
-    fn start_one(&self, lab: &Lab, number: u8) -> Service {
+    /// Starts one of them and waits until it serves.
+    pub(crate) fn start_one(&self, lab: &Lab, number: u8) -> Service {
         let space = format!("srv{number}");
         let file = self.config(number);
         let service = lab.goldwire(&space, ["boot", "serve", "--config", file.to_str().unwrap()]);
