@@ -1,7 +1,7 @@
 //! Digests of files, remembered by what the kernel says of a file's identity, so that no request reads a file only to
 //! name its content.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -124,23 +124,35 @@ impl Digests {
 
 impl Shared {
     fn work(&self, incoming: &Receiver<Job>) {
+        let mut to_walk = VecDeque::new();
         while let Ok(job) = incoming.recv() {
-            match job {
-                Job::Hash(file, identity) => {
-                    self.hash_in_background(&file, identity);
-                    self.done_with(&identity);
-                }
-                Job::Walk(trees) => {
-                    for tree in trees {
-                        tree.walk(&mut |found| {
-                            let identity = Identity::of(&found.stat);
-                            if self.recall(&identity).is_none() {
-                                self.hash_in_background(&found.file, identity);
-                            }
-                        });
+            self.take(job, &mut to_walk);
+            while let Some(tree) = to_walk.pop_front() {
+                tree.walk(&mut |found| {
+                    self.catch_up(incoming, &mut to_walk);
+                    let identity = Identity::of(&found.stat);
+                    if self.recall(&identity).is_none() {
+                        self.hash_in_background(&found.file, identity);
                     }
-                }
+                });
             }
+        }
+    }
+
+    /// What was asked for meanwhile comes before the rest of a walk, which may take hours.
+    fn catch_up(&self, incoming: &Receiver<Job>, to_walk: &mut VecDeque<Arc<Tree>>) {
+        while let Ok(job) = incoming.try_recv() {
+            self.take(job, to_walk);
+        }
+    }
+
+    fn take(&self, job: Job, to_walk: &mut VecDeque<Arc<Tree>>) {
+        match job {
+            Job::Hash(file, identity) => {
+                self.hash_in_background(&file, identity);
+                self.done_with(&identity);
+            }
+            Job::Walk(trees) => to_walk.extend(trees),
         }
     }
 
@@ -223,6 +235,25 @@ mod tests {
             assert_eq!(digest(&digests, &path), Some(Digest::of(&round.to_be_bytes())), "round {round}");
         }
         assert!(digests.shared.known.read().unwrap().is_empty(), "nothing unsettled is remembered");
+    }
+
+    #[test]
+    fn what_is_asked_for_comes_before_the_rest_of_a_walk() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("asked");
+        fs::write(&path, "asked").unwrap();
+        std::thread::sleep(UNSETTLED + Duration::from_millis(100));
+        let file = Arc::new(File::open(&path).unwrap());
+        let identity = Identity::of(&fstat(&file).unwrap());
+        let (jobs, incoming) = sync_channel(2);
+        let tree = Arc::new(Tree::open(folder.path()).unwrap());
+        jobs.send(Job::Walk(vec![tree])).unwrap();
+        jobs.send(Job::Hash(file, identity)).unwrap();
+        // A walk is at a file and looks what has come.
+        let (shared, mut to_walk) = (Shared::default(), VecDeque::new());
+        shared.catch_up(&incoming, &mut to_walk);
+        assert_eq!(shared.recall(&identity), Some(Digest::of(b"asked")));
+        assert_eq!(to_walk.len(), 1, "the other walk is for later");
     }
 
     #[test]
