@@ -35,8 +35,7 @@ bench: build
 
 bench-netboot: build
 	tools/setup bench
-	$(CARGO) build --locked --release -p goldwire-netboot --example tftp_load --example boot_storm
-	bench/netboot --goldwire target/release/goldwire
+	bench/netboot
 
 # make fuzz TARGET=vhd SECONDS=60
 fuzz:

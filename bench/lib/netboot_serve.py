@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 20
+EXAMPLES = ["boot_storm", "tftp_load"]
 
 CONFIG = """\
 [server]
@@ -41,12 +42,34 @@ def program(name):
     return path
 
 
+def target():
+    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+
+
 def example(name):
     """Where one of our load generators is, or Missing."""
-    path = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples" / name
+    path = target() / "release/examples" / name
     if not path.exists():
-        raise Missing(f"{name} is not built: cargo build --release -p goldwire-netboot --example {name}")
+        raise Missing(f"{name} is not built: cargo build --locked --release -p goldwire-netboot --example {name}")
     return path
+
+
+def build(goldwire=None):
+    """Builds the load generators and, unless a program is given, goldwire; returns the program's path. Without cargo,
+    what was built before is used, so that root's PATH need not have it."""
+    path = Path(goldwire or target() / "release/goldwire")
+    packages = ["-p", "goldwire-netboot", *(word for name in EXAMPLES for word in ("--example", name))]
+    if not goldwire:
+        packages += ["-p", "goldwire", "--bin", "goldwire"]
+    if shutil.which("cargo"):
+        # As `make build` does, so that its program is not replaced by one without the agent.
+        agent = ROOT / "target/agent/goldwire-agent"
+        env = {"GOLDWIRE_AGENT": str(agent)} if agent.exists() else {}
+        command = ["cargo", "build", "--locked", "--release", *packages]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, check=True)
+    elif not path.exists():
+        raise Missing(f"there is neither cargo nor {path}")
+    return str(path.resolve())
 
 
 def free_port(kind=socket.SOCK_STREAM):
