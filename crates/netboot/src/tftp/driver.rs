@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Socket, Type};
 
-use super::send::{Route, SendMethod, send};
+use super::send::{Batch, Route, SendMethod, send};
 use super::server::{Admission, Key, Mode, Server, Settings, Surroundings, Transmit};
 
 /// No request and no ACK is longer; what is cut off was no packet of a client.
@@ -226,6 +226,8 @@ struct Worker {
 struct Listening {
     socket: Socket,
     address: IpAddr,
+    /// What is sent from it next.
+    batch: Batch,
 }
 
 impl Worker {
@@ -243,7 +245,7 @@ impl Worker {
             epoll::add(&epoll, &socket, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
             let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
             let address = socket.local_addr()?.as_socket().map_or(unspecified, |address| address.ip());
-            listening.push(Listening { socket, address });
+            listening.push(Listening { socket, address, batch: Batch::default() });
         }
         let next_number = listening.len() as u64;
         let (own, keys) = (HashMap::new(), HashMap::new());
@@ -298,7 +300,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes what has come on one socket, and answers it.
+    /// Takes what has come on one socket.
     fn receive(&mut self, number: u64) {
         for _ in 0..BATCH {
             let mut buffer = [0; DATAGRAM_MAX];
@@ -319,7 +321,6 @@ impl Worker {
                     if self.mode == Mode::PortPerTransfer {
                         self.open_own(key);
                     }
-                    self.flush();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Not for us, or a router's word that an earlier packet did not arrive, which the timer knows better.
@@ -334,14 +335,21 @@ impl Worker {
         while let Some(Transmit { key, payload }) = self.server.poll_transmit(now) {
             // A packet of no transfer, an ERROR, goes out where the request came in.
             if let Some((_, socket)) = self.own.get(&key) {
-                report(send(socket.as_fd(), Route { from: None, to: None }, payload, self.method), key);
-            } else if let Some(listening) = self.listening.get(key.listener) {
+                let sent = send(socket.as_fd(), Route { from: None, to: None }, payload, self.method);
+                sent.unwrap_or_else(|error| report(Some(key.peer), &error));
+            } else if let Some(listening) = self.listening.get_mut(key.listener) {
                 let from = listening.address.is_unspecified().then_some(key.local);
-                report(
-                    send(listening.socket.as_fd(), Route { from, to: Some(key.peer) }, payload, self.method),
-                    key,
-                );
+                let route = Route { from, to: Some(key.peer) };
+                if !listening.batch.push(route, payload) {
+                    let sent = send(listening.socket.as_fd(), route, payload, self.method);
+                    sent.unwrap_or_else(|error| report(route.to, &error));
+                } else if listening.batch.is_full() {
+                    listening.send(self.method);
+                }
             }
+        }
+        for listening in &mut self.listening {
+            listening.send(self.method);
         }
         self.close_ended();
     }
@@ -372,6 +380,12 @@ impl Worker {
                 self.keys.remove(&number);
             }
         }
+    }
+}
+
+impl Listening {
+    fn send(&mut self, method: SendMethod) {
+        self.batch.send(self.socket.as_fd(), method, |route, error| report(route.to, &error));
     }
 }
 
@@ -417,8 +431,6 @@ fn receive_connected(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
-fn report(sent: io::Result<()>, key: Key) {
-    if let Err(error) = sent {
-        tracing::debug!(peer = %key.peer, %error, "send by TFTP");
-    }
+fn report(peer: Option<SocketAddr>, error: &io::Error) {
+    tracing::debug!(?peer, %error, "send by TFTP");
 }

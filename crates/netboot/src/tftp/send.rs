@@ -1,7 +1,9 @@
-//! Puts packets on a socket: a burst of blocks in one system call where the kernel can.
+//! Puts packets on a socket: a burst of blocks to one client, and what several clients get at the same time, each in one
+//! system call where the kernel can.
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -24,7 +26,7 @@ pub enum SendMethod {
 }
 
 /// From which address to whom.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     /// The address to send from; none where the socket is bound to it.
     pub(super) from: Option<IpAddr>,
@@ -39,6 +41,71 @@ impl SendMethod {
             Ok(_) => Self::Segments,
             Err(_) => Self::Batch,
         }
+    }
+}
+
+/// Packets that leave one socket together. Without a window that is one block for each client, and a client that wakes up
+/// at every packet of another one takes the core from the server.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    packets: Vec<(Route, Range<usize>)>,
+}
+
+impl Batch {
+    /// Most packets that wait for each other.
+    const PACKETS_MAX: usize = 32;
+
+    /// Takes a payload of one packet, or says that it is a burst, which needs no company.
+    pub(super) fn push(&mut self, route: Route, payload: Payload<'_>) -> bool {
+        let start = self.bytes.len();
+        match payload {
+            Payload::Packet(packet) => self.bytes.extend_from_slice(packet),
+            Payload::Blocks { first, count: 1, bytes, .. } => {
+                self.bytes.extend_from_slice(&data_header(first));
+                self.bytes.extend_from_slice(bytes);
+            }
+            Payload::Blocks { .. } => return false,
+        }
+        self.packets.push((route, start..self.bytes.len()));
+        true
+    }
+
+    /// Whether it is time to send.
+    pub(super) fn is_full(&self) -> bool {
+        self.packets.len() >= Self::PACKETS_MAX
+    }
+
+    /// Sends all and tells of each that the network did not take.
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        method: SendMethod,
+        mut failed: impl FnMut(Route, io::Error),
+    ) {
+        // What goes to all packets of a call is the same: the address that they come from.
+        for group in self.packets.chunk_by(|(a, _), (b, _)| a.from == b.from) {
+            let mut rest = group;
+            while let Some((route, range)) = rest.first() {
+                let sent = if rest.len() == 1 || method == SendMethod::Single {
+                    let slices = [IoSlice::new(&self.bytes[range.clone()])];
+                    send_one(socket, *route, &slices, None).map(|()| 1)
+                } else {
+                    let slices: Vec<_> =
+                        rest.iter().map(|(_, range)| [IoSlice::new(&self.bytes[range.clone()])]).collect();
+                    let to: Vec<_> =
+                        rest.iter().map(|(route, _)| route.to.map(SockaddrStorage::from)).collect();
+                    send_batch(socket, route.from, &slices, &to)
+                };
+                let done = sent.unwrap_or_else(|error| {
+                    failed(*route, error);
+                    1
+                });
+                rest = rest.get(done..).unwrap_or(&[]);
+            }
+        }
+        self.bytes.clear();
+        self.packets.clear();
     }
 }
 
@@ -77,10 +144,15 @@ pub(super) fn send(
             done => return done,
         }
     }
-    if method != SendMethod::Single {
-        return send_batch(socket, route, &slices);
+    if method == SendMethod::Single {
+        return slices.iter().try_for_each(|slices| send_one(socket, route, slices, None));
     }
-    slices.iter().try_for_each(|slices| send_one(socket, route, slices, None))
+    let to = vec![route.to.map(SockaddrStorage::from); slices.len()];
+    let mut done = 0;
+    while done < slices.len() {
+        done += send_batch(socket, route.from, &slices[done..], &to[done..])?;
+    }
+    Ok(())
 }
 
 fn send_one(
@@ -95,29 +167,22 @@ fn send_one(
     })
 }
 
-fn send_batch(socket: BorrowedFd<'_>, route: Route, slices: &[[IoSlice<'_>; 2]]) -> io::Result<()> {
-    let to = route.to.map(SockaddrStorage::from);
-    with_controls(route.from, None, |controls| {
-        let mut rest = slices;
-        while !rest.is_empty() {
-            let room: usize = controls.iter().map(control_space).sum();
-            let control_buffer = (room > 0).then(|| vec![0; room]);
-            let addresses = vec![to; rest.len()];
-            let sent = retry(|| {
-                let mut headers = MultiHeaders::preallocate(rest.len(), control_buffer.clone());
-                let sent = sendmmsg(
-                    socket.as_raw_fd(),
-                    &mut headers,
-                    rest,
-                    &addresses,
-                    controls,
-                    MsgFlags::empty(),
-                )?;
-                Ok(sent.count())
-            })?;
-            rest = rest.get(sent.max(1)..).unwrap_or(&[]);
-        }
-        Ok(())
+/// Sends the first of these packets, each to its address, and tells how many; at least one.
+fn send_batch<const N: usize>(
+    socket: BorrowedFd<'_>,
+    from: Option<IpAddr>,
+    packets: &[[IoSlice<'_>; N]],
+    to: &[Option<SockaddrStorage>],
+) -> io::Result<usize> {
+    with_controls(from, None, |controls| {
+        let room: usize = controls.iter().map(control_space).sum();
+        let control_buffer = (room > 0).then(|| vec![0; room]);
+        let sent = retry(|| {
+            let mut headers = MultiHeaders::preallocate(packets.len(), control_buffer.clone());
+            let sent = sendmmsg(socket.as_raw_fd(), &mut headers, packets, to, controls, MsgFlags::empty())?;
+            Ok(sent.count())
+        })?;
+        Ok(sent.max(1))
     })
 }
 
@@ -165,5 +230,64 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
             Err(Errno::EINTR) => {}
             done => return done.map_err(io::Error::from),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn packet_for(number: u8) -> Vec<u8> {
+        [&data_header(number.into())[..], &[number; 3]].concat()
+    }
+
+    /// Two server addresses, a client that cannot be sent to between the others: every other client has its packet,
+    /// from the address that it asked, and who failed is told of once.
+    #[test]
+    fn who_cannot_be_sent_to_costs_nobody_else_a_packet() {
+        for method in [SendMethod::Segments, SendMethod::Single] {
+            let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let port = server.local_addr().unwrap().port();
+            let clients: Vec<_> = (0..6).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            // Nothing can be sent to port 0.
+            let nobody: SocketAddr = "127.0.0.1:0".parse().unwrap();
+            let mut batch = Batch::default();
+            for (number, client) in (0..).zip(&clients) {
+                let from = Some(IpAddr::from([127, 0, 0, 1 + number / 3]));
+                let bytes = [number; 3];
+                let payload =
+                    Payload::Blocks { first: number.into(), count: 1, block_size: 512, bytes: &bytes };
+                assert!(batch.push(Route { from, to: Some(client.local_addr().unwrap()) }, payload));
+                if number == 1 || number == 5 {
+                    assert!(batch.push(Route { from, to: Some(nobody) }, Payload::Packet(b"lost")));
+                }
+            }
+            let mut failed = Vec::new();
+            batch.send(server.as_fd(), method, |route, error| failed.push((route.to, error.raw_os_error())));
+            assert_eq!(failed, [(Some(nobody), Some(libc::EINVAL)); 2], "{method:?}");
+            for (number, client) in (0..).zip(&clients) {
+                client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let mut buffer = [0; 100];
+                let (length, from) = client.recv_from(&mut buffer).unwrap();
+                assert_eq!(buffer[..length], packet_for(number), "{method:?}");
+                assert_eq!(from, SocketAddr::from(([127, 0, 0, 1 + number / 3], port)), "{method:?}");
+                // Once only.
+                client.set_nonblocking(true).unwrap();
+                assert!(client.recv(&mut buffer).is_err(), "{method:?} {number}");
+            }
+            assert!(batch.packets.is_empty() && batch.bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_burst_is_not_for_a_batch() {
+        let mut batch = Batch::default();
+        let burst = Payload::Blocks { first: 1, count: 2, block_size: 512, bytes: &[0; 700] };
+        assert!(!batch.push(Route { from: None, to: None }, burst));
+        assert!(batch.packets.is_empty());
     }
 }

@@ -12,6 +12,7 @@
 //! mistake (`tftp` of tftp-hpa without `-m binary`) would be given a broken file; it is told what to do instead.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use goldwire_stdx::Report;
 
 use super::transfer::{self, Limits, Outcome, Transfer};
 use super::wire::{self, BLOCK_SIZE_DEFAULT, ErrorCode, FILE_NAME_MAX, Packet, Request};
-use crate::content::{Asker, Content, ContentError, Contents};
+use crate::content::{Asker, Body, Content, ContentError, Contents};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
 use crate::network::Network;
@@ -29,6 +30,9 @@ use crate::network::Network;
 const BURST_BLOCKS_MAX: usize = 64;
 /// Most bytes that are sent at once: an IP datagram's length is a 16-bit number, also that of many segments together.
 const BURST_BYTES_MAX: usize = 65_000;
+/// Bytes that are read from a file at once for a client without windows, to which they go block by block. A read costs
+/// about a tenth of what a block costs in all; every transfer may hold this much.
+const READ_AHEAD: usize = 16 << 10;
 /// An IPv6 header is so much longer than one of IPv4.
 const IPV6_HEADER_EXTRA: u16 = 20;
 
@@ -231,7 +235,30 @@ struct Session {
     heard: Instant,
     /// Whether it stands in [`Server::ready`].
     is_ready: bool,
+    /// What was read of a file for the next blocks, and where it begins.
+    ahead: (u64, Vec<u8>),
     _permit: Permit,
+}
+
+impl Session {
+    /// Reads at an offset; fewer bytes than asked for only at the end.
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if buffer.len() > READ_AHEAD / 2 || matches!(self.content.body, Body::Memory(_)) {
+            return self.content.read_at(buffer, offset);
+        }
+        let (start, ahead) = &mut self.ahead;
+        let is_held = *start <= offset && offset + buffer.len() as u64 <= *start + ahead.len() as u64;
+        if !is_held {
+            ahead.resize(READ_AHEAD, 0);
+            let count = self.content.read_at(ahead, offset).inspect_err(|_| ahead.clear())?;
+            ahead.truncate(count);
+            *start = offset;
+        }
+        let held = &ahead[(offset - *start) as usize..];
+        let count = held.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&held[..count]);
+        Ok(count)
+    }
 }
 
 /// The transfers of one worker.
@@ -375,7 +402,7 @@ impl Server {
             }
             transfer::Transmit::Blocks { first, count } => {
                 let (offset, length) = session.transfer.extent(first, count);
-                let read = session.content.read_at(&mut self.buffer[..length], offset);
+                let read = session.read_at(&mut self.buffer[..length], offset);
                 let reason = match read {
                     Ok(read) if read == length => {
                         let block_size = session.transfer.block_size();
@@ -468,6 +495,7 @@ impl Server {
             started: now,
             heard: now,
             is_ready: false,
+            ahead: (0, Vec::new()),
             _permit: permit,
         };
         self.sessions.insert(key, session);

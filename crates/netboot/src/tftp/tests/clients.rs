@@ -1,5 +1,6 @@
 //! Real clients, and the ways of sending.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -117,6 +118,30 @@ fn every_way_of_sending_sends_the_same() {
                 running.stop();
             }
         }
+    }
+}
+
+/// What several clients get leaves in one call: everybody has his own file, from the address that he asked.
+#[test]
+fn many_clients_at_once_have_each_their_own_file() {
+    let names: Vec<_> = (0..12).map(|number| (format!("f{number}"), SHORT + number)).collect();
+    let named: Vec<_> = names.iter().map(|(name, length)| (name.as_str(), *length)).collect();
+    for listen in ["0.0.0.0:0", "[::]:0"] {
+        let settings = Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() };
+        let running = bind(settings).unwrap().run(surroundings(files(&named)).0).unwrap();
+        let port = running.addresses()[0].port();
+        std::thread::scope(|scope| {
+            for (number, (name, length)) in names.iter().enumerate() {
+                let server = match (listen, number % 2) {
+                    ("[::]:0", _) => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+                    (_, odd) => SocketAddr::from(([127, 0, 0, 1 + odd as u8], port)),
+                };
+                scope.spawn(move || {
+                    let file = fetch_in(Mode::SinglePort, server, name, &[]).unwrap();
+                    assert!(file[..] == pattern(*length)[..], "{server} {name}");
+                });
+            }
+        });
     }
 }
 

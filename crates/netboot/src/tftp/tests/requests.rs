@@ -1,10 +1,15 @@
 //! Who is answered what.
 
-use std::time::Duration;
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::super::server::{BlockSizeCap, Settings};
+use super::super::server::{Admission, BlockSizeCap, Server, Settings, Surroundings};
 use super::super::wire::{ErrorCode, OptionName, Packet};
-use super::{Bench, ack, files, key, read_request};
+use super::{Bench, ack, files, key, pattern, read_request};
+use crate::content::{Asker, Body, Content, ContentError, Contents};
+use crate::event::Stage;
 
 fn error_of(sent: &[Vec<u8>]) -> Option<ErrorCode> {
     match sent {
@@ -210,4 +215,80 @@ fn a_network_with_less_room_gets_smaller_blocks() {
     client.peer = "[2001:db8::2]:1".parse().unwrap();
     let sent = bench.exchange(client, &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
     assert_eq!(sent, [b"\0\x06blksize\x001448\0".to_vec()]);
+}
+
+/// A file on a disk is read ahead of a client without windows. What is repeated, skipped back to or shortened meanwhile
+/// is told apart all the same.
+#[test]
+fn a_file_that_is_read_ahead_is_sent_as_it_is() {
+    struct OnDisk(Arc<File>, u64);
+    impl Contents for OnDisk {
+        fn open(&self, _: &str, _: &Asker) -> Result<Content, ContentError> {
+            Ok(Content {
+                body: Body::File(Arc::clone(&self.0)),
+                length: self.1,
+                digest: None,
+                media_type: "application/octet-stream",
+                modified: None,
+                stage: Stage::Bootstrap,
+            })
+        }
+    }
+    const LENGTH: usize = 100_000;
+    for block in [512_usize, 1468, 9000] {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&pattern(LENGTH)).unwrap();
+        let file = Arc::new(file);
+        let diary = Arc::new(super::Diary::default());
+        let surroundings = Surroundings {
+            contents: Arc::new(OnDisk(Arc::clone(&file), LENGTH as u64)),
+            observer: diary.clone(),
+            mac_of: Arc::new(|_| None),
+        };
+        let settings = Settings { block_size_max: 9000, ..Settings::default() };
+        let admission = Admission::new(&settings);
+        let server = Server::new(Arc::new(settings), surroundings, admission);
+        let mut bench = Bench { server, diary, now: Instant::now() };
+        let data = |number: usize| {
+            let bytes = &pattern(LENGTH)[((number - 1) * block).min(LENGTH)..(number * block).min(LENGTH)];
+            vec![Packet::Data { block: number as u16, bytes }.encode()]
+        };
+        bench.exchange(key(9, 1000), &read_request(b"f", &[(OptionName::BlockSize, block as u64)]));
+        let half = LENGTH / block / 2;
+        for number in 0..half {
+            assert_eq!(
+                bench.exchange(key(9, 1000), &ack(number as u16)),
+                data(number + 1),
+                "{block} {number}"
+            );
+        }
+        bench.now += Duration::from_secs(1);
+        bench.server.handle_timeout(bench.now);
+        let again: Vec<_> = bench.sent().into_iter().map(|(_, packet)| packet).collect();
+        assert_eq!(again, data(half), "{block}");
+        for number in half..=LENGTH / block {
+            assert_eq!(
+                bench.exchange(key(9, 1000), &ack(number as u16)),
+                data(number + 1),
+                "{block} {number}"
+            );
+        }
+
+        // Another one, whose file is cut: right bytes as far as there are some, then an ERROR, and no block twice.
+        bench.exchange(key(9, 2000), &read_request(b"f", &[(OptionName::BlockSize, block as u64)]));
+        assert_eq!(bench.exchange(key(9, 2000), &ack(0)), data(1));
+        file.set_len(1000).unwrap();
+        let mut number = 1;
+        loop {
+            let sent = bench.exchange(key(9, 2000), &ack(number as u16));
+            number += 1;
+            if sent != data(number) {
+                assert_eq!(error_of(&sent), Some(ErrorCode::NOT_DEFINED), "{block} {number}");
+                break;
+            }
+            assert!(number <= LENGTH / block, "the end was never noticed");
+        }
+        let line = bench.diary.lines().into_iter().find(|line| line.contains("shorter"));
+        assert_eq!(line.as_deref(), Some("- refused f: the file has become shorter while it was sent"));
+    }
 }
