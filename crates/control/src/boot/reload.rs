@@ -41,6 +41,8 @@ pub struct Reloader {
 struct State {
     /// As the process was started: what a restart would change is measured against it.
     started: Settings,
+    /// The folder of the templates in force.
+    templates: Option<PathBuf>,
     seen: Vec<Option<Stamp>>,
 }
 
@@ -61,8 +63,9 @@ impl Reloader {
         policy: Arc<Policy>,
         apply: impl Fn(&Settings) + Send + Sync + 'static,
     ) -> Self {
-        let seen = stamps(path, &started);
-        let state = Mutex::new(State { started, seen });
+        let templates = started.server.templates.clone();
+        let seen = stamps(path, templates.as_deref());
+        let state = Mutex::new(State { started, templates, seen });
         Self { path: path.to_owned(), policy, apply: Box::new(apply), state }
     }
 
@@ -70,11 +73,15 @@ impl Reloader {
     pub fn reload(&self) -> Reload {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the file is read: what changes while it is read is seen the next time.
-        state.seen = stamps(&self.path, &state.started);
+        state.seen = stamps(&self.path, state.templates.as_deref());
         let outcome = match load_again(&self.path, state.started.server.secret.as_ref()) {
             Ok(Loaded { settings, rules, warnings }) => {
                 self.policy.replace(rules);
                 (self.apply)(&settings);
+                if state.templates != settings.server.templates {
+                    state.templates.clone_from(&settings.server.templates);
+                    state.seen = stamps(&self.path, state.templates.as_deref());
+                }
                 Reload::Done { warnings, needs_restart: state.started.needs_restart(&settings) }
             }
             Err(error) => Reload::Kept(error),
@@ -101,7 +108,7 @@ impl Reloader {
     pub fn poll(&self) -> Option<Reload> {
         let is_changed = {
             let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.seen != stamps(&self.path, &state.started)
+            state.seen != stamps(&self.path, state.templates.as_deref())
         };
         is_changed.then(|| self.reload())
     }
@@ -140,8 +147,7 @@ impl Drop for Watch {
 }
 
 /// Stamps of the boot file and the templates, in a fixed order.
-fn stamps(path: &Path, settings: &Settings) -> Vec<Option<Stamp>> {
-    let templates = settings.server.templates.as_deref();
+fn stamps(path: &Path, templates: Option<&Path>) -> Vec<Option<Stamp>> {
     let mut paths: Vec<PathBuf> = templates
         .and_then(|folder| fs::read_dir(folder).ok())
         .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
@@ -260,6 +266,36 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn another_folder_of_templates_is_in_force_and_watched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("boot.toml");
+        for (name, text) in [("old", "#!ipxe\necho one\n"), ("new", "#!ipxe\necho two\n")] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("own.ipxe"), text).unwrap();
+        }
+        let text = |name: &str| {
+            format!(
+                "default-profile = \"a\"\n[server]\ntemplates = \"{name}\"\n[[member]]\nname = \"m\"\naddress = \"10.0.0.1\"\n\
+                 [profile.a]\nscript = \"own\"\n"
+            )
+        };
+        fs::write(&path, text("old")).unwrap();
+        let (_, reloader) = setting(&path, &Arc::default());
+        fs::write(&path, text("new")).unwrap();
+        match reloader.poll() {
+            Some(Reload::Done { needs_restart, .. }) => assert_eq!(needs_restart, [""; 0]),
+            other => panic!("{other:?}"),
+        }
+        assert!(reloader.poll().is_none());
+        fs::write(folder.path().join("new/own.ipxe"), "#!ipxe\ngoto nowhere\n").unwrap();
+        assert!(matches!(reloader.poll(), Some(Reload::Kept(LoadError::Wrong(_)))));
+        fs::write(&path, text("none")).unwrap();
+        assert!(matches!(reloader.poll(), Some(Reload::Kept(LoadError::Wrong(_)))), "the old rules stay");
+        fs::write(folder.path().join("old/own.ipxe"), "#!ipxe\ngoto nowhere\n").unwrap();
+        assert!(reloader.poll().is_none(), "nobody looks at what is not in force");
     }
 
     #[test]

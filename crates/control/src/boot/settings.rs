@@ -59,7 +59,11 @@ impl Settings {
     /// media are made anew.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
         let differs = [
-            ("server", self.server != new.server),
+            // Templates are read with the rules.
+            (
+                "server",
+                Server { templates: new.server.templates.clone(), ..self.server.clone() } != new.server,
+            ),
             ("http", self.http != new.http),
             ("tftp", self.tftp != new.tftp),
             ("dhcp", self.dhcp != new.dhcp),

@@ -372,6 +372,66 @@ fn secrets_and_certificates_are_made_once_and_work() {
     let trusted = machine::must("curl", ["-sS", "--cacert", text(&folder.join("ca.pem")), &url]);
     assert_eq!(trusted, "a kernel");
     assert_eq!(fetch(&url).0, 60, "a stranger's authority is not trusted");
+
+    // Another authority's: who trusted the first one sees at once that the server has renewed.
+    let other = site.scene.path("other");
+    site.scene.goldwire(["boot", "certificate", text(&other), "--server", "127.0.0.1"]).expect(0);
+    for name in ["127.0.0.1.key", "127.0.0.1.pem"] {
+        fs::copy(other.join(name), folder.join(name)).unwrap();
+    }
+    server.signal(Signal::HUP);
+    server.wait_for("the new certificate is in use");
+    let renewed = machine::must("curl", ["-sS", "--cacert", text(&other.join("ca.pem")), &url]);
+    assert_eq!(renewed, "a kernel");
+    fs::write(folder.join("127.0.0.1.key"), "half").unwrap();
+    server.signal(Signal::HUP);
+    server.wait_for("the old certificate stays in use: ");
+    let kept = machine::must("curl", ["-sS", "--cacert", text(&other.join("ca.pem")), &url]);
+    assert_eq!(kept, "a kernel");
+}
+
+/// Ports are bound by root, and the key is read again by who root becomes.
+#[test]
+fn a_certificate_is_renewed_after_root_was_dropped() {
+    if !rustix::process::geteuid().is_root() {
+        return machine::skip("needs root, to drop it");
+    }
+    let site = Site::new();
+    let (folder, other) = (site.scene.path("tls"), site.scene.path("other"));
+    for folder in [&folder, &other] {
+        site.scene.goldwire(["boot", "certificate", text(folder), "--server", "127.0.0.1"]).expect(0);
+    }
+    let key = folder.join("127.0.0.1.key");
+    let may_read = |mode| fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+    let tls = format!(
+        "[http]\ntls-listen = ['127.0.0.1:0']\ncertificate = '{0}/127.0.0.1.pem'\nkey = '{0}/127.0.0.1.key'\n",
+        folder.display()
+    );
+    let file =
+        site.file().replacen("[http]\n", &tls, 1).replacen("[server]\n", "[server]\nuser = 'nobody'\n", 1);
+    fs::write(&site.config, file).unwrap();
+    for folder in [&folder, &other] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(folder.join("127.0.0.1.pem"), fs::Permissions::from_mode(0o644)).unwrap();
+    rustix::fs::chown(site.scene.path("secret"), Some(rustix::fs::Uid::from_raw(65534)), None).unwrap();
+    let Some(server) = site.serve() else { return };
+    // Root alone may read it: told at the start, with what to do.
+    server.wait_for("a renewed certificate will need a restart: ");
+    let url = format!("https://{}/linux", server.addresses_of("HTTP")[1]);
+    let fetch_with = |ca: &Path| machine::must("curl", ["-sS", "--cacert", text(&ca.join("ca.pem")), &url]);
+    assert_eq!(fetch_with(&folder), "a kernel");
+    for name in ["127.0.0.1.key", "127.0.0.1.pem"] {
+        fs::copy(other.join(name), folder.join(name)).unwrap();
+    }
+    may_read(0o600);
+    server.signal(Signal::HUP);
+    server.wait_for("chmod g+r");
+    assert_eq!(fetch_with(&folder), "a kernel", "the old one is kept");
+    may_read(0o644);
+    server.signal(Signal::HUP);
+    server.wait_for("the new certificate is in use");
+    assert_eq!(fetch_with(&other), "a kernel");
 }
 
 #[test]

@@ -176,6 +176,7 @@ pub enum HttpError {
 pub struct Bound {
     sockets: Vec<(TcpListener, Listener)>,
     tls: Option<Arc<ServerConfig>>,
+    certificate: Option<Arc<tls::Reloading>>,
     shared: Arc<Shared>,
     threads: usize,
 }
@@ -188,6 +189,7 @@ pub fn bind(
     neighbours: Arc<Neighbours>,
 ) -> Result<Bound, HttpError> {
     let tls = settings.tls.as_ref().map(tls::config).transpose().map_err(HttpError::Tls)?;
+    let (tls, certificate) = tls.unzip();
     let mut sockets = Vec::new();
     for listener in &settings.listeners {
         if listener.is_secure && tls.is_none() {
@@ -204,7 +206,7 @@ pub fn bind(
     let Settings { limits, health, metrics, .. } = settings;
     let gate = Arc::new(Gate::default());
     let shared = Arc::new(Shared { limits, health, metrics, gate, contents, observer, neighbours });
-    Ok(Bound { sockets, tls, shared, threads })
+    Ok(Bound { sockets, tls, certificate, shared, threads })
 }
 
 fn listen(listener: &Listener) -> io::Result<TcpListener> {
@@ -238,7 +240,7 @@ impl Bound {
         let (phase, _) = watch::channel(Phase::Serving);
         let runtimes = (0..self.threads).map(|_| self.start_thread(&phase)).collect::<io::Result<_>>();
         let runtimes = runtimes.map_err(HttpError::Start)?;
-        Ok(Running { addresses, runtimes, phase })
+        Ok(Running { addresses, certificate: self.certificate, runtimes, phase })
     }
 
     /// A runtime that accepts from every socket, beside the others: the thread that has time takes the connection.
@@ -281,6 +283,7 @@ enum Phase {
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
+    certificate: Option<Arc<tls::Reloading>>,
     runtimes: Vec<Runtime>,
     /// Every connection holds a receiver, so the channel is closed when the last has ended.
     phase: watch::Sender<Phase>,
@@ -290,6 +293,14 @@ impl Running {
     /// The addresses, with the ports that were taken, in the order of the settings.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Reads the certificate and its key again, at once; whether there is a new one, which connections get from now on.
+    ///
+    /// # Errors
+    /// Why the old one stays in use.
+    pub fn reload_certificate(&self) -> Result<bool, TlsError> {
+        self.certificate.as_ref().map_or(Ok(false), |certificate| certificate.reload())
     }
 
     /// Says that no new device shall be sent here, and goes on answering: `/health` is 503 from now on, and kept

@@ -280,6 +280,49 @@ fn https_with_our_own_authority() {
     assert!(!answer.starts_with(b"HTTP"));
 }
 
+/// A renewed certificate, as a real TLS client sees it; and a half-written one, which changes nothing.
+#[test]
+fn a_renewed_certificate_is_shown_to_the_next_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let authority = Authority::new(KeyKind::EcdsaP256).unwrap();
+    fs::write(path("ca.pem"), authority.certificate_pem()).unwrap();
+    let write = || {
+        let issued = authority.issue(&["127.0.0.1".into()]).unwrap();
+        fs::write(path("chain.pem"), &issued.chain_pem).unwrap();
+        fs::write(path("key.pem"), &issued.key_pem).unwrap();
+        let chain = path("chain.pem").display().to_string();
+        let told = run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", &chain])?;
+        Some(String::from_utf8(told.stdout).unwrap())
+    };
+    let Some(first) = write() else { return };
+    let server = start(|settings| {
+        settings.tls = Some(TlsSettings { certificate: path("chain.pem"), key: path("key.pem") });
+        settings.listeners[0].is_secure = true;
+    });
+    let address = server.address().to_string();
+    let ca = path("ca.pem").display().to_string();
+    let shown = || {
+        let client = ["s_client", "-verify_return_error", "-CAfile", &ca, "-connect", &address];
+        let client = run("openssl", &client).unwrap();
+        assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
+        fs::write(path("shown"), &client.stdout).unwrap();
+        let shown = path("shown").display().to_string();
+        let told = run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", &shown]).unwrap();
+        String::from_utf8(told.stdout).unwrap()
+    };
+    let running = server.running.as_ref().unwrap();
+    assert_eq!(shown(), first);
+    assert!(!running.reload_certificate().unwrap());
+    let second = write().unwrap();
+    assert_ne!(second, first);
+    assert!(running.reload_certificate().unwrap());
+    assert_eq!(shown(), second);
+    fs::write(path("key.pem"), "half").unwrap();
+    assert!(matches!(running.reload_certificate(), Err(TlsError::Pem { .. })));
+    assert_eq!(shown(), second);
+}
+
 #[test]
 fn hostile_heads_get_a_status_and_nothing_of_their_own_back() {
     let server = start(|_| {});

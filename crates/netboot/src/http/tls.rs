@@ -4,9 +4,10 @@
 //! can do; older iPXE knows the RSA key exchange alone and has to be given plain HTTP.
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -14,7 +15,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
 
-/// How often the files are looked at, at most; only when somebody connects.
+/// How often the files are looked at, at most; only when somebody connects, or the administrator asks for it.
 const LOOK: Duration = Duration::from_secs(5);
 /// Largest PEM file; a chain of ten certificates has 20 KiB.
 const PEM_MAX: u64 = 1 << 20;
@@ -60,20 +61,43 @@ pub enum TlsError {
     },
 }
 
-/// The server's side of TLS from these files.
-pub(super) fn config(settings: &TlsSettings) -> Result<Arc<ServerConfig>, TlsError> {
+impl TlsError {
+    /// What to do, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Read { path, source } if source.kind() == io::ErrorKind::PermissionDenied => Some(format!(
+                "let the group of the server's user read it and enter its folder: chgrp GROUP {0} && chmod g+r {0}",
+                path.display()
+            )),
+            _ => None,
+        }
+    }
+
+    /// The error with its causes and what to do, in one line.
+    pub fn line(&self) -> String {
+        let line = goldwire_stdx::Report::of(self).line();
+        match self.hint() {
+            Some(hint) => format!("{line}; hint: {hint}"),
+            None => line,
+        }
+    }
+}
+
+/// The server's side of TLS from these files, and the hand that reads them again.
+pub(super) fn config(settings: &TlsSettings) -> Result<(Arc<ServerConfig>, Arc<Reloading>), TlsError> {
     let resolver = Arc::new(Reloading::new(settings.clone())?);
     let provider = Arc::new(crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|source| TlsError::Use { path: settings.certificate.clone(), source })?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver);
+    let mut config = builder.with_no_client_auth().with_cert_resolver(resolver.clone());
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok((Arc::new(config), resolver))
 }
 
+/// The certificate in use, with the files that it came from.
 #[derive(Debug)]
-struct Reloading {
+pub(super) struct Reloading {
     settings: TlsSettings,
     state: Mutex<State>,
 }
@@ -86,8 +110,8 @@ struct State {
     looked_at: Instant,
 }
 
-/// Size and time of change of both files.
-type Stamp = [Option<(u64, SystemTime)>; 2];
+/// What tells another content, or another right to read it, of both files: times of change of the inode, its number.
+type Stamp = [Option<(i64, i64, u64)>; 2];
 
 impl Reloading {
     fn new(settings: TlsSettings) -> Result<Self, TlsError> {
@@ -100,20 +124,30 @@ impl Reloading {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if now.saturating_duration_since(state.looked_at) >= LOOK {
             state.looked_at = now;
-            let stamp = stamp(&self.settings);
-            if stamp != state.stamp {
-                state.stamp = stamp;
-                match load(&self.settings) {
-                    Ok(key) => state.key = Arc::new(key),
-                    // Half of a pair may be written just now; the second half changes the stamp again.
-                    Err(error) => {
-                        let report = goldwire_stdx::Report::of(&error);
-                        tracing::warn!(%report, "cannot use the new certificate, the old one stays");
-                    }
+            if stamp(&self.settings) != state.stamp {
+                // Half of a pair may be written just now; the second half changes the stamp again.
+                match self.take(&mut state) {
+                    Ok(true) => tracing::info!("the new certificate is in use"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!("the old certificate stays in use: {}", error.line()),
                 }
             }
         }
         Arc::clone(&state.key)
+    }
+
+    /// Reads the files now; whether they hold another certificate. The old one stays where they cannot be used.
+    pub(super) fn reload(&self) -> Result<bool, TlsError> {
+        self.take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take(&self, state: &mut State) -> Result<bool, TlsError> {
+        // Before they are read: what changes meanwhile is seen the next time.
+        state.stamp = stamp(&self.settings);
+        let key = load(&self.settings)?;
+        let is_new = key.cert != state.key.cert;
+        state.key = Arc::new(key);
+        Ok(is_new)
     }
 }
 
@@ -126,7 +160,7 @@ impl ResolvesServerCert for Reloading {
 fn stamp(settings: &TlsSettings) -> Stamp {
     [&settings.certificate, &settings.key].map(|path| {
         let metadata = std::fs::metadata(path).ok()?;
-        Some((metadata.len(), metadata.modified().ok()?))
+        Some((metadata.ctime(), metadata.ctime_nsec(), metadata.ino()))
     })
 }
 
@@ -188,5 +222,21 @@ mod tests {
 
         fs::write(&settings.key, authority.issue(&["x".into()]).unwrap().key_pem).unwrap();
         assert_eq!(reloading.current(now + LOOK * 3).cert[0], second, "a key of another certificate");
+        assert!(matches!(reloading.reload(), Err(TlsError::Use { .. })));
+        write(&settings, &authority);
+        assert!(reloading.reload().unwrap() && !reloading.reload().unwrap());
+        let third = reloading.current(now + LOOK * 3).cert[0].clone();
+        assert_ne!(third, second, "asked for, it is read at once");
+    }
+
+    #[test]
+    fn who_may_not_read_a_key_is_told_what_to_do() {
+        let denied =
+            TlsError::Read { path: "/a/k.pem".into(), source: io::ErrorKind::PermissionDenied.into() };
+        let line = denied.line();
+        assert!(line.starts_with("read /a/k.pem: ") && line.contains("; hint: "), "{line}");
+        assert!(line.ends_with("chgrp GROUP /a/k.pem && chmod g+r /a/k.pem"), "{line}");
+        let gone = TlsError::Read { path: "/a/k.pem".into(), source: io::ErrorKind::NotFound.into() };
+        assert!(gone.hint().is_none() && !gone.line().contains("hint"));
     }
 }

@@ -54,6 +54,9 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
         can_read_again(&args.config, user)?;
     }
     let running = bound.start(&args.config)?;
+    if let Err(error) = running.http.reload_certificate() {
+        warn!("a renewed certificate will need a restart: {}", error.line());
+    }
     info!(name = settings.server.name, "ready");
     for signal in signals.forever() {
         if signal != SIGHUP {
@@ -61,6 +64,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
         }
         // It logs what comes of it.
         running.reloader.reload();
+        match running.http.reload_certificate() {
+            Ok(true) => info!("the new certificate is in use"),
+            Ok(false) => {}
+            Err(error) => error!("the old certificate stays in use: {}", error.line()),
+        }
     }
     info!("stopping");
     running.stop();
