@@ -561,3 +561,38 @@ fn append(bytes: &mut Vec<u8>, content: Option<&Content>, part: &Part) -> io::Re
 fn reason(error: &ContentError) -> String {
     goldwire_stdx::Report::of(error).line()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Stage;
+    use crate::http::testing::evicted;
+
+    /// As of `sendfile`: a runtime of one thread panics where other connections are to go on.
+    #[test]
+    fn a_cold_part_is_not_read_on_the_thread_of_other_connections() {
+        let bytes: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
+        let Some(file) = evicted(&bytes) else { return };
+        let content = Content {
+            body: Body::File(Arc::new(file)),
+            length: bytes.len() as u64,
+            digest: None,
+            media_type: "application/octet-stream",
+            modified: None,
+            stage: Stage::Kernel,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let part = Part { offset: 5, length: 100_000 };
+        let read = |content: &Content| {
+            let content = content.clone();
+            let task = async move {
+                let mut read = b"head".to_vec();
+                append(&mut read, Some(&content), &part).map(|()| read)
+            };
+            runtime.block_on(async { tokio::spawn(task).await })
+        };
+        assert!(read(&content).unwrap_err().is_panic(), "it was read at once");
+        assert_eq!(content.read_at(&mut vec![0; bytes.len()], 0).unwrap(), bytes.len());
+        assert!(read(&content).unwrap().unwrap() == [b"head", &bytes[5..100_005]].concat());
+    }
+}

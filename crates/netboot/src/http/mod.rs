@@ -29,6 +29,8 @@ mod date;
 pub mod range;
 pub mod request;
 mod respond;
+#[cfg(test)]
+mod testing;
 mod tls;
 mod wire;
 

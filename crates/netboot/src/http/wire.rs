@@ -98,3 +98,41 @@ fn is_in_memory(file: &File, offset: u64) -> bool {
     let mut byte = [0];
     preadv2(file, &mut [io::IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT).is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+    use crate::http::testing::evicted;
+
+    /// On a runtime of one thread, `block_in_place` panics: the proof that a read that would have to wait for a disk
+    /// leaves the thread to other connections first, and that one that would not does not.
+    #[test]
+    fn a_cold_file_is_not_read_on_the_thread_of_other_connections() {
+        let content: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
+        let Some(file) = evicted(&content) else { return };
+        let file = std::sync::Arc::new(file);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let send = |file: &std::sync::Arc<File>| {
+            let file = std::sync::Arc::clone(file);
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let mut wire = Wire::Plain(listener.accept().await.unwrap().0);
+                let sent = tokio::spawn(async move { wire.send_file(&file, 0, 8192).await }).await;
+                (sent, client)
+            })
+        };
+        let (cold, _) = send(&file);
+        assert!(cold.unwrap_err().is_panic(), "it was read at once");
+        let mut all = vec![0; content.len()];
+        std::os::unix::fs::FileExt::read_exact_at(&*file, &mut all, 0).unwrap();
+        assert!(all == content);
+        let (warm, mut client) = send(&file);
+        let count = warm.unwrap().unwrap();
+        let mut got = vec![0; count];
+        client.read_exact(&mut got).unwrap();
+        assert!(count > 0 && got == content[..count]);
+    }
+}
