@@ -5,7 +5,7 @@ const LINE_MAX: usize = 4096;
 
 /// Where in a chunked body we are.
 #[derive(Clone, Debug)]
-pub(super) struct Chunks {
+pub struct Chunks {
     place: Place,
     line: usize,
 }
@@ -25,19 +25,25 @@ enum Place {
     End,
 }
 
-impl Chunks {
-    pub(super) fn new() -> Self {
+impl Default for Chunks {
+    /// Before the first byte.
+    fn default() -> Self {
         Self { place: Place::Size(0, 0), line: 0 }
     }
+}
 
+impl Chunks {
     /// Whether the last chunk and the trailers are read.
-    pub(super) fn is_end(&self) -> bool {
+    pub fn is_end(&self) -> bool {
         self.place == Place::End
     }
 
     /// Takes bytes of the body and calls `data` for those that are content. How many were taken: all of them, but at
     /// the end.
-    pub(super) fn take(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, &'static str> {
+    ///
+    /// # Errors
+    /// A sentence, where these are no chunks.
+    pub fn take(&mut self, bytes: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, &'static str> {
         const WRONG: &str = "its answer's chunks are malformed";
         let mut at = 0;
         while at < bytes.len() && self.place != Place::End {
@@ -89,7 +95,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8], step: usize) -> Result<(Vec<u8>, usize, bool), &'static str> {
-        let (mut chunks, mut content, mut taken) = (Chunks::new(), Vec::new(), 0);
+        let (mut chunks, mut content, mut taken) = (Chunks::default(), Vec::new(), 0);
         for part in bytes.chunks(step) {
             taken += chunks.take(part, |data| content.extend_from_slice(data))?;
         }

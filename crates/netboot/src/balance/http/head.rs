@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 /// Longest head, of a request or an answer.
-pub(super) const HEAD_MAX: usize = 16 * 1024;
+pub const HEAD_MAX: usize = 16 * 1024;
 
 /// Most fields of a head.
 const FIELDS_MAX: usize = 96;
@@ -27,20 +27,21 @@ type Field = (String, Vec<u8>);
 
 /// A request.
 #[derive(Clone, Debug)]
-pub(super) struct RequestHead {
-    pub(super) is_head: bool,
+pub struct RequestHead {
+    /// Whether it is HEAD and not GET.
+    pub is_head: bool,
     /// The path, or a whole URL.
-    pub(super) target: String,
+    pub target: String,
     /// Whether the client speaks HTTP/1.1.
-    pub(super) is_modern: bool,
+    pub is_modern: bool,
     /// Whether the client wants to keep the connection.
-    pub(super) keeps: bool,
+    pub keeps: bool,
     fields: Vec<Field>,
 }
 
 /// Why a request is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// 400.
     Malformed(&'static str),
     /// 405.
@@ -51,18 +52,20 @@ pub(super) enum Refusal {
 
 /// An answer of a member.
 #[derive(Clone, Debug)]
-pub(super) struct ResponseHead {
-    pub(super) status: u16,
+pub struct ResponseHead {
+    /// 100 to 599.
+    pub status: u16,
     reason: String,
     fields: Vec<Field>,
-    pub(super) framing: Framing,
+    /// How its body ends.
+    pub framing: Framing,
     /// Whether the member keeps the connection.
-    pub(super) keeps: bool,
+    pub keeps: bool,
 }
 
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub enum Framing {
     /// There is none.
     Empty,
     /// After so many bytes.
@@ -75,20 +78,20 @@ pub(super) enum Framing {
 
 /// The bytes of a file that an answer carries: enough to ask somebody else for the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     /// Offset of the first one.
-    pub(super) first: u64,
+    pub first: u64,
     /// Offset of the last one.
-    pub(super) last: u64,
+    pub last: u64,
     /// Length of the whole file.
-    pub(super) total: u64,
+    pub total: u64,
     /// The strong ETag, with its quotes.
-    pub(super) etag: Vec<u8>,
+    pub etag: Vec<u8>,
 }
 
 impl RequestHead {
     /// Reads a head, with its length; nothing while it is not complete.
-    pub(super) fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
+    pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut fields);
         let length = match request.parse(bytes) {
@@ -124,17 +127,17 @@ impl RequestHead {
     }
 
     /// The path, if the target is one.
-    pub(super) fn is_for(&self, path: &str) -> bool {
+    pub fn is_for(&self, path: &str) -> bool {
         self.target == path
     }
 
     /// The request as a member gets it. `is_trusted` says that an `X-Forwarded-For` that came is true.
-    pub(super) fn forward(&self, client: IpAddr, member: SocketAddr, is_trusted: bool) -> Vec<u8> {
+    pub fn forward(&self, client: IpAddr, member: SocketAddr, is_trusted: bool) -> Vec<u8> {
         self.forward_with(client, member, is_trusted, None)
     }
 
     /// The request for what is missing of a part of which the first `done` bytes are there.
-    pub(super) fn forward_rest(
+    pub fn forward_rest(
         &self,
         client: IpAddr,
         member: SocketAddr,
@@ -187,7 +190,7 @@ impl RequestHead {
 
 impl ResponseHead {
     /// Reads a head, with its length; nothing while it is not complete. An error is a sentence.
-    pub(super) fn decode(bytes: &[u8], is_head: bool) -> Result<Option<(Self, usize)>, &'static str> {
+    pub fn decode(bytes: &[u8], is_head: bool) -> Result<Option<(Self, usize)>, &'static str> {
         let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut response = httparse::Response::new(&mut fields);
         let length = match response.parse(bytes) {
@@ -196,7 +199,9 @@ impl ResponseHead {
             Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err("its answer's head is too long"),
             Err(_) => return Err("its answer is not HTTP"),
         };
-        let status = response.code.unwrap_or(0);
+        // RFC 9110 §15: others are invalid, and one of two digits could not be passed on.
+        let status =
+            response.code.filter(|code| (100..600).contains(code)).ok_or("its answer is not HTTP")?;
         let reason = response.reason.unwrap_or("").to_owned();
         let is_modern = response.version == Some(1);
         let fields = owned(response.headers);
@@ -206,12 +211,12 @@ impl ResponseHead {
     }
 
     /// Whether another member might do better.
-    pub(super) fn is_failure(&self) -> bool {
+    pub fn is_failure(&self) -> bool {
         matches!(self.status, 500 | 502 | 503 | 504)
     }
 
     /// The head as the client gets it. `framing` is what the client's body is given.
-    pub(super) fn pass_on(&self, request: &RequestHead, framing: Framing, keeps: bool) -> Vec<u8> {
+    pub fn pass_on(&self, request: &RequestHead, framing: Framing, keeps: bool) -> Vec<u8> {
         let mut bytes = format!("HTTP/1.1 {} {}\r\n", self.status, self.reason).into_bytes();
         let listed = listed(&self.fields);
         for (name, value) in &self.fields {
@@ -237,7 +242,7 @@ impl ResponseHead {
     }
 
     /// Which bytes of which file this is, if somebody else could be asked for the rest of them.
-    pub(super) fn part(&self) -> Option<Part> {
+    pub fn part(&self) -> Option<Part> {
         let Framing::Length(length @ 1..) = self.framing else { return None };
         let etag = values(&self.fields, "etag").next()?.trim_ascii();
         let is_strong = etag.len() > 2 && etag.starts_with(b"\"") && etag.ends_with(b"\"");
@@ -258,7 +263,7 @@ impl ResponseHead {
     }
 
     /// Whether this is the rest of `part`, from behind its first `done` bytes on.
-    pub(super) fn is_rest_of(&self, part: &Part, done: u64) -> bool {
+    pub fn is_rest_of(&self, part: &Part, done: u64) -> bool {
         let rest = Part { first: part.first + done, ..part.clone() };
         self.status == 206 && self.part().as_ref() == Some(&rest)
     }
@@ -412,6 +417,14 @@ mod tests {
         }
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
         assert_eq!(ResponseHead::decode(head.as_bytes(), true).unwrap().unwrap().0.framing, Framing::Empty);
+    }
+
+    #[test]
+    fn a_status_that_is_none_is_no_answer() {
+        for status in ["007", "099", "600", "999"] {
+            assert!(response(&format!("HTTP/1.1 {status} X\r\n\r\n")).is_err(), "{status}");
+        }
+        assert_eq!(response("HTTP/1.1 599\r\n\r\n").unwrap().status, 599);
     }
 
     #[test]

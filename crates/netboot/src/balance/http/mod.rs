@@ -1,8 +1,8 @@
 //! The HTTP front.
 
-mod chunks;
+pub mod chunks;
 mod client;
-mod head;
+pub mod head;
 mod pass;
 mod upstream;
 

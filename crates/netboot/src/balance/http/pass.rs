@@ -77,7 +77,7 @@ impl Client<'_> {
         let mut body = match head.framing {
             Framing::Empty => return Ok(End::Whole(upstream)),
             Framing::Length(length) => return self.pass_length(request, upstream, head, length, sent).await,
-            Framing::Chunked => Some(Chunks::new()),
+            Framing::Chunked => Some(Chunks::default()),
             Framing::UntilClose => None,
         };
         let mut content = Vec::new();

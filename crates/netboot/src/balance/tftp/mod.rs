@@ -4,7 +4,7 @@
 //! are no obstacle. Each session has a socket of its own towards its member, which may answer from port 69 or, as RFC
 //! 1350 has it, from another one. To members every client has the front's address: rules by address cannot hold here.
 
-mod session;
+pub mod session;
 
 use std::collections::HashMap;
 use std::io;

@@ -26,7 +26,7 @@ const OACK: u8 = 6;
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub enum Action {
     /// Send this to the client.
     ToClient(Vec<u8>),
     /// Send this to the member.
@@ -39,7 +39,7 @@ pub(super) enum Action {
 
 /// One transfer.
 #[derive(Debug)]
-pub(super) struct Session {
+pub struct Session {
     request: Vec<u8>,
     phase: Phase,
     /// When the last datagram came.
@@ -66,7 +66,7 @@ enum Phase {
 
 impl Session {
     /// For this read request.
-    pub(super) fn new(request: Vec<u8>) -> Self {
+    pub fn new(request: Vec<u8>) -> Self {
         Self {
             request,
             phase: Phase::Asked { agreed: None, is_acked: false },
@@ -81,13 +81,13 @@ impl Session {
     }
 
     /// What to do first.
-    pub(super) fn start(&mut self, now: Duration) -> Vec<Action> {
+    pub fn start(&mut self, now: Duration) -> Vec<Action> {
         self.heard_at = now;
         self.replace(now)
     }
 
     /// Takes a datagram of the client.
-    pub(super) fn handle_client(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
+    pub fn handle_client(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
         let forward = vec![Action::ToMember(datagram.to_vec())];
         let &[0, operation, high, low, ..] = datagram else { return Vec::new() };
         self.heard_at = now;
@@ -124,7 +124,7 @@ impl Session {
     }
 
     /// Takes a datagram of the member.
-    pub(super) fn handle_member(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
+    pub fn handle_member(&mut self, now: Duration, datagram: &[u8]) -> Vec<Action> {
         let &[0, operation, high, low, ref rest @ ..] = datagram else { return Vec::new() };
         let forward = vec![Action::ToClient(datagram.to_vec())];
         self.heard_at = now;
@@ -166,7 +166,7 @@ impl Session {
     }
 
     /// Takes the time, at [`Self::poll_timeout`] or later.
-    pub(super) fn handle_timeout(&mut self, now: Duration) -> Vec<Action> {
+    pub fn handle_timeout(&mut self, now: Duration) -> Vec<Action> {
         if now.saturating_sub(self.heard_at) >= IDLE_TIMEOUT {
             return vec![Action::End];
         }
@@ -177,18 +177,18 @@ impl Session {
     }
 
     /// When to call [`Self::handle_timeout`] next.
-    pub(super) fn poll_timeout(&self) -> Duration {
+    pub fn poll_timeout(&self) -> Duration {
         let idle = self.heard_at + IDLE_TIMEOUT;
         self.owed_since.map_or(idle, |since| idle.min(since + ANSWER_TIMEOUT))
     }
 
     /// Bytes of content that went to the client, repetitions not counted.
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Whether the client has all that it wanted.
-    pub(super) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.is_complete
     }
 
@@ -202,7 +202,7 @@ impl Session {
 }
 
 /// The file that a request asks for, for events.
-pub(super) fn path_of(request: &[u8]) -> String {
+pub fn path_of(request: &[u8]) -> String {
     let path = request.get(2..).unwrap_or_default().split(|byte| *byte == 0).next();
     String::from_utf8_lossy(path.unwrap_or_default()).chars().filter(|c| !c.is_control()).collect()
 }
