@@ -130,6 +130,31 @@ def floor(bench):
         )
 
 
+def floor_fanout(bench):
+    """The same with one compression for 1 and 4 hosts."""
+    if not version_of("zstd", "--version"):
+        return
+    source, config = shlex.quote(str(bench.pair.vhd("v2"))), shlex.quote(str(bench.config))
+    for count in (1, 4):
+        hosts = [f"host{n}" for n in range(1, count + 1)]
+        targets = {host: bench.hosts.sr(host) / "golden.vhd" for host in hosts}
+        pipes = " ".join(shlex.quote(str(bench.run_folder / f"pipe-{host}")) for host in hosts)
+        script = [f"rm -f {pipes}", f"mkfifo {pipes}"]
+        for host, pipe in zip(hosts, pipes.split()):
+            script.append(f'ssh -F {config} {host} "zstd -q -d -c > {shlex.quote(str(targets[host]))}" < {pipe} &')
+        script.append(f"zstd -q -1 -T0 -c {source} | tee {pipes} > /dev/null")
+        script.append("wait")
+
+        def verify(targets=targets):
+            wrong = [(h, same_bytes(t, bench.pair.vhd("v2"))) for h, t in targets.items()]
+            return "; ".join(f"{h}: {w}" for h, w in wrong if w) or None
+
+        yield Step(
+            f"floor fanout {count}", f"zstd -1 | tee | {count} x ssh zstd -d", ["bash", "-c", "\n".join(script)],
+            prepare=lambda hosts=hosts: [bench.hosts.empty(host) for host in hosts], verify=verify, note="no check of any kind",
+        )
+
+
 # --- zsync ------------------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,11 @@ class Bars:
         verdict = "met" if ours <= limit else "NOT met"
         self.lines.append(f"  {verdict:<12}  {promise}: {ours:.2f} {unit} against {limit:.2f} {unit} ({how})")
 
+    def compare(self, what, ours, limit, unit, how):
+        """A figure that puts a bar into proportion, and is none itself."""
+        if ours is not None and limit is not None:
+            self.lines.append(f"  (compare)     {what}: {ours:.2f} {unit} against {limit:.2f} {unit} ({how})")
+
     def all(self):
         wall = lambda key: (r := self.run(key)) and r.wall_s
         share = lambda value, factor: None if value is None else value * factor
@@ -88,6 +93,9 @@ class Bars:
 
         rsync, name = fastest({"rsync full"})
         self.judge("full copy in at most half of rsync's wall time", wall("goldwire full"), share(rsync, 0.5), "s", f"half of {name}")
+
+        floor, name = fastest({"floor cat", "floor zstd"})
+        self.compare("what that bar asks of a copy that checks nothing", floor, share(rsync, 0.5), "s", f"{name} against half of rsync -W")
 
         scale = 0.1 if self.quick else 1.0
         how = "a tenth of the bar for the small pair" if self.quick else "bytes on the wire, both directions"
@@ -108,6 +116,7 @@ class Bars:
             self.judge(f"fan-out over lines to 4 targets at most 1.5 x the time to one ({kind})", wall(f"goldwire fanout {kind} 4 link"), share(wall(f"goldwire fanout {kind} 1 link"), 1.5), "s", "1.5 x one target")
         for kind in ("full", "delta"):
             self.judge(f"fan-out to 4 targets at most 1.5 x the time to one ({kind})", wall(f"goldwire fanout {kind} 4"), share(wall(f"goldwire fanout {kind} 1"), 1.5), "s", "1.5 x one target")
+        self.compare("what that bar asks of pipes that check nothing", wall("floor fanout 4"), share(wall("floor fanout 1"), 1.5), "s", "4 targets against 1.5 x one")
         for kind in ("full", "delta"):
             run = self.run(f"goldwire memory {kind}")
             ours = [p["rss"] for p in run.processes.values()] if run else []
