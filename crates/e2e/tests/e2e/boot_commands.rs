@@ -255,16 +255,21 @@ fn watch_tells_what_was_and_what_comes() {
         machine::must("curl", ["-sSf", "--interface", own, &url]);
         machine::must("curl", ["-sSf", "--interface", own, &format!("http://{}/linux", server.http())]);
     };
+    let mut boots = Vec::new();
+    let mut wait_for_boots = |count: usize| {
+        until("every boot is in the timeline with both of its steps", || {
+            let told = site.goldwire(&["watch", "--once", "--json"]).expect(0).events().remove(0);
+            boots = told["boots"].as_array().unwrap().clone();
+            boots.len() == count && boots.iter().all(|boot| boot["steps"].as_array().unwrap().len() == 2)
+        });
+    };
     boot_from(&server, "127.0.0.2");
+    // The timeline is written beside the answers; what a killed server had not yet written is lost.
+    wait_for_boots(1);
     drop(server);
     let Some(server) = site.serve() else { return };
     boot_from(&server, "127.0.0.3");
-    let mut boots = Vec::new();
-    until("both boots are in the timeline", || {
-        let told = site.goldwire(&["watch", "--once", "--json"]).expect(0).events().remove(0);
-        boots = told["boots"].as_array().unwrap().clone();
-        boots.len() == 2 && boots[0]["steps"].as_array().unwrap().len() == 2
-    });
+    wait_for_boots(2);
     let devices: Vec<&str> = boots.iter().map(|boot| boot["device"].as_str().unwrap()).collect();
     assert_eq!(devices, ["52:54:00:00:00:03", "52:54:00:00:00:02"]);
     for device in ["127.0.0.2", "52:54:00:00:00:02"] {
