@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use goldwire_control::boot::LoadError;
+use goldwire_netboot::content::LibraryError;
 use goldwire_replicate::wire::Failure;
 use goldwire_stdx::Report;
 
@@ -60,6 +62,15 @@ pub(crate) fn report(error: &anyhow::Error) -> Report {
             return Report { chain, hints: disk.hint().map(str::to_owned).into_iter().collect() };
         }
         chain.push(cause.to_string());
+        if let Some(LoadError::Read { source, .. }) = cause.downcast_ref() {
+            chain.push(source.to_string());
+            return Report { chain, hints: vec!["--config FILE names another boot file".into()] };
+        }
+        if let Some(LibraryError::Open { source, .. }) = cause.downcast_ref() {
+            chain.push(source.to_string());
+            let hint = "make the boot tree's folder, or name another one as server.root in the boot file";
+            return Report { chain, hints: vec![hint.into()] };
+        }
         if let Some(hinted) = cause.downcast_ref::<Hinted>() {
             return Report { chain, hints: vec![hinted.hint.clone()] };
         }

@@ -12,6 +12,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use goldwire_control::boot::LoadError;
 
 use crate::args::{Args, Command, DiskCommand, KeyCommand};
 
@@ -45,6 +46,14 @@ fn main() -> ExitCode {
 /// One line that says what failed, the causes, then the hints.
 fn print_error(error: &anyhow::Error) {
     let mut stderr = std::io::stderr().lock();
+    // A boot file's problems say themselves which is an error and which a warning.
+    if let Some(problems) = error.chain().find_map(|cause| match cause.downcast_ref()? {
+        LoadError::Wrong(problems) => Some(problems),
+        LoadError::Read { .. } => None,
+    }) {
+        let _ = writeln!(stderr, "{problems}");
+        return;
+    }
     let (bold, red, plain) =
         if stderr.is_terminal() { ("\x1b[1m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
     let report = exit::report(error);

@@ -55,6 +55,7 @@ fn help_and_wrong_usage_are_as_everywhere() {
         &["boot", "sevre"],
         &["boot", "explain"],
         &["boot", "explain", "52:54"],
+        &["boot", "watch", "seat-17"],
         &["boot", "script", "--arch", "z80", MAC],
         &["boot", "doctor"],
         &["boot", "doctor", "--server", "10.0.0.1"],
@@ -84,6 +85,11 @@ fn check_shows_every_problem_with_its_place() {
     {
         assert!(found.stdout.contains(part), "{part}: {found}");
     }
+    // Who wants something else of the file is told the same, each problem once by its name.
+    for words in [&["serve"][..], &["explain", MAC], &["watch", "--once"]] {
+        let refused = site.goldwire(words).expect(1);
+        assert_eq!(refused.stderr, found.stdout, "{refused}");
+    }
     let told = site.goldwire(&["check", "--json"]).expect(5).events().remove(0);
     assert_eq!(told["is_good"], false);
     let problems = told["problems"].as_array().unwrap();
@@ -92,6 +98,7 @@ fn check_shows_every_problem_with_its_place() {
     fs::remove_file(&site.config).unwrap();
     let missing = site.goldwire(&["check"]).expect(1);
     assert!(missing.stderr.contains("boot.toml: No such file"), "{missing}");
+    assert!(missing.stderr.contains("hint: --config FILE"), "{missing}");
 }
 
 /// All of it where one asks for it, and for the log of a server.
@@ -211,6 +218,17 @@ fn what_keeps_a_server_from_starting_is_said() {
     fs::write(&site.config, site.file().replace("/state'", "/file/state'")).unwrap();
     let nowhere = site.goldwire(&["serve"]).expect(1);
     assert!(nowhere.stderr.contains("file/state") && nowhere.stderr.contains("hint: "), "{nowhere}");
+    fs::write(&site.config, elsewhere.replace("/root'", "/no-root'")).unwrap();
+    for words in [&["serve"][..], &["script", MAC]] {
+        let treeless = site.goldwire(words).expect(1);
+        assert!(treeless.stderr.contains("no-root: No such file"), "{treeless}");
+        assert!(treeless.stderr.contains("hint: ") && treeless.stderr.contains("server.root"), "{treeless}");
+    }
+    fs::write(&site.config, format!("{elsewhere}[dhcp]\nmode = 'proxy'\ninterfaces = ['no-such0']\n"))
+        .unwrap();
+    let portless = site.goldwire(&["serve"]).expect(1);
+    assert!(portless.stderr.contains("no-such0"), "{portless}");
+    assert!(portless.stderr.contains("hint: `ip -br link`"), "{portless}");
 }
 
 #[test]
@@ -272,7 +290,7 @@ fn watch_tells_what_was_and_what_comes() {
     wait_for_boots(2);
     let devices: Vec<&str> = boots.iter().map(|boot| boot["device"].as_str().unwrap()).collect();
     assert_eq!(devices, ["52:54:00:00:00:03", "52:54:00:00:00:02"]);
-    for device in ["127.0.0.2", "52:54:00:00:00:02"] {
+    for device in ["127.0.0.2", "52:54:00:00:00:02", "52-54-00-00-00-02"] {
         let said = site.goldwire(&["watch", "--once", device]).expect(0);
         assert_eq!(said.stdout.lines().count(), 1, "{said}");
         assert!(said.stdout.contains("52:54:00:00:00:02") && said.stdout.contains("kernel"), "{said}");

@@ -109,6 +109,7 @@ pub(crate) struct ScriptArgs {
 #[derive(Debug, Parser)]
 pub(crate) struct WatchArgs {
     /// Only this device: a hardware or network address.
+    #[arg(value_parser = parse_device)]
     pub(crate) device: Option<String>,
     #[command(flatten)]
     pub(crate) file: FileArgs,
@@ -254,6 +255,13 @@ pub(crate) struct CertificateArgs {
     /// default, RSA with 2048 bits, which all firmware takes.
     #[arg(long)]
     pub(crate) ecdsa: bool,
+}
+
+/// An address as the timeline has it, however it was typed.
+fn parse_device(text: &str) -> Result<String, String> {
+    let mac = text.parse::<Mac>().map(|mac| mac.to_string());
+    mac.or_else(|_| text.parse::<IpAddr>().map(|address| address.to_string()))
+        .map_err(|_| "a device is a MAC address, such as 52:54:00:12:34:56, or a network address".into())
 }
 
 fn parse_arch(text: &str) -> Result<Architecture, String> {

@@ -26,9 +26,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     let concerns = |record: &Record, boots: &Boots| match &args.device {
         None => true,
         Some(device) => {
-            let is =
-                |known: &Option<String>| known.as_ref().is_some_and(|text| text.eq_ignore_ascii_case(device));
-            is(&record.address) || is(&boots.device_of(record))
+            record.address.as_ref() == Some(device) || boots.device_of(record).as_ref() == Some(device)
         }
     };
     // What is there already is folded into one line a device; what comes is shown as it comes.

@@ -23,6 +23,7 @@ use goldwire_netboot::dhcp::server::Server;
 use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
@@ -79,6 +80,11 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
 fn with_hint(error: anyhow::Error) -> anyhow::Error {
     let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     let port = error.chain().find_map(|cause| cause.downcast_ref::<driver::BindError>()?.port());
+    if cause.and_then(std::io::Error::raw_os_error) == Some(Errno::NODEV.raw_os_error()) {
+        let hint =
+            "`ip -br link` shows this machine's interfaces; dhcp.interfaces and dhcp6.interfaces name some";
+        return Hinted { message: format!("{error:#}"), hint: hint.into() }.into();
+    }
     let hint = match cause.map(std::io::Error::kind) {
         Some(ErrorKind::PermissionDenied) => {
             "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service"
