@@ -116,16 +116,20 @@ const TOP: [&str; 15] = [
     "profile",
 ];
 
-/// Reads a file's text as far as it can be read.
-pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> File {
+/// Reads a file's text as far as it can be read; none if it is no TOML.
+pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> Option<File> {
     let (table, errors) = DeTable::parse_recoverable(source);
     for error in &errors {
-        report(error, 0..0, problems);
+        let span = error.span().unwrap_or(0..0);
+        let hint = is_bare_text(source, span.start).then(|| {
+            "texts stand in quotation marks, addresses and durations too: \"10.0.0.1\", \"12h\"".into()
+        });
+        problems.error_with_hint(span, error.message(), hint);
+    }
+    if !errors.is_empty() {
+        return None;
     }
     let mut file = File::default();
-    if !errors.is_empty() {
-        return file;
-    }
     for (key, value) in table.into_inner() {
         let span = key.span();
         match key.get_ref().as_ref() {
@@ -158,7 +162,16 @@ pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> File {
             }
         }
     }
-    file
+    Some(file)
+}
+
+/// Whether a value begins before this place that has no quotation mark, bracket or brace: `router = 10.0.0.1`.
+fn is_bare_text(source: &str, at: usize) -> bool {
+    let at = source.floor_char_boundary(at.min(source.len()));
+    let line_start = source[..at].rfind('\n').map_or(0, |found| found + 1);
+    let line = source[line_start..].lines().next().unwrap_or_default();
+    let Some((_, value)) = line.split_once('=') else { return false };
+    !value.trim().is_empty() && !value.contains(['"', '\'', '[', '{'])
 }
 
 fn table_of<T: DeserializeOwned>(value: Spanned<DeValue<'_>>, problems: &mut Collector<'_>) -> Option<T> {

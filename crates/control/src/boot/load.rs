@@ -60,7 +60,7 @@ pub fn parse(source: &str, path: &Path) -> Result<Loaded, Problems> {
 
 fn parse_again(source: &str, path: &Path, known: Option<&Secret>) -> Result<Loaded, Problems> {
     let mut problems = Collector::new(path, source);
-    let file = file::read(source, &mut problems);
+    let Some(file) = file::read(source, &mut problems) else { return Err(problems.finish()) };
     let settings = check::settings(&file, path, known, &mut problems);
     let rules = profiles::rules(&file, path, &settings.server, &mut problems);
     let warnings = problems.finish();

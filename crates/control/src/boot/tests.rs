@@ -137,7 +137,7 @@ url = \"http://x\"
         [
             (1, "no profile is called \"lnux\""),
             (3, "unknown key \"listn\""),
-            (6, "\"10.0.0.256\": invalid IP address syntax"),
+            (6, "\"10.0.0.256\" is not an address; write for example 10.0.0.1 or fd00::1"),
             (8, "\"52:54:00:12:34\": a MAC address is twelve hexadecimal digits, such as 52:54:00:12:34:56"),
             (13, "52:54:00:12:34:56 has a [[device]] already, in line 9"),
             (15, "the profile \"linux\" says kernel and url at once"),
@@ -212,8 +212,27 @@ fn a_mistake_is_told_alone() {
 
 #[test]
 fn syntax_errors_have_a_line() {
-    let problems = problems("[server]\nname = \n");
-    assert_eq!(problems.list[0].place.as_ref().unwrap().line, 2, "{problems}");
+    let wrong = problems("[server]\nname = \n");
+    assert_eq!(wrong.list[0].place.as_ref().unwrap().line, 2, "{wrong}");
+    // Nothing is said of tables that could not be read, and quotation marks are what is forgotten most.
+    for (line, is_bare) in
+        [("router = 10.0.0.1", true), ("mode = proxy", true), ("mode = \"proxy", false), ("pools = [", false)]
+    {
+        let wrong = problems(&format!("[server]\nroot = \"/no/such\"\n[dhcp]\n{line}\n"));
+        assert!(wrong.list.iter().all(|problem| problem.severity == Severity::Error), "{wrong}");
+        let hint = wrong.list[0].hint.as_deref().unwrap_or_default();
+        assert_eq!(hint.contains("quotation marks"), is_bare, "{wrong}");
+    }
+}
+
+#[test]
+fn an_address_without_its_port_is_told_how_to_be_written() {
+    let text = format!("{MEMBER}default-profile = \"a\"\n[http]\nlisten = \"80\"\n");
+    assert!(
+        errors(&text).contains(
+            &"\"80\" is not an address with a port; write for example 0.0.0.0:80 or [::]:80".into()
+        )
+    );
 }
 
 #[test]

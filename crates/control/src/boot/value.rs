@@ -157,10 +157,22 @@ impl<'de, T: FromStr<Err: fmt::Display>> Deserialize<'de> for Parsed<T> {
     }
 }
 
-/// The standard library's errors do not say what was wrong with what.
+/// The standard library's errors do not say what was wrong with what, nor what would be right.
 fn plain(text: &str, error: &impl fmt::Display) -> String {
     let reason = error.to_string();
-    if reason.contains(&format!("{text:?}")) { reason } else { format!("{text:?}: {reason}") }
+    match reason.as_str() {
+        "invalid socket address syntax" => {
+            format!("{text:?} is not an address with a port; write for example 0.0.0.0:80 or [::]:80")
+        }
+        "invalid IP address syntax" => {
+            format!("{text:?} is not an address; write for example 10.0.0.1 or fd00::1")
+        }
+        "invalid IPv4 address syntax" => {
+            format!("{text:?} is not an IPv4 address; write for example 10.0.0.1")
+        }
+        _ if reason.contains(&format!("{text:?}")) => reason,
+        _ => format!("{text:?}: {reason}"),
+    }
 }
 
 /// One value or a list of them.
