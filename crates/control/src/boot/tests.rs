@@ -345,7 +345,7 @@ fn profiles_are_checked() {
         ),
         (
             "[profile.a]\nkernel = \"x\"\narguments = \"a={{ vars.nobody }}\"",
-            "render the script a: line 1: undefined value",
+            "render the script a: line 1: vars.nobody is not defined",
         ),
         (
             "[profile.a]\nscript-text = \"#!ipxe\\n{% if %}\"",

@@ -115,7 +115,7 @@ impl Scene<'_> {
         let environment = self.environment()?;
         let common = self.common(script, prefix);
         let filled = |text: &str| -> Result<String, Error> {
-            written(&environment.template_from_named_str(&script.name, text)?, common.clone())
+            written(&environment, &environment.template_from_named_str(&script.name, text)?, common.clone())
         };
         let (name, own) = match &script.template {
             Template::Kernel { kernel, initrds, arguments } => {
@@ -146,7 +146,7 @@ impl Scene<'_> {
             Template::Local => ("local.ipxe", context! {}),
             Template::Text(text) => return filled(text),
         };
-        written(&environment.get_template(name)?, context! { ..own, ..common })
+        written(&environment, &environment.get_template(name)?, context! { ..own, ..common })
     }
 
     fn environment(&self) -> Result<Environment<'static>, Error> {
@@ -316,14 +316,48 @@ fn format_value(out: &mut Output<'_>, _state: &mut State<'_, '_>, value: &Value)
     }
 }
 
-fn written(template: &minijinja::Template<'_, '_>, values: Value) -> Result<String, Error> {
+fn written(
+    environment: &Environment<'_>,
+    template: &minijinja::Template<'_, '_>,
+    values: Value,
+) -> Result<String, Error> {
     let mut bounded = Bounded(Vec::new());
-    let captured = template.render_captured_to(values, &mut bounded);
+    let captured = template.render_captured_to(values.clone(), &mut bounded);
     if bounded.0.len() == LENGTH_MAX {
         return Err(wrong(format!("the script is longer than {} KiB", LENGTH_MAX >> 10)));
     }
-    captured?;
+    captured.map_err(|error| match error.kind() {
+        ErrorKind::UndefinedError => undefined(&error, environment, template, &values).unwrap_or(error),
+        _ => error,
+    })?;
     String::from_utf8(bounded.0).map_err(|_| wrong("the script is not UTF-8".into()))
+}
+
+/// The engine says in which line a value is undefined, but not which: the names in it that stand for nothing.
+fn undefined(
+    error: &Error,
+    environment: &Environment<'_>,
+    template: &minijinja::Template<'_, '_>,
+    values: &Value,
+) -> Option<Error> {
+    // An included template is one of ours.
+    let number = error.line().filter(|_| error.name() == Some(template.name()))?;
+    let line = template.source().lines().nth(number.checked_sub(1)?)?;
+    let stands_for_something = |name: &str| {
+        environment.globals().any(|(global, _)| global == name)
+            || name
+                .split('.')
+                .try_fold(values.clone(), |value, key| value.get_attr(key).ok())
+                .is_some_and(|value| !value.is_undefined())
+    };
+    let mut names: Vec<String> = template
+        .undeclared_variables(true)
+        .into_iter()
+        .filter(|name| line.contains(name.as_str()) && !stands_for_something(name))
+        .collect();
+    names.sort_unstable();
+    let is = if names.len() == 1 { "is" } else { "are" };
+    (!names.is_empty()).then(|| wrong(format!("line {number}: {} {is} not defined", names.join(", "))))
 }
 
 /// Takes at most [`LENGTH_MAX`] bytes.

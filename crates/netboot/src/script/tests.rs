@@ -263,7 +263,7 @@ fn own_templates_reach_what_built_in_ones_do() {
 fn mistakes_name_the_line() {
     assert_eq!(
         reason(&script("own", "#!ipxe\necho {{ vars.hots }}\n")),
-        "render the script own: line 2: undefined value"
+        "render the script own: line 2: vars.hots is not defined"
     );
     assert!(reason(&script("own", "#!ipxe\n{% for %}")).contains("line 2"), "syntax");
     assert!(reason(&script("own", "#!ipxe\ngoto nowhere\n")).contains("goto nowhere"));
