@@ -146,7 +146,7 @@ pub(crate) struct DoctorArgs {
     /// Ask as this device instead of a made-up one.
     #[arg(long)]
     pub(crate) mac: Option<Mac>,
-    /// A boot file, to ask each of its members for the same content.
+    /// A boot file: each of its members is asked for the same content, and all may give addresses.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// How long to listen for answers.

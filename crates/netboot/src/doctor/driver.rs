@@ -44,7 +44,7 @@ pub struct DoctorSettings {
     pub mac: Option<Mac>,
     /// Which firmware to play.
     pub clients: Vec<Client>,
-    /// The boot servers, to compare what they give. May be empty.
+    /// The boot servers: what they give is compared, and they count as one DHCP service. May be empty.
     pub members: Vec<Member>,
     /// How long offers are waited for: servers that probe an address first need three seconds.
     pub wait: Duration,
@@ -120,7 +120,7 @@ impl Examination<'_> {
             self.wire.send(&discover, self.wire.server)?;
         }
         offers.extend(self.wire.gather(&discover, self.settings.wait / 2, |_| false)?);
-        let Verdict { findings, lease, next } = judge::judge(self.client, &offers);
+        let Verdict { findings, lease, next } = judge::judge(self.client, &offers, &self.settings.members);
         self.findings = findings;
         let Some((server, address)) = lease else { return Ok(()) };
         let is_confirmed = self.take(&discover, server, address)?;

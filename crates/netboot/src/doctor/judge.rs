@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 
 use super::{Client, Fetch, Finding, Offer, Problem};
 use crate::dhcp::wire::{MessageType, code};
+use crate::member::Member;
 
 /// BOOTP's field holds 128 bytes with its final NUL; longer names have to be in option 67.
 const FILE_FIELD: usize = 128;
@@ -104,8 +105,8 @@ impl Offer {
 }
 
 /// Judges what came within the waiting time. `router` addresses are not told apart from servers by the firmware, but a
-/// next server that is the router is nearly always a mistake.
-pub(super) fn judge(client: Client, offers: &[Offer]) -> Verdict {
+/// next server that is the router is nearly always a mistake. `members` give addresses as one service.
+pub(super) fn judge(client: Client, offers: &[Offer], members: &[Member]) -> Verdict {
     let mut verdict = Verdict::default();
     let of_kind = |kind| offers.iter().filter(move |offer| offer.message.kind() == Some(kind));
     for refusal in of_kind(MessageType::NAK) {
@@ -132,12 +133,19 @@ pub(super) fn judge(client: Client, offers: &[Offer]) -> Verdict {
     servers.dedup();
     if servers.len() > 1 {
         let names: Vec<String> = servers.iter().map(ToString::to_string).collect();
-        verdict.findings.push(Finding::warning(
-            "two-dhcp-servers",
-            format!("{} servers offer addresses: {}", names.len(), names.join(", ")),
-            "which one a machine takes depends on who is faster",
-            "make sure that they are one service (split pools, failover), or stop the foreign one",
-        ));
+        let names = names.join(", ");
+        let is_member = |server: &Ipv4Addr| members.iter().any(|member| member.address == *server);
+        verdict.findings.push(if servers.iter().all(is_member) {
+            Finding::ok("member-offers", format!("members of the boot file offer addresses: {names}"))
+        } else {
+            Finding::warning(
+                "two-dhcp-servers",
+                format!("{} servers offer addresses: {names}", servers.len()),
+                "which one a machine takes depends on who is faster",
+                "make sure that they are one service (split pools, failover; with --config the boot file's members \
+                 count as one), or stop the foreign one",
+            )
+        });
     }
     for proxy in &proxies {
         verdict

@@ -38,7 +38,7 @@ fn codes(findings: &[Finding]) -> Vec<&'static str> {
 
 #[track_caller]
 fn check(client: Client, offers: &[Offer], expected: &[&str]) -> Option<Next> {
-    let verdict = judge(client, offers);
+    let verdict = judge(client, offers, &[]);
     assert_eq!(codes(&verdict.findings), expected, "{client:?} {:?}", verdict.findings);
     verdict.next
 }
@@ -104,6 +104,10 @@ fn what_is_wrong_has_the_code_that_is_seen() {
     }
     let two = [plain.clone(), offer(OTHER, LEASE, &[(code::BOOT_FILE, b"a")])];
     assert_eq!(check(Client::BiosPxe, &two, &["two-dhcp-servers"]), tftp(OTHER, "a"));
+    // Members of one group share a network by pools of their own; whoever is none of them is a stranger.
+    let members = [member("a", SERVER), member("b", OTHER)];
+    assert_eq!(codes(&judge(Client::BiosPxe, &two, &members).findings), [""; 0]);
+    assert_eq!(codes(&judge(Client::BiosPxe, &two, &members[..1]).findings), ["two-dhcp-servers"]);
     check(Client::EfiPxe, &[offer(SERVER, LEASE, &[url])], &["PXE-E23"]);
     check(Client::BiosPxe, &[offer(SERVER, LEASE, &[url])], &["PXE-E3B"]);
     // HTTP Boot: not without 60, no name without DNS, an address before a name.
