@@ -266,13 +266,15 @@ pub fn write_usb(settings: &MediaSettings, path: &Path) -> Result<MediaReport, M
 /// Writes the EFI tree into a folder, which is made if it is not there: for the EFI system partition of a disk. The
 /// script comes last, so that an unfinished tree boots nothing new.
 pub fn write_esp(settings: &MediaSettings, folder: &Path) -> Result<MediaReport, MediaError> {
-    let parts = Parts::gather(settings)?;
+    let mut parts = Parts::gather(settings)?;
     if parts.is_bios_only() {
         return Err(MediaError::Program {
             name: "ipxe.efi".into(),
             why: "an EFI tree needs it, and it is not there",
         });
     }
+    // A BIOS finds nothing in a folder.
+    parts.programs.retain(|(_, way)| *way != Way::Loader);
     let taken = parts.files.iter().map(|file| folder.join(&file.path)).find(|path| path.exists());
     if let Some(path) = taken.filter(|_| !settings.replaces) {
         return Err(MediaError::Exists { path });

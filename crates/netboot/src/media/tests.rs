@@ -191,6 +191,8 @@ fn signed_programs_are_laid_out_and_not_touched() {
         ("x86_64-sb/ipxe.efi", loader.clone()),
         ("x86_64-sb/shimx64.efi", shim.clone()),
         ("arm64/ipxe.efi", program(0xaa64, "autoexec.ipxe")),
+        // For a BIOS: not in an EFI tree, and not told as if it were.
+        ("ipxe.lkrn", kernel()),
     ]);
     let goal = tempfile::tempdir().unwrap();
     let report = write_esp(&settings(&programs), goal.path()).unwrap();
