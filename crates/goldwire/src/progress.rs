@@ -234,10 +234,16 @@ impl Show {
     /// Says why nothing was begun.
     pub(crate) fn failed_to_begin(&self, failure: &Failure, code: Code) {
         if self.mode == Mode::Json {
+            let seconds = self.started.elapsed().as_secs_f64();
             let mut event = failure_json(failure);
             event["event"] = json!("failed");
+            event["seconds"] = json!(seconds);
             print_line(&event.to_string());
-            print_line(&json!({"event": "summary", "done": 0, "exit_code": code as u8}).to_string());
+            print_line(
+                &json!({"event": "summary", "done": 0, "failed": self.names.len(), "seconds": seconds,
+                        "exit_code": code as u8})
+                .to_string(),
+            );
         }
         print_failure("error", failure);
     }

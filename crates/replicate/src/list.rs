@@ -1,6 +1,7 @@
 //! The images of a folder, for choosing one.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,7 +16,15 @@ const ENTRIES_MAX: usize = 100_000;
 /// Whether `path` is a folder, and its images whose file names match `pattern` (all files that are images
 /// without one), or the image at `path`.
 pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Candidate>)> {
-    let failed = |error| Failure::io(format!("look at {}", path.display()), &error);
+    let failed = |error: io::Error| {
+        let failure = Failure::io(format!("look at {}", path.display()), &error);
+        match error.kind() {
+            io::ErrorKind::NotFound => {
+                failure.hint("a source is PATH or HOST:PATH; with --match, its folder")
+            }
+            _ => failure,
+        }
+    };
     if !fs::metadata(path).map_err(failed)?.is_dir() {
         return Ok((false, vec![candidate(path)?]));
     }

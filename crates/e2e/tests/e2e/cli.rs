@@ -86,10 +86,11 @@ fn errors_name_the_thing_its_causes_and_a_hint() {
     Guest::random(1, 4, 1).write_vhd(&image, 1);
     let whole = fs::read(&image).unwrap();
     fs::write(scene.path("torn.vhd"), &whole[..whole.len() / 2]).unwrap();
+    scene.goldwire(["key", "new", "k"]).expect(0);
     let twice = scene.goldwire(["sync", "a.vhd", "a.vhd"]).expect(2);
     assert!(twice.stderr.contains("same place"), "{twice}");
     for (words, parts) in [
-        (&["sync", "no.vhd", "b.vhd"][..], &["no.vhd", "No such file"][..]),
+        (&["sync", "no.vhd", "b.vhd"][..], &["no.vhd", "No such file", "hint: ", "HOST:PATH"][..]),
         (&["sync", "a.vhd", "no/b.vhd"], &["no", "No such file", "hint: ", "mkdir -p no"]),
         (&["sync", "a.vhd", "no/"], &["no such folder", "hint: ", "mkdir -p no/"]),
         (&["sync", "a.vhd", ".hidden"], &[".hidden", "hint: "]),
@@ -102,6 +103,9 @@ fn errors_name_the_thing_its_causes_and_a_hint() {
         ),
         (&["sync", "--ssh-command", "/no/ssh", "a.vhd", "host:/b"], &["start /no/ssh"]),
         (&["sync", "--sign", "no.key", "a.vhd", "b.vhd"], &["no.key"]),
+        // The two files of a key, each in the place of the other.
+        (&["sync", "--sign", "k.pub", "a.vhd", "b.vhd"], &["k.pub: not a", "hint: ", "FILE signs"]),
+        (&["sync", "--require-signature", "k", "a.vhd", "b.vhd"], &["k: not a", "hint: ", "FILE.pub"]),
         (&["sync", "--agent-program", "a.vhd", "a.vhd", "b.vhd"], &["a.vhd is no Linux program"]),
         (&["sync", "torn.vhd", "b.vhd"], &["torn.vhd"]),
         (&["disk", "info", "no.vhd"], &["no.vhd"]),

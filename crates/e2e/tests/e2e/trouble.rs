@@ -130,6 +130,9 @@ fn hosts_that_fail_are_reported_and_the_others_are_served() {
     assert_eq!(nothing.event("summary")["exit_code"], 1);
     let no_source = hosts.sync(&scene, [&*hosts.place(2, "x.vhd"), &good]).expect(1);
     assert!(no_source.event("failed")["message"].to_string().contains("source"), "{no_source}");
+    let summary = no_source.event("summary");
+    assert_eq!((&summary["done"], &summary["failed"]), (&0.into(), &1.into()), "{no_source}");
+    assert!(summary["seconds"].is_f64(), "{no_source}");
 }
 
 #[test]

@@ -54,11 +54,17 @@ fn cannot_create(path: &Path, error: io::Error) -> anyhow::Error {
 /// Reads a secret key file.
 pub(crate) fn secret(path: &Path) -> anyhow::Result<SecretKey> {
     let text = fs::read_to_string(path).with_context(|| format!("read the key {}", path.display()))?;
-    text.parse().map_err(|why| anyhow!("{}: {why}", path.display()))
+    text.parse().map_err(|why| {
+        let hint = "`goldwire key new FILE` makes one: FILE signs, FILE.pub is what others check with";
+        Hinted { message: format!("{}: {why}", path.display()), hint: hint.into() }.into()
+    })
 }
 
 /// A public key: a file that holds one, or the key itself.
 pub(crate) fn public(text: &str) -> anyhow::Result<PublicKey> {
     let written = fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
-    written.parse().map_err(|why| anyhow!("{text}: {why}"))
+    written.parse().map_err(|why| {
+        let hint = "`goldwire key new FILE` makes one as FILE.pub; give that file, or what is written in it";
+        Hinted { message: format!("{text}: {why}"), hint: hint.into() }.into()
+    })
 }
