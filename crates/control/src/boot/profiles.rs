@@ -352,12 +352,18 @@ impl Maker<'_, '_, '_> {
             return true;
         }
         match place.strip_prefix("ipxe/") {
-            Some(program) => {
-                self.server.ipxe.join(program).is_file() || self.server.root.join(place).is_file()
-            }
-            None => self.server.root.join(place).is_file(),
+            Some(program) => is_below(&self.server.ipxe, program) || is_below(&self.server.root, place),
+            None => is_below(&self.server.root, place),
         }
     }
+}
+
+/// Whether a file is there and no link leads out of the folder, which the servers do not follow.
+fn is_below(folder: &Path, place: &str) -> bool {
+    let (Ok(folder), Ok(file)) = (folder.canonicalize(), folder.join(place).canonicalize()) else {
+        return false;
+    };
+    file.is_file() && file.starts_with(folder)
 }
 
 fn profile_named(

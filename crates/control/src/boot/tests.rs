@@ -225,6 +225,25 @@ fn syntax_errors_have_a_line() {
     }
 }
 
+/// Debian's `ipxe.efi` is a link to `/boot`, and the servers do not follow it.
+#[test]
+fn a_file_that_a_link_leads_out_to_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().display();
+    fs::create_dir(folder.path().join("ipxe")).unwrap();
+    fs::write(folder.path().join("outside.efi"), "x").unwrap();
+    fs::write(folder.path().join("ipxe/own.efi"), "x").unwrap();
+    std::os::unix::fs::symlink("../outside.efi", folder.path().join("ipxe/link.efi")).unwrap();
+    let told = |program: &str| {
+        let text = format!(
+            "{MEMBER}[server]\nname = \"a\"\nipxe = \"{here}/ipxe\"\n[ipxe]\nefi-x64 = \"ipxe/{program}\"\n"
+        );
+        parse(&text, Path::new("boot.toml")).unwrap().warnings.to_string()
+    };
+    assert!(told("link.efi").contains("no such file in the boot tree: ipxe/link.efi"));
+    assert!(!told("own.efi").contains("own.efi"));
+}
+
 #[test]
 fn an_address_without_its_port_is_told_how_to_be_written() {
     let text = format!("{MEMBER}default-profile = \"a\"\n[http]\nlisten = \"80\"\n");
