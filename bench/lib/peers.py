@@ -130,6 +130,17 @@ def floor(bench):
         )
 
 
+def floor_delta(bench):
+    """A new file of the old one's size at the host, read once: what keeping the old disk and reading back cost alone."""
+    folder = bench.hosts.sr("host1")
+    old, new = (shlex.quote(str(folder / name)) for name in ("golden.vhd", "new.vhd"))
+    yield Step(
+        "floor delta", "ssh cp && cat > /dev/null", ["ssh", "-F", str(bench.config), "host1", f"cp {old} {new} && cat {new} > /dev/null"],
+        prepare=lambda: place_v1(bench, "host1"), verify=lambda: same_bytes(folder / "new.vhd", bench.pair.vhd("v1")),
+        note="moves and changes nothing: a copy of the old disk, read once",
+    )
+
+
 def floor_fanout(bench):
     """The same with one compression for 1 and 4 hosts."""
     if not version_of("zstd", "--version"):

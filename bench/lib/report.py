@@ -105,6 +105,7 @@ class Bars:
         rsync, name = fastest({f"{p} delta {k}" for p in ("rsync-z", "rsync-zlib", "rsync-zstd") for k in ("inplace", "plain")})
         for cache in ("warm", "cold"):
             self.judge(f"delta with {cache} tree caches in at most a quarter of rsync -z's wall time", wall(f"goldwire delta {cache}"), share(rsync, 0.25), "s", f"a quarter of {name}")
+        self.compare("what that bar asks of a host that only copies its old disk and reads the copy", wall("floor delta"), share(rsync, 0.25), "s", f"{name}, a quarter")
         rsync, name = fastest({f"{p} delta plain" for p in ("rsync-z", "rsync-zlib", "rsync-zstd")})
         for cache in ("warm", "cold"):
             self.judge(f"the same against rsync -z that keeps the old disk until the new one is whole ({cache})", wall(f"goldwire delta {cache}"), share(rsync, 0.25), "s", f"a quarter of {name}")
