@@ -4,7 +4,7 @@
 One more row has a larger initrd, of the size from which goldwire admits only so many transfers at a time and asks the
 others to come back (`503` with `Retry-After`): here far fewer than usual, so that this machine's storm meets it.
 
-Everything runs on the loopback of a network namespace of its own, so no port of the machine is needed or touched.
+Servers and clients have a network namespace each and a cable between them, so no port of the machine is needed or touched.
 The load comes from `crates/netboot/examples/boot_storm.rs`, whose clients have an address of their own each, compare
 every byte, and wait where the server says `503` with `Retry-After`, as iPXE does.
 """
@@ -29,6 +29,8 @@ LARGE_FILES = {**FILES, "initrd": 4 * MIB}  # admission counts transfers of at l
 LARGE_TRANSFERS = 16
 COLUMNS = ["booted", "last_s", "p99_s", "median_s", "first_s", "jain", "dhcp_resent", "put_off", "http_failures", "cpu_s"]
 START_S = 20
+SERVER, RELAY = "10.64.0.1", "10.64.0.2"
+CLIENTS = ["10.64.16.0/20", "10.64.32.0/19"]
 PATIENCE_S = 120  # that a client may take
 
 GOLDWIRE = """
@@ -38,19 +40,19 @@ name = "boot1"
 state = "{work}/state"
 root = "{work}/root"
 [http]
-listen = ["127.0.0.1:80"]
+listen = ["10.64.0.1:80"]
 {http}
 [tftp]
 listen = []
 [dhcp]
 mode = "server"
-interfaces = ["lo"]
+interfaces = ["s0"]
 [[subnet]]
-network = "127.0.0.0/16"
-pools = ["127.0.16.0-127.0.63.255"]
+network = "10.64.0.0/16"
+pools = ["10.64.16.0-10.64.63.255"]
 [[member]]
 name = "boot1"
-address = "127.0.0.1"
+address = "10.64.0.1"
 [profile.storm]
 kernel = "kernel"
 initrd = "initrd"
@@ -59,7 +61,7 @@ initrd = "initrd"
 NGINX = """
 daemon off; worker_processes auto; pid {work}/nginx.pid; error_log {work}/nginx.log;
 events {{ worker_connections 8192; }}
-http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; server {{ listen 127.0.0.1:80 backlog=4096; root {work}/root; }} }}
+http {{ access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; server {{ listen 10.64.0.1:80 backlog=4096; root {work}/root; }} }}
 """
 
 
@@ -76,9 +78,9 @@ def foreign(_binary, work):
     (work / "nginx.conf").write_text(("user root;\n" if os.geteuid() == 0 else "") + NGINX.format(work=work))
     (work / "root/boot.ipxe").write_text("#!ipxe\nimgfetch /kernel\nimgfetch /initrd\nboot\n")
     dnsmasq = [
-        program("dnsmasq"), "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=lo", "--bind-interfaces", "--user=root", "--no-ping",
-        "--dhcp-range=127.0.16.0,127.0.63.255,255.255.0.0,1h", f"--dhcp-leasefile={work}/leases", "--dhcp-lease-max=10000",
-        "--dhcp-option-force=67,http://127.0.0.1/boot.ipxe",
+        program("dnsmasq"), "--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=s0", "--bind-interfaces", "--user=root", "--no-ping",
+        "--dhcp-range=10.64.16.0,10.64.63.255,255.255.0.0,1h", f"--dhcp-leasefile={work}/leases", "--dhcp-lease-max=10000",
+        "--dhcp-option-force=67,http://10.64.0.1/boot.ipxe",
     ]
     return [dnsmasq, [program("nginx"), "-p", str(work), "-c", str(work / "nginx.conf")]]
 
@@ -114,7 +116,7 @@ def running(commands, work):
 
 
 def answers():
-    connection = http.client.HTTPConnection("127.0.0.1", 80, timeout=2)
+    connection = http.client.HTTPConnection(SERVER, 80, timeout=2)
     try:
         connection.request("GET", "/")
         connection.getresponse()
@@ -125,7 +127,33 @@ def answers():
         connection.close()
 
 
-def storm(name, binary, clients):
+@contextlib.contextmanager
+def lan():
+    """Puts the server's end of a cable here, and gives the command that runs something at the clients' end."""
+    holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        holder.stdout.readline()
+        there = ["nsenter", f"--net=/proc/{holder.pid}/ns/net"]
+        ip = program("ip")
+        # A route to all clients, and no neighbour for each: the kernel remembers only a thousand.
+        for command in (
+            [ip, "link", "set", "lo", "up"],
+            [ip, "link", "add", "s0", "type", "veth", "peer", "name", "c0", "netns", str(holder.pid)],
+            [ip, "addr", "add", f"{SERVER}/16", "dev", "s0"],
+            [ip, "link", "set", "s0", "up"],
+            [*there, ip, "addr", "add", f"{RELAY}/16", "dev", "c0"],
+            [*there, ip, "link", "set", "lo", "up"],
+            [*there, ip, "link", "set", "c0", "up"],
+            *([ip, "route", "add", part, "via", RELAY] for part in CLIENTS),
+            *([*there, ip, "route", "add", "local", part, "dev", "lo"] for part in CLIENTS),
+        ):
+            subprocess.run(command, check=True)
+        yield there
+    finally:
+        stop(holder)
+
+
+def storm(name, binary, clients, there):
     """One server, one storm: a dict of figures, or of why there are none."""
     start, files = SERVERS[name]
     with tempfile.TemporaryDirectory(prefix="gwbench-storm-") as folder:
@@ -134,7 +162,7 @@ def storm(name, binary, clients):
         work.chmod(0o755)
         for file, size in files.items():
             (work / "root" / file).write_bytes(os.urandom(size))
-        command = [str(example("boot_storm")), "--clients", str(clients), "--patience-s", str(PATIENCE_S)]
+        command = [*there, str(example("boot_storm")), "--server", SERVER, "--relay", RELAY, "--clients", str(clients), "--patience-s", str(PATIENCE_S)]
         for file in files:
             command += ["--file", f"/{file}={work}/root/{file}"]
         try:
@@ -149,16 +177,16 @@ def storm(name, binary, clients):
 
 def inside(binary, clients, rounds):
     """Within the namespace: for each server the storm of the median time to the last one."""
-    subprocess.run([program("ip"), "link", "set", "lo", "up"], check=True)
     # Each client holds a connection, on both ends.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     results = {name: [] for name in SERVERS}
-    for number in range(rounds):
-        # dnsmasq takes a minute or two, whose length no repetition changes much.
-        for name in SERVERS if number == 0 else ["goldwire", ADMITTING]:
-            results[name].append(storm(name, binary, clients))
-            print(f"  {name}: {results[name][-1]}", file=sys.stderr, flush=True)
+    with lan() as there:
+        for number in range(rounds):
+            # dnsmasq takes a minute or two, whose length no repetition changes much.
+            for name in SERVERS if number == 0 else ["goldwire", ADMITTING]:
+                results[name].append(storm(name, binary, clients, there))
+                print(f"  {name}: {results[name][-1]}", file=sys.stderr, flush=True)
     return {name: median(storms) for name, storms in results.items()}
 
 

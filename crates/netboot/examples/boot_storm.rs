@@ -40,7 +40,7 @@ const HEAD_MAX: usize = 16 << 10;
 async fn main() -> Outcome<()> {
     let wanted = Arc::new(Wanted::from_arguments()?);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // A server on all addresses holds the same port.
+    // A foreign server on all addresses of the same machine may hold the same port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     let _ = socket.set_recv_buffer_size(8 << 20);
