@@ -12,7 +12,6 @@ use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use goldwire_netboot::{Member, Network};
 use toml::Spanned;
 
-use super::bounded;
 use super::file::{self, File};
 use super::media;
 use super::problem::{Collector, did_you_mean};
@@ -182,7 +181,7 @@ fn secret(
 ) -> Option<Secret> {
     let path = folder.join(file.get_ref());
     let fault = |error: std::io::Error| format!("read {}: {error}", path.display());
-    let read = || bounded::read(&path, SECRET_FILE_MAX);
+    let read = || goldwire_stdx::read_bounded(&path, SECRET_FILE_MAX);
     let bytes = match fs::metadata(&path).and_then(|about| Ok((about, read()?))) {
         Ok((about, _)) if about.permissions().mode() & 0o007 != 0 => {
             problems.error_with_hint(

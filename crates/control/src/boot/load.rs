@@ -1,6 +1,5 @@
 //! Reading a boot file.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -46,10 +45,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 /// The same while servers run with `known` as their secret: who was root when it was read may not read it again.
 pub(super) fn load_again(path: &Path, known: Option<&Secret>) -> Result<Loaded, LoadError> {
     let failed = |source| LoadError::Read { path: path.to_owned(), source };
-    if fs::metadata(path).map_err(failed)?.len() > LENGTH_MAX {
-        return Err(failed(io::Error::other("larger than 256 MiB")));
-    }
-    let source = fs::read_to_string(path).map_err(failed)?;
+    let source = goldwire_stdx::read_text_bounded(path, LENGTH_MAX).map_err(failed)?;
     parse_again(&source, path, known).map_err(LoadError::Wrong)
 }
 

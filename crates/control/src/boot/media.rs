@@ -2,15 +2,12 @@
 
 use std::path::Path;
 
-use goldwire_netboot::media::{MediaError, Way, check};
+use goldwire_netboot::media::{CA_MAX, MediaError, Way, check};
 
-use super::bounded;
 use super::file::File;
 use super::problem::Collector;
 use super::settings::{Media, Server, Settings};
 
-/// Certificates have 1 to 4 KiB; a chain of them a few times that.
-const CA_MAX: u64 = 64 << 10;
 /// IEEE 802.1Q has twelve bits for a tag, and the first and the last are taken.
 const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;
 const INSTALL: &str = "install the package ipxe, or name the folder with its programs as media.programs";
@@ -26,7 +23,7 @@ pub(super) fn media(file: &File, folder: &Path, server: &Server, problems: &mut 
     }
     let ca = written.trust.as_ref().and_then(|trust| {
         let path = folder.join(trust.get_ref());
-        let read = bounded::read(&path, CA_MAX);
+        let read = goldwire_stdx::read_bounded(&path, CA_MAX);
         read.map_err(|error| problems.error(trust.span(), format!("read {}: {error}", path.display()))).ok()
     });
     Media {

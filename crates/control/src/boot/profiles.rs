@@ -22,6 +22,8 @@ use super::value::Several;
 
 /// Menus show no more; the screen has 25 lines.
 const MENU_MAX: usize = 64;
+/// Most bytes of a template; what is made of one is bounded more closely.
+const TEMPLATE_MAX: u64 = 1 << 20;
 /// The programs of Debian's `ipxe` package. `snponly.efi` uses the driver of the firmware that loaded it.
 const PROGRAMS: [(&str, &str); 2] = [("bios", "ipxe/undionly.kpxe"), ("efi-x64", "ipxe/snponly.efi")];
 
@@ -236,7 +238,7 @@ impl Maker<'_, '_, '_> {
             return None;
         };
         let path = folder.join(file);
-        match fs::read_to_string(&path) {
+        match goldwire_stdx::read_text_bounded(&path, TEMPLATE_MAX) {
             Ok(text) => self.own_text(file, &text, name.span()),
             Err(error) => {
                 self.problems.error(name.span(), format!("read {}: {error}", path.display()));

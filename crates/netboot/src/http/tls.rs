@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -178,14 +178,9 @@ fn load(settings: &TlsSettings) -> Result<CertifiedKey, TlsError> {
         .map_err(|source| TlsError::Use { path: settings.certificate.clone(), source })
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, TlsError> {
-    let read = || {
-        if std::fs::metadata(path)?.len() > PEM_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-        }
-        std::fs::read(path)
-    };
-    read().map_err(|source| TlsError::Read { path: path.clone(), source })
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    goldwire_stdx::read_bounded(path, PEM_MAX)
+        .map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

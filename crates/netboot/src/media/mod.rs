@@ -143,6 +143,9 @@ impl Media {
     }
 }
 
+/// Most bytes of a CA certificate for a medium: one has 1 to 4 KiB, a chain of them a few times that.
+pub const CA_MAX: u64 = 64 << 10;
+
 /// Why there is no medium.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

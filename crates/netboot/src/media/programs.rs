@@ -1,7 +1,6 @@
 //! iPXE's programs, found in a folder: the system's `ipxe` package, or one with signed programs, as iPXE 2.0's releases
 //! are laid out.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -141,15 +140,11 @@ fn machine(bytes: &[u8]) -> Option<Machine> {
 
 /// A file, if it is there.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, MediaError> {
-    let failed = |source| MediaError::Read { path: path.to_owned(), source };
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-        Ok(metadata) if metadata.len() > PROGRAM_MAX => {
-            let name = path.display().to_string();
-            return Err(MediaError::Program { name, why: "it is larger than any iPXE" });
+    goldwire_stdx::read_bounded(path, PROGRAM_MAX).map(Some).or_else(|source| match source.kind() {
+        io::ErrorKind::NotFound => Ok(None),
+        io::ErrorKind::FileTooLarge => {
+            Err(MediaError::Program { name: path.display().to_string(), why: "it is larger than any iPXE" })
         }
-        Ok(_) => {}
-    }
-    fs::read(path).map(Some).map_err(failed)
+        _ => Err(MediaError::Read { path: path.to_owned(), source }),
+    })
 }

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 
 use anyhow::Context;
 use goldwire_netboot::media::{
-    Address, MediaError, MediaReport, MediaSettings, Way, write_esp, write_iso, write_usb,
+    Address, CA_MAX, MediaError, MediaReport, MediaSettings, Way, write_esp, write_iso, write_usb,
 };
-use goldwire_stdx::ByteSize;
+use goldwire_stdx::{ByteSize, read_bounded};
 use serde_json::json;
 
 use super::load;
@@ -20,7 +20,9 @@ pub(crate) fn run(args: MediaArgs) -> anyhow::Result<Code> {
     let ca = args
         .trust
         .as_ref()
-        .map(|path| std::fs::read(path).with_context(|| format!("read the certificate {}", path.display())))
+        .map(|path| {
+            read_bounded(path, CA_MAX).with_context(|| format!("read the certificate {}", path.display()))
+        })
         .transpose()?;
     let settings = MediaSettings {
         programs: args.programs.clone().unwrap_or(of_file.programs),
