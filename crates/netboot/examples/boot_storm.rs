@@ -1,13 +1,13 @@
-//! A boot storm: many simulated iPXE clients at once against one boot server, on loopback. Each asks DHCP, fetches the
+//! A boot storm: many simulated iPXE clients at once against one boot server on another host. Each asks DHCP, fetches the
 //! script that DHCP names and then some files, from the address that it was leased. Used by `bench/netboot`.
 //!
 //! ```text
-//! boot_storm --server 127.0.0.1 --relay 127.0.0.2 --clients 2000 --file /boot/kernel=/tmp/kernel …
+//! boot_storm --server 10.64.0.1 --relay 10.64.0.2 --clients 2000 --file /boot/kernel=/tmp/kernel …
 //! ```
 //!
 //! The clients sit behind one relay agent, which is this program: `giaddr` is the relay's address, and the server has
-//! a subnet that both belong to. With a pool of loopback addresses a lease can be used at once, so that the server
-//! sees as many addresses as clients. The result is one JSON object on standard output.
+//! a subnet that both belong to. Where this host takes the whole pool for its own (`ip route add local POOL dev lo`)
+//! a lease can be used at once, so that the server sees as many addresses as clients. The result is one JSON object on standard output.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -40,8 +40,6 @@ const HEAD_MAX: usize = 16 << 10;
 async fn main() -> Outcome<()> {
     let wanted = Arc::new(Wanted::from_arguments()?);
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // A foreign server on all addresses of the same machine may hold the same port.
-    socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     let _ = socket.set_recv_buffer_size(8 << 20);
     socket.bind(&SocketAddrV4::new(wanted.relay, 67).into())?;

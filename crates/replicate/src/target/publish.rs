@@ -48,10 +48,10 @@ pub(crate) fn publish(
     }
     file.sync_all().map_err(|error| failed("sync the work file of", &error))?;
     // To give a large file's space back takes the file system a while. With the replaced disk held open the rename
-    // does not, and nobody waits for the thread that does.
-    let old = File::open(target).ok();
+    // does not, and nobody waits for the thread that does; where there can be none, it is done here.
+    let old = File::open(target);
     rename(&disk, target, job.replace)?;
-    thread::spawn(move || drop(old));
+    let _ = thread::Builder::new().spawn(move || drop(old));
     let folder = target.parent().unwrap_or(Path::new("/"));
     sync_folder(folder).map_err(|error| failed("sync the folder of", &error))?;
     keep_records(&place, target, format, version, job);
