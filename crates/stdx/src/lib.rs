@@ -1,16 +1,24 @@
 //! What std lacks, with no word of the domain: byte sizes, aligned buffers, bounded reading, rate limits, error chains with
-//! hints, hex.
+//! hints, hex, UUIDs, threads that may be refused, one way to stop, strangers' strings made fit to be shown.
 
 mod bucket;
 mod buffer;
 mod file;
 mod hex;
+mod printable;
 mod report;
 mod size;
+mod spawn;
+mod stop;
+mod uuid;
 
 pub use bucket::TokenBucket;
 pub use buffer::AlignedBuffer;
 pub use file::{read_bounded, read_text_bounded};
 pub use hex::{from_hex, to_hex};
-pub use report::Report;
+pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
+pub use report::{Context, Hints, Report};
 pub use size::{ByteSize, ParseSizeError};
+pub use spawn::{spawn, spawn_scoped};
+pub use stop::Stop;
+pub use uuid::{ParseUuidError, Uuid};

@@ -3,8 +3,16 @@
 use std::error::Error;
 use std::fmt;
 
-/// An error's text, its chain of causes and its hints, detached from the error's type so that it can cross a
-/// process boundary.
+/// An error type whose variants know what their reader can do.
+pub trait Hints: Error {
+    /// What the reader can do, most promising first. None by default: not every failure has a remedy.
+    fn hints(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// An error as it is shown: its text, its chain of causes and its hints, detached from the error's type so that it can
+/// cross a process boundary. Every room's error becomes one at the edge, through [`Hints`]; commands return it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Report {
     /// The outermost sentence, then each cause.
@@ -64,9 +72,57 @@ impl fmt::Display for Report {
     }
 }
 
+/// Not for [`Report`] itself, which is the end of the way.
+impl<E: Hints + 'static> From<E> for Report {
+    fn from(error: E) -> Self {
+        let hints = error.hints();
+        Self { hints, ..Self::of(&error) }
+    }
+}
+
+impl Hints for std::io::Error {}
+
+/// Adds to a failing result what was being done, as [`Report::context`].
+pub trait Context<T> {
+    /// Puts a sentence before the chain.
+    ///
+    /// # Errors
+    /// The error it had, as a report.
+    fn context(self, message: impl Into<String>) -> Result<T, Report>;
+
+    /// [`Self::context`] with a sentence that is made only when it is needed.
+    ///
+    /// # Errors
+    /// The error it had, as a report.
+    fn with_context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T, Report>;
+}
+
+impl<T, E: Into<Report>> Context<T> for Result<T, E> {
+    fn context(self, message: impl Into<String>) -> Result<T, Report> {
+        self.map_err(|error| error.into().context(message))
+    }
+
+    fn with_context<M: Into<String>>(self, message: impl FnOnce() -> M) -> Result<T, Report> {
+        self.map_err(|error| error.into().context(message()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Hints for Outer {
+        fn hints(&self) -> Vec<String> {
+            vec!["call the fire brigade".into()]
+        }
+    }
+
+    #[test]
+    fn a_typed_error_brings_its_hints_along() {
+        let failed: Result<(), Outer> = Err(Outer(std::io::Error::other("disk on fire")));
+        let report = failed.with_context(|| format!("sync {}", "host1")).unwrap_err();
+        assert_eq!(report.to_string(), "sync host1: open a.vhd: disk on fire\nhint: call the fire brigade");
+    }
 
     #[derive(Debug)]
     struct Outer(std::io::Error);
