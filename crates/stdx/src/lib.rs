@@ -1,9 +1,11 @@
 //! What std lacks, with no word of the domain: byte sizes, aligned buffers, bounded reading, rate limits, error chains with
-//! hints, hex, UUIDs, threads that may be refused, one way to stop, strangers' strings made fit to be shown.
+//! hints, hex, UUIDs, threads that may be refused, one way to stop, strangers' strings made fit to be shown,
+//! folders that are held by their descriptor.
 
 mod bucket;
 mod buffer;
 mod file;
+mod folder;
 mod hex;
 mod printable;
 mod report;
@@ -15,6 +17,7 @@ mod uuid;
 pub use bucket::TokenBucket;
 pub use buffer::AlignedBuffer;
 pub use file::{read_bounded, read_text_bounded};
+pub use folder::{ENTRIES_MAX, Existing, Folder, Owner};
 pub use hex::{from_hex, to_hex};
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};
