@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -47,6 +46,23 @@ impl Owner {
     /// Whether only `user` and root can put things there.
     pub fn is_only(self, user: u32) -> bool {
         self.user == user && self.mode & 0o022 == 0
+    }
+}
+
+/// How a file system shows what we make on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manners {
+    /// The user id that our files bear: the effective one, unless a network file system maps it to another.
+    pub user: u32,
+    /// Whether permission bits stay as they were set. Where they do not (FAT, exFAT, NTFS, many a CIFS mount), whoever
+    /// can reach the mount can write anywhere in it, and there is nothing that a mode could protect.
+    pub keeps_modes: bool,
+}
+
+impl Manners {
+    /// Whether, as far as this file system can tell, only we and root can put things into a folder of this owner.
+    pub fn are_ours(self, owner: Owner) -> bool {
+        owner.user == self.user && (owner.is_only(self.user) || !self.keeps_modes)
     }
 }
 
@@ -100,30 +116,22 @@ impl Folder {
         Ok(made)
     }
 
-    /// [`Self::make_child`], refused unless `user` owns it and nobody else may write to it.
+    /// [`Self::make_child`], refused unless it is ours alone.
     ///
     /// # Errors
-    /// `PermissionDenied` for somebody else's.
-    pub fn own_child(&self, name: impl AsRef<OsStr>, user: u32) -> io::Result<Self> {
+    /// `PermissionDenied` for a folder that somebody else owns or may write to.
+    pub fn own_child(&self, name: impl AsRef<OsStr>, manners: Manners) -> io::Result<Self> {
         let child = self.make_child(name, 0o700)?;
-        child.refuse_unless_only(user)?;
-        Ok(child)
-    }
-
-    /// Nothing, if only `user` and root can put things here.
-    ///
-    /// # Errors
-    /// `PermissionDenied` with the folder and its owner.
-    pub fn refuse_unless_only(&self, user: u32) -> io::Result<()> {
-        let owner = self.owner()?;
-        if owner.is_only(user) {
-            return Ok(());
+        let owner = child.owner()?;
+        if manners.are_ours(owner) {
+            return Ok(child);
         }
-        let why = match owner.user == user {
+        let why = match owner.user == manners.user {
             true => format!("others may write to it (mode {:o})", owner.mode & 0o7777),
-            false => format!("it belongs to user {} and not to {user}", owner.user),
+            false => format!("it belongs to user {} and not to {}", owner.user, manners.user),
         };
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{}: {why}", self.path.display())))
+        let text = format!("{} is not a folder of our own: {why}", child.path.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
     }
 
     /// How the folder was reached, for messages.
@@ -148,17 +156,17 @@ impl Folder {
         Ok(fchown(&self.descriptor, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?)
     }
 
-    /// The user id that files which this process makes here bear: the effective one, unless a network file system maps
-    /// it to another.
+    /// How the file system shows what this process makes here, found by making a folder for a moment.
     ///
     /// # Errors
-    /// No file can be made here.
-    pub fn user_here(&self) -> io::Result<u32> {
-        let name = self.scratch_name("who");
-        let file = self.create_new(&name, 0o600)?;
-        let user = file.metadata().map(|data| data.uid());
-        self.remove_file(&name)?;
-        user
+    /// Nothing can be made here.
+    pub fn manners(&self) -> io::Result<Manners> {
+        let name = self.scratch_name("probe");
+        mkdirat(&self.descriptor, name.as_str(), Mode::from_raw_mode(0o700))?;
+        let shown = self.child(&name).and_then(|made| made.owner());
+        self.remove_folder(&name)?;
+        let shown = shown?;
+        Ok(Manners { user: shown.user, keeps_modes: shown.mode & 0o077 == 0 })
     }
 
     /// Opens the regular file `name` for reading.
@@ -435,7 +443,7 @@ mod tests {
         for (name, _) in &plants {
             assert!(folder.child(name).is_err(), "{name}");
             assert!(folder.make_child(name, 0o700).is_err(), "{name}");
-            assert!(folder.own_child(name, rustix::process::geteuid().as_raw()).is_err(), "{name}");
+            assert!(folder.own_child(name, folder.manners().unwrap()).is_err(), "{name}");
             assert!(folder.read_file(name).is_err(), "{name}");
             assert!(folder.write_file(name).is_err(), "{name}");
             assert!(folder.open_or_create(name, 0o600).is_err(), "{name}");
@@ -500,13 +508,16 @@ mod tests {
     #[test]
     fn only_ones_own_folder_is_ones_own() {
         let (_scene, folder, _) = scene();
-        let me = folder.user_here().unwrap();
-        let own = folder.own_child("own", me).unwrap();
+        let manners = folder.manners().unwrap();
+        let me = manners.user;
+        let own = folder.own_child("own", manners).unwrap();
         assert!(own.owner().unwrap().is_only(me));
-        assert!(folder.own_child("own", me + 1).is_err());
+        assert!(folder.own_child("own", Manners { user: me + 1, ..manners }).is_err());
+        assert!(folder.own_child("own", Manners { user: me + 1, keeps_modes: false }).is_err());
         for mode in [0o770, 0o707, 0o1777] {
             fs::set_permissions(own.path(), fs::Permissions::from_mode(mode)).unwrap();
-            assert!(folder.own_child("own", me).is_err(), "{mode:o}");
+            assert!(folder.own_child("own", Manners { keeps_modes: true, ..manners }).is_err(), "{mode:o}");
+            folder.own_child("own", Manners { keeps_modes: false, ..manners }).unwrap();
         }
         assert_eq!(folder.entries().unwrap(), ["own"]);
     }

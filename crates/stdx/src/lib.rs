@@ -17,7 +17,7 @@ mod uuid;
 pub use bucket::TokenBucket;
 pub use buffer::AlignedBuffer;
 pub use file::{read_bounded, read_text_bounded};
-pub use folder::{ENTRIES_MAX, Existing, Folder, Owner};
+pub use folder::{ENTRIES_MAX, Existing, Folder, Manners, Owner};
 pub use hex::{from_hex, to_hex};
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};
