@@ -11,6 +11,7 @@ mod chunk;
 mod error;
 mod file;
 mod folder;
+mod own;
 mod rolling;
 mod shape;
 mod sign;
@@ -22,6 +23,7 @@ pub use chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, i
 pub use error::{Error, Result};
 pub use file::{Seal, TreeFile};
 pub use folder::{WORK_FOLDER, make_own_folder};
+pub use own::{Kept, OWN_FOLDER, find_own, make_own};
 pub use rolling::Rolling;
 pub use shape::{FANOUT, Root, Shape, node_id};
 pub use sign::{PublicKey, SecretKey};

@@ -1,0 +1,179 @@
+//! The folder beside images that is goldwire's own: kept trees, descriptors, unfinished work.
+//!
+//! ```text
+//! SR/Win10.vhd
+//! SR/.goldwire/         of whoever synced here first
+//! SR/.goldwire-1001/    of user 1001, to whom the first one is closed
+//! ```
+//!
+//! Image folders can be writable for many, and a lesser user's folder may be synced into by root. Whoever owns what lies
+//! below such a folder could have us write through a link, or believe a tree that he made up. So the rule is the same for
+//! all that is kept here: *we write only into a folder that only we and root can put things into, reached by
+//! descriptors, and we believe only what lies in a folder of a user whom we trust for it.* A folder of somebody else is
+//! neither used nor touched; ours then has the user's number in its name. No XenServer SR scan looks into folders.
+
+use std::io;
+
+use goldwire_stdx::{Folder, Manners};
+
+/// The name of the first user's folder; the others' have `-UID` behind it.
+pub const OWN_FOLDER: &str = ".goldwire";
+
+/// What is kept in our own folder, each in a folder of its own there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Trees of the images.
+    Trees,
+    /// Descriptors of the images.
+    Versions,
+    /// Versions that are being received.
+    Work,
+}
+
+impl Kept {
+    /// The folder's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trees => "trees",
+            Self::Versions => "versions",
+            Self::Work => "work",
+        }
+    }
+}
+
+/// Opens the folder for `kept` beside the images in `around`, and makes it if it is missing.
+///
+/// # Errors
+/// `PermissionDenied` if nothing may be made in `around`, or what has our name there is not ours alone.
+pub fn make_own(around: &Folder, kept: Kept) -> io::Result<Folder> {
+    let me = rustix::process::geteuid().as_raw();
+    let (own, manners) = match around.make_child(OWN_FOLDER, 0o700) {
+        // The usual case, without asking the file system for its manners.
+        Ok(own) if own.owner()?.is_only(me) => (own, Manners { user: me, keeps_modes: true }),
+        first => {
+            let manners = around.manners()?;
+            match first {
+                Ok(own) if manners.are_ours(own.owner()?) => (own, manners),
+                _ => (around.own_child(format!("{OWN_FOLDER}-{}", manners.user), manners)?, manners),
+            }
+        }
+    };
+    own.own_child(kept.name(), manners)
+}
+
+/// The folders for `kept` beside the images in `around` that belong to us, to root or to one of `trusted` (user
+/// numbers), and to which nobody else can write. Nothing is made.
+pub fn find_own(around: &Folder, kept: Kept, trusted: &[u32]) -> Vec<Folder> {
+    let me = rustix::process::geteuid().as_raw();
+    let trusted: Vec<u32> = [me, 0].into_iter().chain(trusted.iter().copied()).collect();
+    let is_trusted = |folder: &Folder| {
+        folder.owner().is_ok_and(|owner| trusted.contains(&owner.user) && owner.is_only(owner.user))
+    };
+    let mut names = vec![OWN_FOLDER.to_owned()];
+    for user in &trusted {
+        let name = format!("{OWN_FOLDER}-{user}");
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+        .iter()
+        .filter_map(|name| around.child(name).ok().filter(is_trusted)?.child(kept.name()).ok())
+        .filter(is_trusted)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+
+    fn mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// What lies under our name, and below it, before we come.
+    #[test]
+    fn nothing_is_made_or_believed_through_what_somebody_planted() {
+        type Plant = fn(&Path, &Path);
+        let plants: [(&str, Plant); 6] = [
+            ("a link", |own, out| symlink(out, own).unwrap()),
+            ("a file", |own, _| fs::write(own, "").unwrap()),
+            ("open to all", |own, _| {
+                fs::create_dir(own).unwrap();
+                mode(own, 0o777);
+            }),
+            ("a link inside", |own, out| {
+                fs::create_dir(own).unwrap();
+                mode(own, 0o777);
+                symlink(out, own.join("work")).unwrap();
+            }),
+            ("open inside", |own, _| {
+                fs::create_dir_all(own.join("work")).unwrap();
+                mode(own, 0o777);
+                mode(&own.join("work"), 0o777);
+            }),
+            ("a dangling link", |own, out| symlink(out.join("new"), own).unwrap()),
+        ];
+        for (what, plant) in plants {
+            let (scene, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            plant(&scene.path().join(OWN_FOLDER), out.path());
+            let around = Folder::open(scene.path()).unwrap();
+            assert!(find_own(&around, Kept::Work, &[]).is_empty(), "{what}");
+            let made = make_own(&around, Kept::Work).unwrap();
+            let me = fs::metadata(out.path()).unwrap().uid();
+            assert!(made.path().ends_with(format!("{OWN_FOLDER}-{me}/work")), "{what}: {made:?}");
+            assert!(made.owner().unwrap().is_only(me), "{what}");
+            assert_eq!(find_own(&around, Kept::Work, &[]).len(), 1, "{what}");
+            assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_link_below_a_folder_of_our_own_is_refused() {
+        let (scene, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let around = Folder::open(scene.path()).unwrap();
+        make_own(&around, Kept::Trees).unwrap();
+        symlink(out.path(), scene.path().join(OWN_FOLDER).join("work")).unwrap();
+        assert!(make_own(&around, Kept::Work).is_err());
+        assert!(find_own(&around, Kept::Work, &[]).is_empty());
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn another_users_folder_is_left_alone_and_believed_only_if_that_user_is_trusted() {
+        let scene = tempfile::tempdir().unwrap();
+        let own = scene.path().join(OWN_FOLDER);
+        fs::create_dir_all(own.join("trees")).unwrap();
+        mode(&own, 0o755);
+        mode(&own.join("trees"), 0o755);
+        let other = 4711;
+        if std::os::unix::fs::chown(&own, Some(other), None).is_err() {
+            // Not root: then the folder is ours, and the other half of the rule is tested above.
+            return;
+        }
+        std::os::unix::fs::chown(own.join("trees"), Some(other), None).unwrap();
+        let around = Folder::open(scene.path()).unwrap();
+        assert!(find_own(&around, Kept::Trees, &[]).is_empty());
+        assert_eq!(find_own(&around, Kept::Trees, &[other]).len(), 1);
+        let ours = make_own(&around, Kept::Trees).unwrap();
+        assert!(ours.path().ends_with(".goldwire-0/trees"));
+        assert_eq!(fs::read_dir(own.join("trees")).unwrap().count(), 0);
+        assert_eq!(find_own(&around, Kept::Trees, &[]).len(), 1);
+        assert_eq!(find_own(&around, Kept::Trees, &[other]).len(), 2);
+    }
+
+    #[test]
+    fn the_first_user_has_the_plain_name_every_time() {
+        let scene = tempfile::tempdir().unwrap();
+        let around = Folder::open(scene.path()).unwrap();
+        for _ in 0..2 {
+            let made = make_own(&around, Kept::Versions).unwrap();
+            assert_eq!(made.path(), scene.path().join(".goldwire/versions"));
+        }
+        assert_eq!(around.entries().unwrap(), [OWN_FOLDER]);
+    }
+}
