@@ -9,20 +9,20 @@
 //!
 //! The key covers the path's file names too, so a cache does not follow a file that is moved elsewhere.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use goldwire_disk::{FileIdentity, Image};
-use goldwire_stdx::to_hex;
+use goldwire_disk::Image;
+use goldwire_stdx::{Existing, Folder, to_hex};
 
 use crate::build::{BuildOptions, build_tree};
 use crate::error::{Error, Result};
 use crate::file::{Seal, TreeFile};
-use crate::folder::{WORK_FOLDER, make_own_folder};
+use crate::own::{Kept, find_own, make_own};
 use crate::shape::{Root, Shape};
 
 /// How long a file must have been left alone before its tree is kept. NFS servers may keep whole seconds.
@@ -60,30 +60,30 @@ impl TreeCache {
     pub fn afresh(image: &Image, options: &BuildOptions<'_>) -> Result<Self> {
         let size = image.device.size();
         let shape = Shape::new(size).ok_or(Error::TooLarge { size })?;
-        let scratch = Scratch::new(image)?;
-        let tree = TreeFile::create(&scratch.path, shape)?;
-        let started_ns = FileIdentity::of_path(&scratch.path).map_or(0, |identity| identity.changed_ns);
-        let (root, chunks_used) = build_tree(image.device.as_ref(), &tree, options)?;
+        let scratch = Scratch::new(image, shape)?;
+        let tree = &scratch.tree;
+        let (root, chunks_used) = build_tree(image.device.as_ref(), tree, options)?;
         if let Some(path) = image.changed().map_err(|source| Error::read_disk(0, source))? {
             return Err(Error::Changed { path });
         }
-        let made = Self { tree, root, chunks_used, was_cached: false };
-        if settled(image, started_ns)
+        if settled(image, scratch.started_ns)
             && let Some(key) = key(image)
-            && let Some(place) = &scratch.place
         {
-            made.tree.seal(&Seal { root, key, chunks_used })?;
-            // Not being able to keep it costs only time, later.
-            let _ = fs::rename(&scratch.path, place);
+            tree.seal(&Seal { root, key, chunks_used })?;
+            scratch.keep();
         }
-        Ok(made)
+        Ok(Self { tree: scratch.tree, root, chunks_used, was_cached: false })
     }
 
-    /// The kept tree, if there is one and it is true.
+    /// The kept tree, if there is one and it is true. Only trees that we or root kept are believed: whoever makes up a
+    /// tree makes up its key and its checksum too.
     pub fn load(image: &Image) -> Option<Self> {
         let key = key(image)?;
-        places(image).into_iter().find_map(|place| {
-            let tree = TreeFile::open(&place, image.device.size()).ok()?;
+        let place = Place::of(image)?;
+        let beside =
+            find_own(&place.around, Kept::Trees, &[]).into_iter().map(|folder| (folder, &place.beside));
+        beside.chain(find_in_cache().map(|folder| (folder, &place.in_cache))).find_map(|(folder, name)| {
+            let tree = TreeFile::open(&folder, name, image.device.size()).ok()?;
             let seal = tree.read_seal().ok()?;
             // The whole tree is verified here, so that nobody who is served from it meets a damaged node.
             (seal.key == key && tree.verify(&seal.root).is_ok()).then_some(Self {
@@ -95,100 +95,137 @@ impl TreeCache {
         })
     }
 
-    /// Makes the tree file at `path` the kept tree of `image`, whose content the caller has just written,
-    /// verified against `root` and published itself.
+    /// Makes the tree file `name` of the folder `work` the kept tree of `image`, whose content the caller has just
+    /// written, verified against `root` and published itself.
     ///
     /// # Errors
     /// `TreeFile`.
-    pub fn adopt(image: &Image, path: &Path, root: Root, chunks_used: u64) -> Result<()> {
-        let (Some(key), Some(place)) = (key(image), places(image).into_iter().next()) else { return Ok(()) };
-        let failed = |source| Error::TreeFile { doing: "keep", path: place.clone(), source };
-        let tree = TreeFile::open(path, image.device.size())?;
+    pub fn adopt(image: &Image, work: &Folder, name: &str, root: Root, chunks_used: u64) -> Result<()> {
+        let (Some(key), Some(place)) = (key(image), Place::of(image)) else { return Ok(()) };
+        let tree = TreeFile::open(work, name, image.device.size())?;
         tree.seal(&Seal { root, key, chunks_used })?;
-        make_place(&place).map_err(failed)?;
-        fs::rename(path, &place).map_err(failed)
+        make_own(&place.around, Kept::Trees)
+            .and_then(|folder| work.rename(name, &folder, &place.beside, Existing::Replace))
+            .map_err(|source| Error::TreeFile { doing: "keep", path: tree.path().to_owned(), source })
     }
 }
 
-/// The name of a tree file in the making; the file goes when this does, unless it was renamed.
+/// A tree file in the making.
 struct Scratch {
-    path: PathBuf,
-    /// Where to keep the finished tree.
-    place: Option<PathBuf>,
+    tree: TreeFile,
+    /// The file system's clock when the run began.
+    started_ns: i128,
+    /// `None` for a tree that cannot be kept.
+    named: Option<Named>,
+}
+
+/// The name of a tree file in the making; it goes when this does, unless the tree was kept.
+struct Named {
+    folder: Folder,
+    scratch: String,
+    /// The name that it is kept under.
+    kept: OsString,
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        // After a successful keep the name is gone already.
+        let _ = self.folder.remove_file(&self.scratch);
+    }
 }
 
 impl Scratch {
-    /// A name in the first folder that takes a file: beside the image, in the user's cache, or, for a tree that
-    /// will not be kept, the folder for temporary files.
-    fn new(image: &Image) -> Result<Self> {
+    /// In the first folder that takes a file: beside the image, in the user's cache, or, for a tree that will not be
+    /// kept, without a name in the folder for temporary files.
+    fn new(image: &Image, shape: Shape) -> Result<Self> {
         let unique = format!("{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        for place in places(image) {
-            let Some(folder) = place.parent() else { continue };
-            sweep(folder);
-            let path = place.with_added_extension(&unique);
-            let mut options = fs::OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600);
-            if make_place(&place).and_then(|()| options.open(&path)).is_ok() {
-                return Ok(Self { path, place: Some(place) });
+        let place = Place::of(image);
+        let beside = || {
+            let place = place.as_ref()?;
+            Some((make_own(&place.around, Kept::Trees).ok()?, place.beside.clone()))
+        };
+        let in_cache = || Some((make_in_cache().ok()?, place.as_ref()?.in_cache.clone()));
+        for (folder, kept) in [beside(), in_cache()].into_iter().flatten() {
+            sweep(&folder);
+            if let Ok(tree) = TreeFile::create(&folder, &unique, shape.clone()) {
+                let started_ns = tree.identity().map_or(0, |identity| identity.changed_ns);
+                return Ok(Self { tree, started_ns, named: Some(Named { folder, scratch: unique, kept }) });
             }
         }
-        let path = std::env::temp_dir().join(format!("goldwire-tree-{unique}"));
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
-        options.open(&path).map_err(|source| Error::TreeFile {
-            doing: "create",
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Self { path, place: None })
+        Ok(Self { tree: TreeFile::unnamed(shape)?, started_ns: 0, named: None })
     }
-}
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // After a successful keep the name is gone already.
-        let _ = fs::remove_file(&self.path);
+    /// Not being able to keep it costs only time, later.
+    fn keep(&self) {
+        if let Some(Named { folder, scratch, kept }) = &self.named {
+            let _ = folder.rename(scratch, folder, kept, Existing::Replace);
+        }
     }
 }
 
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Removes tree files in the making that a killed run left a day ago or more.
-fn sweep(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let is_scratch = entry.file_name().as_encoded_bytes().ends_with(b".tmp");
-        let age =
-            entry.metadata().ok().and_then(|data| data.modified().ok()).and_then(|time| time.elapsed().ok());
-        if is_scratch && age.is_some_and(|age| age > Duration::from_secs(24 * 3600)) {
-            let _ = fs::remove_file(entry.path());
+fn sweep(folder: &Folder) {
+    for name in folder.entries().unwrap_or_default() {
+        let is_scratch = name.as_encoded_bytes().ends_with(b".tmp");
+        let modified = || folder.read_file(&name).ok()?.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if is_scratch && modified().is_some_and(|age| age > Duration::from_secs(24 * 3600)) {
+            let _ = folder.remove_file(&name);
         }
     }
 }
 
-/// Makes the folder of a place: beside an image it must be safe, in the user's cache it is the user's.
-fn make_place(place: &Path) -> io::Result<()> {
-    let folder = place.parent().unwrap_or(Path::new("/"));
-    match folder.parent().filter(|own| own.ends_with(WORK_FOLDER)).and_then(Path::parent) {
-        Some(around) => make_own_folder(around, "trees").map(drop),
-        None => fs::DirBuilder::new().recursive(true).mode(0o700).create(folder),
+/// Where an image's tree may be kept.
+struct Place {
+    /// The image's folder.
+    around: Folder,
+    /// The tree's name beside the image.
+    beside: OsString,
+    /// The tree's name in the user's cache.
+    in_cache: OsString,
+}
+
+impl Place {
+    fn of(image: &Image) -> Option<Self> {
+        let head = fs::canonicalize(&image.chain.first()?.path).ok()?;
+        let around = Folder::open(head.parent()?).ok()?;
+        let digest = to_hex(&blake3::hash(head.as_os_str().as_encoded_bytes()).as_bytes()[..16]);
+        Some(Self {
+            around,
+            beside: with_ending(head.file_name()?),
+            in_cache: with_ending(OsStr::new(&digest)),
+        })
     }
 }
 
-/// Where an image's tree may be kept, best first.
-fn places(image: &Image) -> Vec<PathBuf> {
-    let Some(head) = image.chain.first().map(|link| &link.path) else { return Vec::new() };
-    let Ok(head) = fs::canonicalize(head) else { return Vec::new() };
-    let (Some(folder), Some(name)) = (head.parent(), head.file_name()) else { return Vec::new() };
-    let mut places = vec![folder.join(WORK_FOLDER).join("trees").join(name).with_added_extension("tree")];
-    let cache = std::env::var_os("XDG_CACHE_HOME")
+fn with_ending(name: &OsStr) -> OsString {
+    let mut name = name.to_owned();
+    name.push(".tree");
+    name
+}
+
+fn cache_path() -> Option<PathBuf> {
+    std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    if let Some(cache) = cache.filter(|cache| cache.is_absolute()) {
-        let name = to_hex(&blake3::hash(head.as_os_str().as_encoded_bytes()).as_bytes()[..16]);
-        places.push(cache.join("goldwire").join("trees").join(name).with_added_extension("tree"));
-    }
-    places
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
+        .filter(|path| path.is_absolute())
+}
+
+/// The trees in the user's cache. The folder around is what the user's environment names; what is ours begins below it.
+fn make_in_cache() -> io::Result<Folder> {
+    let path = cache_path().ok_or(io::ErrorKind::NotFound)?;
+    fs::create_dir_all(&path)?;
+    let cache = Folder::open(&path)?;
+    let manners = cache.manners()?;
+    cache.own_child("goldwire", manners)?.own_child("trees", manners)
+}
+
+fn find_in_cache() -> Option<Folder> {
+    let me = rustix::process::geteuid().as_raw();
+    let is_own = |folder: &Folder| folder.owner().is_ok_and(|owner| owner.is_only(me));
+    let own = Folder::open(&cache_path()?).ok()?.child("goldwire").ok().filter(is_own)?;
+    own.child("trees").ok().filter(is_own)
 }
 
 /// Whether every file of the chain had been left alone long enough when the run began.

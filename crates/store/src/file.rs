@@ -4,10 +4,14 @@
 //! The same layout serves as the cache beside an image, and as the scratch tree of a transfer that is still
 //! being walked. Ids are all-zero bytes for zero content, so untouched parts are file holes.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use goldwire_disk::FileIdentity;
+use goldwire_stdx::Folder;
 
 use crate::chunk::{BLOCKS_PER_CHUNK, ChunkId};
 use crate::error::{Error, Result};
@@ -43,56 +47,86 @@ pub struct Seal {
 }
 
 impl TreeFile {
-    /// A new, empty (all-zero) tree at `path`, replacing what is there.
+    /// A new, empty (all-zero) tree `name` in `folder`, in the place of what has that name.
     ///
     /// # Errors
     /// `TreeFile` when the file cannot be made.
-    pub fn create(path: &Path, shape: Shape) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        // Never through a link that somebody left there.
-        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-        let file = options.open(path).map_err(|source| error("create", path, source))?;
+    pub fn create(folder: &Folder, name: impl AsRef<OsStr>, shape: Shape) -> Result<Self> {
+        let name = name.as_ref();
+        let path = folder.path().join(name);
+        let made = folder.remove_file(name).and_then(|()| folder.create_new(name, 0o600));
+        Self::empty(made.map_err(|source| error("create", &path, source))?, &path, shape)
+    }
+
+    /// A new, empty tree without a name, in the folder for temporary files. It is gone with its last handle.
+    ///
+    /// # Errors
+    /// `TreeFile` when no file can be made there.
+    pub fn unnamed(shape: Shape) -> Result<Self> {
+        let folder = std::env::temp_dir();
+        // Made by us and by nobody else: the folder is everybody's, and a link under our name would lead elsewhere.
+        let made = (0..100).find_map(|number| {
+            let path = folder.join(format!("goldwire-tree-{}-{number}", std::process::id()));
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+            (!matches!(&file, Err(error) if error.kind() == io::ErrorKind::AlreadyExists))
+                .then_some((file, path))
+        });
+        let (file, path) = made.unwrap_or_else(|| (Err(io::ErrorKind::AlreadyExists.into()), folder));
+        let file = file.map_err(|source| error("create", &path, source))?;
+        let _ = std::fs::remove_file(&path);
+        Self::empty(file, &path, shape)
+    }
+
+    fn empty(file: File, path: &Path, shape: Shape) -> Result<Self> {
         let tree = Self::over(file, path, shape);
         tree.file.set_len(tree.length()).map_err(|source| error("size", path, source))?;
         Ok(tree)
     }
 
-    /// Opens a tree file, sealed or not. A seal that does not fit its own checksum is `DamagedTree`.
+    /// Opens the tree file `name` in `folder`, sealed or not, for writing too if that is allowed.
     ///
     /// # Errors
     /// `TreeFile`, `DamagedTree`.
-    pub fn open(path: &Path, size: u64) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32);
-        let file = match options.open(path) {
+    pub fn open(folder: &Folder, name: impl AsRef<OsStr>, size: u64) -> Result<Self> {
+        let name = name.as_ref();
+        let path = folder.path().join(name);
+        let file = match folder.write_file(name) {
             // A reader without write permission may still use what others made.
-            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => File::open(path),
+            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => folder.read_file(name),
             other => other,
         }
-        .map_err(|source| error("open", path, source))?;
-        let shape = Shape::new(size).ok_or_else(|| damaged(path, "the disk is larger than 64 TiB"))?;
-        let tree = Self::over(file, path, shape);
-        let length = tree.file.metadata().map_err(|source| error("stat", path, source))?.len();
+        .map_err(|source| error("open", &path, source))?;
+        let shape = Shape::new(size).ok_or_else(|| damaged(&path, "the disk is larger than 64 TiB"))?;
+        let tree = Self::over(file, &path, shape);
+        let length = tree.file.metadata().map_err(|source| error("stat", &path, source))?.len();
         if length != tree.length() {
-            return Err(damaged(path, format!("{length} bytes long instead of {}", tree.length())));
+            return Err(damaged(&path, format!("{length} bytes long instead of {}", tree.length())));
         }
         Ok(tree)
     }
 
-    /// The disk size that the header at `path` claims.
+    /// The disk size that the header of the tree file `name` claims.
     ///
     /// # Errors
     /// `TreeFile`, `DamagedTree`.
-    pub fn claimed_size(path: &Path) -> Result<u64> {
-        let file = File::open(path).map_err(|source| error("open", path, source))?;
+    pub fn claimed_size(folder: &Folder, name: impl AsRef<OsStr>) -> Result<u64> {
+        let path = folder.path().join(name.as_ref());
+        let file = folder.read_file(name).map_err(|source| error("open", &path, source))?;
         let mut header = [0; HEADER_LENGTH];
-        file.read_exact_at(&mut header, 0).map_err(|source| error("read", path, source))?;
+        file.read_exact_at(&mut header, 0).map_err(|source| error("read", &path, source))?;
         let size = u64_at(&header, 16);
         if &header[..8] != MAGIC || size > DISK_SIZE_MAX {
-            return Err(damaged(path, "no tree header"));
+            return Err(damaged(&path, "no tree header"));
         }
         Ok(size)
+    }
+
+    /// The file's identity as it is now.
+    ///
+    /// # Errors
+    /// `TreeFile`.
+    pub fn identity(&self) -> Result<FileIdentity> {
+        FileIdentity::of(&self.file).map_err(|source| error("stat", &self.path, source))
     }
 
     fn over(file: File, path: &Path, shape: Shape) -> Self {
@@ -306,8 +340,9 @@ mod tests {
     fn a_sealed_file_opens_and_a_flipped_bit_does_not_pass() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tree");
+        let folder = Folder::open(folder.path()).unwrap();
         let shape = Shape::new(40 << 20).unwrap();
-        let tree = TreeFile::create(&path, shape.clone()).unwrap();
+        let tree = TreeFile::create(&folder, "tree", shape.clone()).unwrap();
         let ids = [ChunkId([1; 32]), ChunkId([2; 32])];
         tree.set_ids(0, 300, &ids).unwrap();
         let children = tree.ids(0, shape.children(1, 1)).unwrap();
@@ -315,21 +350,21 @@ mod tests {
         let root = tree.close_upper_levels().unwrap();
         let seal = Seal { root, key: [9; 32], chunks_used: 2 };
         tree.seal(&seal).unwrap();
-        let opened = TreeFile::open(&path, 40 << 20).unwrap();
+        let opened = TreeFile::open(&folder, "tree", 40 << 20).unwrap();
         assert_eq!(opened.read_seal().unwrap(), seal);
         opened.verify(&root).unwrap();
-        assert_eq!(TreeFile::claimed_size(&path).unwrap(), 40 << 20);
+        assert_eq!(TreeFile::claimed_size(&folder, "tree").unwrap(), 40 << 20);
 
         let bytes = std::fs::read(&path).unwrap();
         for position in [0, 9, 17, 25, 40, 70, 100, PAGE as usize + 300 * 32] {
             let mut damaged = bytes.clone();
             damaged[position] ^= 1;
             std::fs::write(&path, &damaged).unwrap();
-            let tree = TreeFile::open(&path, 40 << 20).unwrap();
+            let tree = TreeFile::open(&folder, "tree", 40 << 20).unwrap();
             let passes = tree.read_seal().is_ok_and(|seal| tree.verify(&seal.root).is_ok());
             assert!(!passes, "byte {position}");
         }
         std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-        assert!(TreeFile::open(&path, 40 << 20).is_err());
+        assert!(TreeFile::open(&folder, "tree", 40 << 20).is_err());
     }
 }
