@@ -3,35 +3,38 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use goldwire_fuzz::scratch;
-use goldwire_store::{FANOUT, Shape, TreeFile};
+use goldwire_stdx::Folder;
+use goldwire_store::{FANOUT, TreeGeometry, TreeFile};
 use libfuzzer_sys::fuzz_target;
 
 /// Above this the file is looked at but not verified: a walk over the level of 4 million nodes of the largest disk
 /// takes seconds, in which a fuzzer learns nothing new.
 const VERIFIED_MAX: u64 = 1 << 40;
 
+const NAME: &str = "image.tree";
+
 fuzz_target!(|input: &[u8]| {
-    let path = scratch("image.tree");
+    let path = scratch(NAME);
     std::fs::write(&path, input).expect("room for an input");
-    let Ok(size) = TreeFile::claimed_size(&path) else { return };
-    look(&path, size);
+    let folder = Folder::open(path.parent().expect("the scratch folder")).expect("the scratch folder");
+    let Ok(size) = TreeFile::claimed_size(&folder, NAME) else { return };
+    look(&folder, size);
 
     // A real tree's length follows from the disk's size and is mostly hole.
-    let shape = Shape::new(size).expect("a claimed size is within the limit");
-    drop(TreeFile::create(&path, shape).expect("a tree of any size fits as a hole"));
+    let shape = TreeGeometry::new(size).expect("a claimed size is within the limit");
+    drop(TreeFile::create(&folder, NAME, shape).expect("a tree of any size fits as a hole"));
     let file = File::options().write(true).open(&path).expect("the file just made");
     let room = file.metadata().expect("the file just made").len().min(input.len() as u64) as usize;
     file.write_all_at(&input[..room], 0).expect("room for an input");
-    look(&path, size);
-    assert!(TreeFile::open(&path, size).is_ok(), "a tree of the right length opens");
-    let _ = TreeFile::open(&path, size.wrapping_add(1));
+    look(&folder, size);
+    assert!(TreeFile::open(&folder, NAME, size).is_ok(), "a tree of the right length opens");
+    let _ = TreeFile::open(&folder, NAME, size.wrapping_add(1));
 });
 
-fn look(path: &Path, size: u64) {
-    let Ok(tree) = TreeFile::open(path, size) else { return };
+fn look(folder: &Folder, size: u64) {
+    let Ok(tree) = TreeFile::open(folder, NAME, size) else { return };
     let seal = tree.read_seal();
     let shape = tree.shape();
     for level in 0..=shape.levels() {

@@ -35,6 +35,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use gate::{Closed, Folders, Gate, SameFolder};
 pub use open::{
     CreateOptions, FileIdentity, Format, Image, ImageInfo, Link, OpenOptions, ParentReference, create,
-    detect, open,
+    create_in, detect, open, open_file,
 };
 pub use vhd::set_hidden;

@@ -133,7 +133,15 @@ pub struct CreateOptions {
 /// Whatever is wrong with one of the files, `Denied` by the gate, `Unsupported`.
 pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
     let path = path.as_ref();
-    let file = open_named_file(path, options.writable)?;
+    open_file(open_named_file(path, options.writable)?, path, options)
+}
+
+/// [`open`] for a file that the caller has opened, with write access if `options.writable`; `path` is its name in
+/// messages and what parents are relative to.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_file(file: File, path: &Path, options: &OpenOptions) -> Result<Image> {
     let format = match options.format {
         Some(format) => format,
         None => detect_file(&file, path)?,
@@ -158,18 +166,25 @@ pub fn create(path: impl AsRef<Path>, options: &CreateOptions) -> Result<Arc<dyn
         .mode(0o600)
         .open(path)
         .map_err(|e| Error::io(path, "create the image", e))?;
-    let created = match options.format {
+    create_in(file, path, options).inspect_err(|_| {
+        // The first error is the one to report; the file is ours, since it did not exist.
+        let _ = std::fs::remove_file(path);
+    })
+}
+
+/// Makes a new disk in `file`, which is empty and open for reading and writing; `path` is its name in messages.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_in(file: File, path: &Path, options: &CreateOptions) -> Result<Arc<dyn BlockDevice>> {
+    match options.format {
         Format::Raw => raw::create(file, path, options.size),
         Format::VhdFixed | Format::VhdDynamic => vhd::create(file, path, options),
         Format::Qcow2 => qcow2::create(file, path, options.size),
         Format::VhdDifferencing => {
             Err(Error::new(ErrorKind::Unsupported, path, "differencing disks are read but not created"))
         }
-    };
-    created.inspect_err(|_| {
-        // The first error is the one to tell; the file is ours, since it did not exist.
-        let _ = std::fs::remove_file(path);
-    })
+    }
 }
 
 /// The format of the file at `path`, by its content and never by its name. Whatever nobody claims is raw.

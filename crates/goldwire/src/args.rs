@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use goldwire_replicate::wire::WireFormat;
-use goldwire_replicate::{Place, Route};
+use goldwire_replicate::{Endpoint, Route};
+use goldwire_stdx::Uuid;
 
 pub(crate) use self::boot::BootCommand;
 use crate::schedule::Schedule;
@@ -71,10 +72,10 @@ host2:/run/sr-mount/SR2
 #[command(after_help = SYNC_HELP)]
 pub(crate) struct SyncArgs {
     /// The image: PATH or [USER@]HOST:PATH; a folder together with --match.
-    pub(crate) source: Place,
+    pub(crate) source: Endpoint,
     /// Where it goes: PATH or [USER@]HOST:PATH; a folder keeps the image's name.
     #[arg(required = true)]
-    pub(crate) targets: Vec<Place>,
+    pub(crate) targets: Vec<Endpoint>,
 
     /// Take the image in the source folder whose file name matches (`*`, `?`, `[a-z]`).
     #[arg(long = "match", value_name = "PATTERN", help_heading = "Which image")]
@@ -83,7 +84,7 @@ pub(crate) struct SyncArgs {
     #[arg(long, conflicts_with = "uuid", help_heading = "Which image")]
     pub(crate) youngest: bool,
     /// Of several images, take the one with this VHD uuid.
-    #[arg(long, value_parser = parse_uuid, help_heading = "Which image")]
+    #[arg(long, help_heading = "Which image")]
     pub(crate) uuid: Option<Uuid>,
     /// Also look for parents of the image in this folder of the source host.
     #[arg(long, value_name = "FOLDER", help_heading = "Which image")]
@@ -206,9 +207,9 @@ pub(crate) struct CheckArgs {
 #[derive(Debug, Parser)]
 pub(crate) struct ConvertArgs {
     /// The image to read.
-    pub(crate) source: Place,
+    pub(crate) source: Endpoint,
     /// The file to write.
-    pub(crate) target: Place,
+    pub(crate) target: Endpoint,
     /// The container to write; by default that of the target's file name.
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatArg>,
@@ -303,15 +304,6 @@ impl From<RouteArg> for Route {
             RouteArg::Auto => Self::Auto,
         }
     }
-}
-
-/// A uuid as typed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Uuid(pub(crate) [u8; 16]);
-
-fn parse_uuid(text: &str) -> Result<Uuid, String> {
-    let digits: String = text.chars().filter(|c| *c != '-').collect();
-    goldwire_stdx::from_hex(&digits).map(Uuid).ok_or_else(|| "a uuid has 32 hexadecimal digits".into())
 }
 
 fn parse_root(text: &str) -> Result<goldwire_store::Root, String> {

@@ -7,6 +7,7 @@ mod exit;
 mod privileges;
 mod progress;
 mod schedule;
+mod time;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;

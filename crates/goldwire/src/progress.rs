@@ -86,7 +86,7 @@ impl Show {
             names,
             source: job.source.to_string(),
             dry_run: job.dry_run,
-            limit: job.limit,
+            limit: job.effort.limit,
             started: Instant::now(),
             state: Mutex::new(state),
         }

@@ -4,30 +4,35 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use goldwire_disk::{Folders, Format, OpenOptions};
-use goldwire_store::{BuildOptions, Progress, TreeCache, Version};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use goldwire_stdx::{Stop, spawn};
 
-use crate::dial::{Agents, Process, Program, dial};
+use crate::connection::{Connection, SILENCE_MAX, Throttle, lost};
+use crate::dial::{Process, dial, ssh_command};
 use crate::failure::Result;
-use crate::link::{Link, SILENCE_MAX, Throttle};
+use crate::install::{Agents, Program};
 use crate::list;
-use crate::server::{LocalServer, Pace, Server, SharedServer, serve_request};
-use crate::target::{self, Input};
+use crate::receive::{self, Input};
+use crate::source::{Pace, Server, open_source, serve_request};
 use crate::wire::{
     Command, Event, Failure, FailureKind, Frame, Hello, Kind, PREAMBLE, PROTOCOL_VERSION, SourceJob,
-    SourceReady, TargetJob, WireError, WireFormat,
+    TargetJob, WireError,
 };
 
 /// Exit code when the peer was lost; the work can be continued.
 const EXIT_LOST: i32 = 75;
+
+/// How often the agent looks whether its peer is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long work may take to end after the peer is gone. Everything durable is journaled by then, and a disk that does
+/// not answer must not keep the process.
+const END_GRACE: Duration = Duration::from_secs(60);
 
 /// Runs an agent on standard input and output until the other side closes them.
 ///
@@ -57,18 +62,18 @@ pub fn run(local: Vec<PathBuf>, programs: Option<Vec<Program>>, version: &str) -
     let throttle = Arc::new(Throttle::default());
     // Not `io::stdout()` behind its line buffer: frames are written whole.
     let (Ok(stdin), Ok(stdout)) = (duplicate(io::stdin()), duplicate(io::stdout())) else { return EXIT_LOST };
-    let link = Link::start(stdin, stdout, Arc::clone(&throttle), move |frame| {
+    let started = Connection::start(stdin, stdout, Arc::clone(&throttle), move |frame| {
         let _ = inputs.send(frame);
     });
-    watch_for_silence(link.clone(), Arc::clone(&throttle));
+    let Ok(connection) = started else { return EXIT_LOST };
     let pace = Arc::new(Pace::default());
-    pace.watch(Arc::clone(&link.stats));
+    pace.watch(Arc::clone(&connection.stats));
     let agent = Agent {
-        link,
+        connection,
         throttle,
         pace,
         agents,
-        stop: Arc::default(),
+        stop: Stop::new(),
         served: Arc::default(),
         direct: Arc::default(),
         target: None,
@@ -81,25 +86,12 @@ fn duplicate(stream: impl std::os::fd::AsFd) -> io::Result<fs::File> {
     stream.as_fd().try_clone_to_owned().map(fs::File::from)
 }
 
-/// A peer that says nothing for long, not even a ping, is gone, whatever the connection claims.
-fn watch_for_silence(link: Link, throttle: Arc<Throttle>) {
-    thread::spawn(move || {
-        loop {
-            thread::sleep(Duration::from_secs(5));
-            if link.silent_for() > SILENCE_MAX && !throttle.is_paused() {
-                // Everything durable is journaled; whatever is in flight is lost with the peer anyway.
-                std::process::exit(EXIT_LOST);
-            }
-        }
-    });
-}
-
 struct Agent {
-    link: Link,
+    connection: Connection,
     throttle: Arc<Throttle>,
     pace: Arc<Pace>,
     agents: Agents,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     /// Serves the opened image.
     served: Arc<Mutex<Option<Arc<dyn Server>>>>,
     /// The targets reached from here, by stream.
@@ -110,41 +102,60 @@ struct Agent {
 }
 
 struct Direct {
-    link: Link,
+    connection: Connection,
     process: Process,
 }
 
 impl Agent {
     fn run(mut self, frames: &Receiver<Result<Option<Frame>, WireError>>) -> i32 {
         let mut code = 0;
-        for frame in frames {
-            match frame {
-                Ok(Some(frame)) => self.take(frame),
-                Ok(None) => break,
-                Err(_) => {
+        loop {
+            match frames.recv_timeout(LOOK_EVERY) {
+                Ok(Ok(Some(frame))) => self.take(frame),
+                Ok(Ok(None)) => break,
+                // A peer that says nothing for long, not even a ping, is gone, whatever the connection claims.
+                Err(RecvTimeoutError::Timeout)
+                    if self.connection.silent_for() <= SILENCE_MAX || self.throttle.is_paused() => {}
+                Ok(Err(_)) | Err(_) => {
                     code = EXIT_LOST;
                     break;
                 }
             }
         }
-        self.stop.store(true, Ordering::Relaxed);
+        self.end();
+        code
+    }
+
+    /// Lets everything end that runs: a reception journals what it has.
+    fn end(&mut self) {
+        self.stop.request();
         if let Some(target) = &self.target {
             let _ = target.send(Input::Ended(None));
         }
         for direct in lock(&self.direct).values() {
             direct.process.kill();
         }
-        // A reception journals what it has before it ends.
-        for thread in self.threads.drain(..) {
+        let began = Instant::now();
+        while self.threads.iter().any(|thread| !thread.is_finished()) && began.elapsed() < END_GRACE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
             let _ = thread.join();
         }
-        code
+    }
+
+    /// Starts a thread that the end waits for; the control side hears if there can be none.
+    fn start(&mut self, name: &str, work: impl FnOnce() + Send + 'static) {
+        match spawn(name, work) {
+            Ok(thread) => self.threads.push(thread),
+            Err(error) => self.event(&Event::Failed(Failure::io("start a thread", &error))),
+        }
     }
 
     fn take(&mut self, frame: Frame) {
         if frame.stream != 0 {
             if let Some(direct) = lock(&self.direct).get(&frame.stream) {
-                direct.link.send(Frame { stream: 0, ..frame });
+                direct.connection.send(Frame { stream: 0, ..frame });
             }
             return;
         }
@@ -156,10 +167,10 @@ impl Agent {
             Kind::Request => {
                 let served = lock(&self.served).clone();
                 match served {
-                    Some(server) => serve_request(server.as_ref(), &self.link, &frame),
+                    Some(server) => serve_request(server.as_ref(), &self.connection, &frame),
                     None => {
                         let refusal = Failure::new(FailureKind::Invalid, "no image is open");
-                        self.link.send(Frame::of(Kind::Refusal, 0, frame.id, &refusal));
+                        self.connection.send(Frame::of(Kind::Refusal, 0, frame.id, &refusal));
                     }
                 }
             }
@@ -173,7 +184,7 @@ impl Agent {
     }
 
     fn event(&self, event: &Event) {
-        self.link.send(Frame::of(Kind::Event, 0, 0, event));
+        self.connection.send(Frame::of(Kind::Event, 0, 0, event));
     }
 
     fn command(&mut self, command: Command) {
@@ -184,14 +195,14 @@ impl Agent {
                 }
             }
             Command::List { path, pattern } => {
-                let link = self.link.clone();
-                self.threads.push(thread::spawn(move || {
+                let connection = self.connection.clone();
+                self.start("list", move || {
                     let event = match list::list(Path::new(&path), pattern.as_deref()) {
                         Ok((is_folder, images)) => Event::Images { is_folder, images },
                         Err(failure) => Event::Failed(failure),
                     };
-                    link.send(Frame::of(Kind::Event, 0, 0, &event));
-                }));
+                    connection.send(Frame::of(Kind::Event, 0, 0, &event));
+                });
             }
             Command::OpenSource(job) => self.open_source(job),
             Command::Dial { stream, ssh } => self.dial(stream, ssh),
@@ -200,9 +211,9 @@ impl Agent {
             Command::Pause => self.throttle.set_paused(true),
             Command::Resume => self.throttle.set_paused(false),
             Command::Stop => {
-                self.stop.store(true, Ordering::Relaxed);
+                self.stop.request();
                 for direct in lock(&self.direct).values() {
-                    direct.link.send(Frame::of(Kind::Command, 0, 0, &Command::Stop));
+                    direct.connection.send(Frame::of(Kind::Command, 0, 0, &Command::Stop));
                 }
                 if let Some(target) = &self.target {
                     let _ = target.send(Input::Stop);
@@ -212,52 +223,51 @@ impl Agent {
     }
 
     fn open_source(&mut self, job: SourceJob) {
-        let link = self.link.clone();
-        let stop = Arc::clone(&self.stop);
+        let connection = self.connection.clone();
+        let stop = self.stop.clone();
         let served = Arc::clone(&self.served);
         let pace = Arc::clone(&self.pace);
-        self.threads.push(thread::spawn(move || {
-            let event = match open_source(&job, &link, &stop, pace) {
+        self.start("source", move || {
+            let event = match open_source(&job, &connection, &stop, pace) {
                 Ok((ready, server)) => {
                     *lock(&served) = Some(server);
                     Event::SourceReady(ready)
                 }
                 Err(failure) => Event::Failed(failure),
             };
-            link.send(Frame::of(Kind::Event, 0, 0, &event));
-        }));
+            connection.send(Frame::of(Kind::Event, 0, 0, &event));
+        });
     }
 
     /// Reaches a target from here. Its requests are answered here; everything else it says goes to the control
     /// side, and what the control side says to its stream goes to it.
     fn dial(&mut self, stream: u16, ssh: Vec<String>) {
         let agents = self.agents.clone();
-        let link = self.link.clone();
+        let connection = self.connection.clone();
         let throttle = Arc::clone(&self.throttle);
         let served = Arc::clone(&self.served);
         let all_direct = Arc::clone(&self.direct);
         let pace = Arc::clone(&self.pace);
-        thread::spawn(move || {
+        let started = spawn("dial", move || {
             let host = ssh.last().cloned().unwrap_or_else(|| "this host".into());
-            let fail =
-                |failure: Failure| link.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)));
+            let fail = |failure: Failure| {
+                connection.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)))
+            };
             let (command, destination) = match ssh.split_last() {
-                Some((destination, command)) => {
-                    (crate::dial::ssh_command(command, destination), host.clone())
-                }
+                Some((destination, command)) => (ssh_command(command, destination), host.clone()),
                 None => (Vec::new(), host.clone()),
             };
             let dialed = match dial(&command, &destination, &agents, &|_| ()) {
                 Ok(dialed) => dialed,
                 Err(failure) => return fail(failure),
             };
-            let (started, own_link) = unbounded::<Link>();
-            let up = link.clone();
-            let mut target_link = None;
+            let (started, own_connection) = unbounded::<Connection>();
+            let up = connection.clone();
+            let mut target_connection = None;
             let ended = Arc::clone(&all_direct);
-            let (target, process, hello) = dialed.into_link(throttle, move |frame| {
-                // The link exists before its first frame can be read, but this closure is made before it.
-                let target = target_link.get_or_insert_with(|| own_link.recv().ok());
+            let started_target = dialed.into_connection(throttle, move |frame| {
+                // The connection exists before its first frame can be read, but this closure is made before it.
+                let target = target_connection.get_or_insert_with(|| own_connection.recv().ok());
                 match frame {
                     Ok(Some(frame)) if frame.kind == Kind::Request => {
                         let server = lock(&served).clone();
@@ -271,121 +281,44 @@ impl Agent {
                             direct.process.kill();
                             direct.process.last_words()
                         });
-                        let mut failure = lost_target(end.err().as_ref());
+                        let mut failure = lost("target", end.err().as_ref());
                         failure.chain.extend(words.filter(|words| !words.is_empty()));
                         up.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)));
                     }
                 }
             });
+            let (target, process, hello) = match started_target {
+                Ok(started) => started,
+                Err(failure) => return fail(failure),
+            };
             pace.watch(Arc::clone(&target.stats));
-            lock(&all_direct).insert(stream, Direct { link: target.clone(), process });
+            lock(&all_direct).insert(stream, Direct { connection: target.clone(), process });
             let _ = started.send(target);
-            link.send(Frame::of(Kind::Event, stream, 0, &Event::Dialed(hello)));
+            connection.send(Frame::of(Kind::Event, stream, 0, &Event::Dialed(hello)));
         });
+        if let Err(error) = started {
+            let failure = Failure::io("start a thread", &error);
+            self.connection.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)));
+        }
     }
 
     fn receive(&mut self, job: TargetJob) {
         let (inputs, queue) = unbounded();
         self.target = Some(inputs.clone());
-        let link = self.link.clone();
-        let stop = Arc::clone(&self.stop);
-        self.threads.push(thread::spawn(move || {
-            let tell = |event: Event| link.send(Frame::of(Kind::Event, 0, 0, &event));
-            match target::receive(&job, link.clone(), &queue, &inputs, &tell, &stop) {
-                Ok(outcome) => tell(Event::Done(outcome)),
-                Err(failure) => tell(Event::Failed(failure)),
+        let connection = self.connection.clone();
+        let stop = self.stop.clone();
+        self.start("receive", move || {
+            let emit = |event: Event| connection.send(Frame::of(Kind::Event, 0, 0, &event));
+            match receive::receive(&job, connection.clone(), &queue, &inputs, &emit, &stop) {
+                Ok(outcome) => emit(Event::Done(outcome)),
+                Err(failure) => emit(Event::Failed(failure)),
             }
-        }));
+        });
     }
-}
-
-/// What is said when a target's connection ends before its work.
-pub(crate) fn lost_target(error: Option<&WireError>) -> Failure {
-    let mut failure = Failure::new(FailureKind::Disconnected, "the connection to the target was lost");
-    if let Some(error) = error {
-        failure.chain.push(error.to_string());
-    }
-    failure.hint("run the same command again: it continues where this one stopped")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Opens the image, gets its tree and starts serving it.
-fn open_source(
-    job: &SourceJob,
-    link: &Link,
-    stop: &AtomicBool,
-    pace: Arc<Pace>,
-) -> Result<(SourceReady, Arc<dyn Server>)> {
-    let path =
-        fs::canonicalize(&job.path).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
-    let mut folders: Vec<PathBuf> = path.parent().map(Path::to_owned).into_iter().collect();
-    folders.extend(job.parent_folders.iter().map(PathBuf::from));
-    let options = OpenOptions { gate: Arc::new(Folders(folders)), ..OpenOptions::default() };
-    let opened = goldwire_disk::open(&path, &options)?;
-    let image = &opened;
-    let progress = Progress::default();
-    let cached = thread::scope(|scope| {
-        let threads = job.threads.and_then(|threads| NonZeroUsize::new(threads.into()));
-        let options = BuildOptions { threads, stop, progress: &progress };
-        let worker = scope.spawn(move || TreeCache::of(image, &options));
-        let mut naps = 0;
-        while !worker.is_finished() {
-            thread::sleep(Duration::from_millis(2));
-            naps += 1;
-            if naps % 100 == 0 {
-                let done = progress.bytes_done.load(Ordering::Relaxed);
-                let total = progress.bytes_total.load(Ordering::Relaxed);
-                link.send(Frame::of(Kind::Event, 0, 0, &Event::Hashing { done, total }));
-            }
-        }
-        worker.join().unwrap_or(Err(goldwire_store::Error::Stopped))
-    })?;
-    let data =
-        fs::metadata(&path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let ready = SourceReady {
-        version: kept_version(&path, &cached).unwrap_or_else(|| new_version(&name, image, &cached)),
-        format: wire_format(image.info.format),
-        name,
-        mode: std::os::unix::fs::MetadataExt::mode(&data) & 0o777,
-        tree_was_cached: cached.was_cached,
-    };
-    let local = LocalServer::start(opened, cached.tree, job.level, pace);
-    Ok((ready, Arc::new(SharedServer::new(Arc::new(local), job.keep_bytes))))
-}
-
-/// The descriptor beside the image, if it describes the content that is there.
-fn kept_version(path: &Path, cached: &TreeCache) -> Option<Vec<u8>> {
-    let bytes = fs::read(target::version_path(path)?).ok()?;
-    (Version::decode(&bytes).ok()?.root == cached.root).then_some(bytes)
-}
-
-fn new_version(name: &str, image: &goldwire_disk::Image, cached: &TreeCache) -> Vec<u8> {
-    let modified_ns = image.chain.first().map_or(0, |link| link.identity.modified_ns);
-    let version = Version {
-        root: cached.root,
-        size: image.device.size(),
-        chunks_used: cached.chunks_used,
-        created: modified_ns.div_euclid(1_000_000_000) as i64,
-        parent: None,
-        name: name.chars().take(200).collect(),
-        note: String::new(),
-        signer: None,
-    };
-    // Name and note are within their limits.
-    version.encode(None).unwrap_or_default()
-}
-
-fn wire_format(format: Format) -> WireFormat {
-    match format {
-        Format::Raw => WireFormat::Raw,
-        Format::VhdFixed => WireFormat::VhdFixed,
-        Format::VhdDynamic | Format::VhdDifferencing => WireFormat::VhdDynamic,
-        Format::Qcow2 => WireFormat::Qcow2,
-    }
 }
 
 /// Makes this thread, and with it every thread it starts from now on, lighter on its host.

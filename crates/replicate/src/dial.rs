@@ -7,16 +7,16 @@
 //! are in `docs/protocol.md`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goldwire_stdx::to_hex;
+use goldwire_stdx::{spawn, to_hex};
 
+use crate::connection::{Connection, Throttle};
 use crate::failure::Result;
-use crate::link::{Link, Throttle};
+use crate::install::{Agents, HAS_AGENT, INSTALL_FAILED, NEEDS_AGENT, Program, digest_of, remote_script};
 use crate::wire::{
     Failure, FailureKind, Frame, Hello, Kind, NOISE_MAX, PREAMBLE, PROTOCOL_VERSION, WireError,
 };
@@ -26,39 +26,6 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How much of what `ssh` says is kept for an error message.
 const STDERR_KEPT: usize = 2048;
-
-/// The agent's program for one kind of machine.
-#[derive(Clone)]
-pub struct Program {
-    /// As `uname -m` says it, such as `x86_64`.
-    pub machine: String,
-    /// The executable.
-    pub bytes: Arc<Vec<u8>>,
-}
-
-impl Program {
-    /// The program in `bytes`, if they are an ELF executable for a machine that we can name (ELF header:
-    /// `e_machine` at byte 18).
-    pub fn from_elf(bytes: Vec<u8>) -> Option<Self> {
-        let machine = match (bytes.get(..6)?, bytes.get(18..20)?) {
-            (b"\x7fELF\x02\x01", [62, 0]) => "x86_64",
-            (b"\x7fELF\x02\x01", [183, 0]) => "aarch64",
-            _ => return None,
-        };
-        Some(Self { machine: machine.to_owned(), bytes: Arc::new(bytes) })
-    }
-}
-
-/// How to start an agent on this machine, and what to install on others.
-#[derive(Clone)]
-pub struct Agents {
-    /// The command of a local agent.
-    pub local: Vec<PathBuf>,
-    /// The programs at hand.
-    pub programs: Vec<Program>,
-    /// Prefix lines from `ssh`'s standard error with the host and pass them on to ours.
-    pub echo_stderr: bool,
-}
 
 /// A reached agent: its process, its greeting, and its byte stream, not yet framed.
 pub(crate) struct Dialed {
@@ -114,13 +81,18 @@ impl Process {
 }
 
 impl Dialed {
-    /// Turns the connection into a link.
-    pub(crate) fn into_link(
+    /// Turns the byte stream into a connection of frames.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(crate) fn into_connection(
         self,
         throttle: Arc<Throttle>,
         on_frame: impl FnMut(Result<Option<Frame>, WireError>) + Send + 'static,
-    ) -> (Link, Process, Hello) {
-        (Link::start(self.reader, self.writer, throttle, on_frame), self.process, self.hello)
+    ) -> Result<(Connection, Process, Hello)> {
+        let connection = Connection::start(self.reader, self.writer, throttle, on_frame)
+            .map_err(|error| Failure::io("start a connection", &error))?;
+        Ok((connection, self.process, self.hello))
     }
 }
 
@@ -185,15 +157,18 @@ fn connect(
     note(&process);
     let echo = agents.echo_stderr.then(|| host.to_owned());
     let kept = Arc::clone(&process.stderr);
-    let listener = thread::spawn(move || keep_stderr(stderr, &kept, echo.as_deref()));
+    let no_thread = |error| Failure::io("start a thread", &error);
+    let listener =
+        spawn("ssh stderr", move || keep_stderr(stderr, &kept, echo.as_deref())).map_err(no_thread)?;
 
     let (answered, is_answered) = crossbeam_channel::bounded::<()>(1);
     let watched = process.clone();
-    thread::spawn(move || {
+    spawn("dial timeout", move || {
         if is_answered.recv_timeout(DIAL_TIMEOUT) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
             watched.kill();
         }
-    });
+    })
+    .map_err(no_thread)?;
     let started = Instant::now();
     let mut reader = BufReader::with_capacity(256 * 1024, stdout);
     let outcome = shake_hands(&mut reader, &mut writer, program);
@@ -255,10 +230,6 @@ enum Greeting {
     /// The stream ended; what was printed until then.
     Ended(String),
 }
-
-const HAS_AGENT: &str = "GOLDWIRE-HAS-AGENT";
-const NEEDS_AGENT: &[u8] = b"GOLDWIRE-NEEDS-AGENT ";
-const INSTALL_FAILED: &[u8] = b"GOLDWIRE-INSTALL-FAILED";
 
 /// Waits for the agent's preamble, installing it on the way if it is missing.
 fn shake_hands(
@@ -325,25 +296,6 @@ fn shake_hands(
         }
         _ => Err(Greeting::Ended("a greeting that is none".into())),
     }
-}
-
-/// What the remote login shell is told. One line without single quotes, so that any shell passes it on whole.
-/// `read` takes its line byte by byte and `head -c` stops where it should, so the program's bytes go nowhere else.
-fn remote_script(digest: &str, force: bool) -> String {
-    let remove = if force { "rm -f \"$a\"; " } else { "" };
-    format!(
-        "exec sh -c 'd=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/goldwire\"; a=\"$d/agent-{digest}\"; {remove}\
-         if [ -x \"$a\" ]; then echo; echo {HAS_AGENT}; exec \"$a\" --stdio; fi; \
-         echo; echo GOLDWIRE-NEEDS-AGENT $(uname -s) $(uname -m); read -r n || exit 3; umask 077; \
-         mkdir -p \"$d\" && t=$(mktemp \"$d/.agent.XXXXXXXX\") && head -c \"$n\" >\"$t\" && chmod 700 \"$t\" && \
-         \"$t\" --self-check {digest} && mv -f \"$t\" \"$a\" && exec \"$a\" --stdio; \
-         rm -f \"$t\"; echo; echo GOLDWIRE-INSTALL-FAILED; exit 4'"
-    )
-}
-
-/// The name of a program in the cache: enough of its BLAKE3 to be unique and unforgeable.
-pub fn digest_of(program: &[u8]) -> String {
-    to_hex(&blake3::hash(program).as_bytes()[..16])
 }
 
 /// The command that reaches `destination`: the user's, then what suits a bulk transfer. Ciphers are only put in

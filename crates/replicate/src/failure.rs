@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use goldwire_stdx::Report;
+use goldwire_stdx::{Hints, Report};
 
 use crate::wire::{Failure, FailureKind, WireError};
 
@@ -88,6 +88,14 @@ impl From<goldwire_store::Error> for Failure {
                 .hint("sync from a snapshot or export that nobody writes to"),
             other => Self::of(FailureKind::Other, &other),
         }
+    }
+}
+
+impl From<goldwire_store::BesideError> for Failure {
+    fn from(error: goldwire_store::BesideError) -> Self {
+        let hints = error.hints();
+        let failure = Self::of(FailureKind::Invalid, &error);
+        hints.into_iter().fold(failure, Self::hint)
     }
 }
 

@@ -1,23 +1,32 @@
 //! Moving versions between hosts: a framed protocol over any byte stream, a target that asks for what it lacks,
 //! a source that reads and compresses once for any number of targets.
 //!
+//! Three sides, as in `docs/protocol.md`: the [`session`] of the control machine, the [`source`] that serves an image, the
+//! [`receive`] side that makes it a file. An [`agent`] is the source or the target on a host.
+//!
 //! This crate knows what is missing where, sessions, resume and bandwidth. It deliberately does not know how a
 //! transfer was decided, nor the command line.
 
 pub mod agent;
-mod control;
+mod choose;
+mod connection;
 mod dial;
+mod endpoint;
 mod failure;
-mod link;
+mod install;
+mod job;
 mod list;
-mod server;
-mod target;
+mod receive;
+mod session;
+mod source;
 pub mod wire;
 
-pub use control::{
-    Choice, Place, Route, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent, format_time, format_uuid,
-    own_agent, sync,
-};
-pub use dial::{Agents, Program, digest_of};
+pub use endpoint::Endpoint;
 pub use failure::Result;
+pub use install::{Agents, Program, digest_of, own_agent};
+pub use job::{
+    Choice, Effort, Reach, Route, Seeds, Select, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent, Trust,
+    WriteRules,
+};
 pub use list::matches;
+pub use session::sync;

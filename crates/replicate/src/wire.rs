@@ -242,7 +242,7 @@ pub enum Request {
     },
     /// Nothing, answered once the source has made sure that it is still what it was.
     Unchanged,
-    /// This many bytes that do not compress, to measure the link.
+    /// This many bytes that do not compress, to measure the connection.
     Probe {
         /// How many.
         bytes: u32,
@@ -336,7 +336,7 @@ pub struct SourceJob {
     pub path: String,
     /// Folders beside the image's own in which its parents may lie.
     pub parent_folders: Vec<String>,
-    /// zstd level; none adapts to the link; 0 sends plain.
+    /// zstd level; none adapts to the connection; 0 sends plain.
     pub level: Option<i32>,
     /// Bytes of answers to keep for other targets that will ask the same.
     pub keep_bytes: u64,
@@ -495,7 +495,7 @@ pub struct Plan {
     pub bytes_needed: u64,
     /// The seeds that will be used.
     pub seeds: Vec<String>,
-    /// Measured speed of the link in bytes per second; only in a dry run.
+    /// Measured speed of the connection in bytes per second; only in a dry run.
     pub link_rate: Option<u64>,
 }
 

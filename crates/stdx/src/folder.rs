@@ -333,6 +333,21 @@ impl Folder {
         }
     }
 
+    /// Who owns what has the name `name`, a link being a link; `None` if there is nothing.
+    ///
+    /// # Errors
+    /// `fstatat` failed.
+    pub fn owner_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Owner>> {
+        match statat(&self.descriptor, plain(name.as_ref())?, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(None),
+            found => found
+                .map(|data| {
+                    Some(Owner { user: data.st_uid, group: data.st_gid, mode: data.st_mode & 0o7777 })
+                })
+                .map_err(io::Error::from),
+        }
+    }
+
     /// The names in the folder, unsorted, at most [`ENTRIES_MAX`], without `.` and `..`.
     ///
     /// # Errors

@@ -22,6 +22,6 @@ pub use hex::{from_hex, to_hex};
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};
 pub use size::{ByteSize, ParseSizeError};
-pub use spawn::{spawn, spawn_scoped};
+pub use spawn::{spawn, spawn_scoped, watched};
 pub use stop::Stop;
 pub use uuid::{ParseUuidError, Uuid};

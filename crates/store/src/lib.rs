@@ -5,24 +5,19 @@
 //!
 //! This crate knows digests and devices. It deliberately does not know who asks, which site, or SSH.
 
-mod build;
-mod cache;
 mod chunk;
 mod error;
-mod file;
 mod own;
 mod rolling;
-mod shape;
-mod sign;
+mod tree;
 mod version;
 
-pub use build::{BuildOptions, Progress, build_tree};
-pub use cache::TreeCache;
 pub use chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, is_zero};
 pub use error::{Error, Result};
-pub use file::{Seal, TreeFile};
 pub use own::{Kept, OWN_FOLDER, find_own, make_own};
 pub use rolling::Rolling;
-pub use shape::{FANOUT, Root, Shape, node_id};
-pub use sign::{PublicKey, SecretKey};
-pub use version::{Version, VersionError};
+pub use tree::{
+    BuildOptions, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,
+    for_each_difference, node_id,
+};
+pub use version::{BesideError, PublicKey, SecretKey, Version, VersionError, beside, keep_beside};

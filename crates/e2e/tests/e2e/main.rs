@@ -32,6 +32,8 @@ mod transcript;
 #[cfg(test)]
 mod agent;
 #[cfg(test)]
+mod attacks;
+#[cfg(test)]
 mod boot;
 #[cfg(test)]
 mod boot_commands;

@@ -3,14 +3,15 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use goldwire_disk::{Folders, Image, OpenOptions, Severity};
-use goldwire_replicate::{Choice, Route, SyncJob, format_time, format_uuid};
-use goldwire_stdx::ByteSize;
-use goldwire_store::{BuildOptions, CHUNK_SIZE, Progress, TreeCache, Version, WORK_FOLDER, make_own_folder};
+use goldwire_replicate::{Effort, Seeds, SyncJob, WriteRules};
+use goldwire_stdx::{ByteSize, Uuid, watched};
+use goldwire_store::{
+    BuildOptions, CHUNK_SIZE, Progress, TreeCache, Version, beside, for_each_difference, keep_beside,
+};
 use serde_json::json;
 
 use crate::agents::agents;
@@ -18,6 +19,10 @@ use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, TreeArgs};
 use crate::commands::{key, sync};
 use crate::exit::{Code, report};
 use crate::progress::Mode;
+use crate::time::format_time;
+
+/// How often a terminal shows how far reading is.
+const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// Parents may lie in the image's own folder.
 fn open(path: &Path) -> anyhow::Result<Image> {
@@ -40,33 +45,25 @@ fn tree_of(path: &Path, image: &Image, trust: Trust) -> anyhow::Result<TreeCache
     let progress = Progress::default();
     let stop = AtomicBool::new(false);
     let options = BuildOptions { threads: None, stop: &stop, progress: &progress };
-    let tree = thread::scope(|scope| {
-        let worker = scope.spawn(|| match trust {
-            Trust::Kept => TreeCache::of(image, &options),
-            Trust::OnlyBytes => TreeCache::afresh(image, &options),
-        });
-        let is_shown = io::stderr().is_terminal();
-        let mut naps = 0;
-        while !worker.is_finished() {
-            thread::sleep(Duration::from_millis(2));
-            naps += 1;
-            if is_shown && naps % 100 == 0 {
-                let done = progress.bytes_done.load(Ordering::Relaxed);
-                let total = progress.bytes_total.load(Ordering::Relaxed).max(1);
-                let _ = write!(
-                    io::stderr(),
-                    "\r{}: reading, {:.0}%  ",
-                    path.display(),
-                    done as f64 * 100.0 / total as f64
-                );
-            }
+    let is_shown = io::stderr().is_terminal();
+    let mut was_shown = false;
+    let work = || match trust {
+        Trust::Kept => TreeCache::of(image, &options),
+        Trust::OnlyBytes => TreeCache::rebuild(image, &options),
+    };
+    let tree = watched(SHOW_EVERY, work, || {
+        if is_shown {
+            let done = progress.bytes_done.load(Ordering::Relaxed);
+            let total = progress.bytes_total.load(Ordering::Relaxed).max(1);
+            let percent = done as f64 * 100.0 / total as f64;
+            let _ = write!(io::stderr(), "\r{}: reading, {percent:.0}%  ", path.display());
+            was_shown = true;
         }
-        if is_shown && naps >= 100 {
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-        worker.join().unwrap_or(Err(goldwire_store::Error::Stopped))
     });
-    tree.with_context(|| path.display().to_string())
+    if was_shown {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    tree?.with_context(|| path.display().to_string())
 }
 
 /// Runs `show` for every image; one that fails is reported and the others still follow.
@@ -101,7 +98,7 @@ pub(crate) fn info(args: &InfoArgs) -> anyhow::Result<Code> {
                 info.details.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
             let value = json!({
                 "path": path, "format": info.format.name(), "size": info.size, "file_length": file_length,
-                "uuid": info.uuid.map(|uuid| format_uuid(&uuid)), "created": info.created,
+                "uuid": info.uuid.map(|uuid| Uuid(uuid).to_string()), "created": info.created,
                 "hidden": info.hidden, "chain": chain, "details": details,
                 "root": kept.map(|tree| tree.root.to_string()),
             });
@@ -114,7 +111,7 @@ pub(crate) fn info(args: &InfoArgs) -> anyhow::Result<Code> {
         row("disk size", format!("{} ({} bytes)", ByteSize(info.size), info.size))?;
         row("file length", format!("{} ({file_length} bytes)", ByteSize(file_length)))?;
         if let Some(uuid) = info.uuid {
-            row("uuid", format_uuid(&uuid))?;
+            row("uuid", Uuid(uuid).to_string())?;
         }
         if let Some(created) = info.created {
             row("created", format_time(created))?;
@@ -145,9 +142,8 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Code> {
         if let Some(required) = required {
             let image = open(path)?;
             let tree = tree_of(path, &image, Trust::OnlyBytes)?;
-            let version = kept_version(path)?;
             let is_signed =
-                version.is_some_and(|version| version.root == tree.root && version.signer == Some(required));
+                beside(path, &tree.root)?.is_some_and(|(version, _)| version.signer == Some(required));
             errors += usize::from(!is_signed);
             signature = Some(is_signed);
         }
@@ -202,31 +198,14 @@ pub(crate) fn convert(args: ConvertArgs) -> anyhow::Result<Code> {
     }
     // A conversion is a sync from here to here: the same verification, the same safety, the same resume.
     let job = SyncJob {
-        source: args.source,
-        targets: vec![args.target],
-        pattern: None,
-        choice: Choice::Only,
-        ssh: vec!["ssh".into()],
-        remote_ssh: vec!["ssh".into()],
-        route: Route::Auto,
-        format: args.format.map(Into::into),
-        name: None,
-        seeds: Vec::new(),
-        find_seeds: false,
-        parent_folders: Vec::new(),
-        replace: args.replace,
-        dry_run: false,
-        mode: None,
-        owner: None,
-        level: Some(0),
-        threads: None,
-        nice: None,
-        io_priority: None,
-        limit: None,
-        sign: None,
-        require_signature: None,
-        note: None,
-        agents: agents(&[])?,
+        write: WriteRules {
+            format: args.format.map(Into::into),
+            replace: args.replace,
+            ..WriteRules::default()
+        },
+        seeds: Seeds::Without,
+        effort: Effort { level: Some(0), ..Effort::default() },
+        ..SyncJob::new(args.source, vec![args.target], agents(&[])?)
     };
     let unlimited = "off".parse().map_err(anyhow::Error::msg)?;
     sync::run_job(&job, if args.json { Mode::Json } else { Mode::People }, &unlimited, None)
@@ -239,16 +218,10 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<Code> {
     let is_same = left_tree.root == right_tree.root;
     let (mut first, mut differing) = (None, 0_u64);
     if !is_same {
-        let chunks = left_tree.tree.shape().chunks().min(right_tree.tree.shape().chunks());
-        for start in (0..chunks).step_by(4096) {
-            let range = start..(start + 4096).min(chunks);
-            let pairs =
-                left_tree.tree.ids(0, range.clone())?.into_iter().zip(right_tree.tree.ids(0, range.clone())?);
-            for (index, _) in range.zip(pairs).filter(|(_, (left, right))| left != right) {
-                first = first.or(Some(index * CHUNK_SIZE as u64));
-                differing += 1;
-            }
-        }
+        for_each_difference(&left_tree.tree, &right_tree.tree, |index| {
+            first = first.or(Some(index * CHUNK_SIZE as u64));
+            differing += 1;
+        })?;
     }
     let (left_size, right_size) = (left.device.size(), right.device.size());
     let mut stdout = io::stdout().lock();
@@ -282,8 +255,8 @@ pub(crate) fn tree(args: &TreeArgs) -> anyhow::Result<Code> {
         // A signature vouches for bytes, not for digests that somebody kept.
         let trust = if secret.is_some() { Trust::OnlyBytes } else { Trust::Kept };
         let tree = tree_of(path, &image, trust)?;
-        let mut version = match kept_version(path)?.filter(|version| version.root == tree.root) {
-            Some(version) => version,
+        let mut version = match beside(path, &tree.root)? {
+            Some((version, _)) => version,
             None => Version {
                 root: tree.root,
                 size: image.device.size(),
@@ -302,7 +275,7 @@ pub(crate) fn tree(args: &TreeArgs) -> anyhow::Result<Code> {
             version.note = args.note.clone().unwrap_or(version.note);
             version.parent = args.parent.or(version.parent);
             let bytes = version.encode(Some(secret))?;
-            keep_version(path, &bytes)?;
+            keep_beside(path, &bytes)?;
             version.signer = Some(secret.public());
         }
         let mut stdout = io::stdout().lock();
@@ -320,32 +293,4 @@ pub(crate) fn tree(args: &TreeArgs) -> anyhow::Result<Code> {
         }
         Ok(Code::Well)
     })
-}
-
-fn version_path(image: &Path) -> anyhow::Result<PathBuf> {
-    let image = std::fs::canonicalize(image).with_context(|| format!("find {}", image.display()))?;
-    let (Some(folder), Some(name)) = (image.parent(), image.file_name()) else {
-        bail!("{} is no file", image.display())
-    };
-    Ok(folder.join(WORK_FOLDER).join("versions").join(name).with_added_extension("gwv"))
-}
-
-/// The descriptor beside the image; an error if there is one that cannot be read or is forged.
-fn kept_version(image: &Path) -> anyhow::Result<Option<Version>> {
-    let path = version_path(image)?;
-    match std::fs::read(&path) {
-        Ok(bytes) => Version::decode(&bytes).map(Some).with_context(|| path.display().to_string()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
-    }
-}
-
-fn keep_version(image: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let path = version_path(image)?;
-    let scratch = path.with_added_extension("new");
-    let around = path.ancestors().nth(3).unwrap_or(Path::new("/"));
-    make_own_folder(around, "versions")
-        .and_then(|_| std::fs::write(&scratch, bytes))
-        .and_then(|()| std::fs::rename(&scratch, &path))
-        .with_context(|| format!("write {}", path.display()))
 }

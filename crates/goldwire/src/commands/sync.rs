@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use crossbeam_channel::{Sender, unbounded};
 use goldwire_replicate::wire::FailureKind;
-use goldwire_replicate::{Choice, Signal, SyncJob, SyncReport, sync};
+use goldwire_replicate::{
+    Choice, Effort, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules, sync,
+};
+use goldwire_stdx::spawn;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -17,6 +20,7 @@ use crate::commands::key;
 use crate::exit::Code;
 use crate::progress::{Mode, Show};
 use crate::schedule::Schedule;
+use crate::time::format_time;
 
 /// Most targets of one sync: each has a stream number.
 const TARGETS_MAX: usize = 1000;
@@ -29,36 +33,50 @@ pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
         return Ok(usage(&format!("{first} and {second} are the same place")));
     }
     let choice = match args.uuid {
-        Some(uuid) => Choice::Uuid(uuid.0),
+        Some(uuid) => Choice::Uuid(uuid),
         None if args.youngest => Choice::Youngest,
         None => Choice::Only,
     };
     let job = SyncJob {
-        ssh: split(&args.ssh_command, "--ssh-command")?,
-        remote_ssh: split(&args.remote_ssh_command, "--remote-ssh-command")?,
-        name: args.name,
+        select: Select {
+            pattern: args.pattern,
+            choice,
+            parent_folders: args.parents,
+            show_time: format_time,
+        },
+        reach: Reach {
+            ssh: split(&args.ssh_command, "--ssh-command")?,
+            remote_ssh: split(&args.remote_ssh_command, "--remote-ssh-command")?,
+            route: args.route.into(),
+            agents: agents(&args.agent_program)?,
+        },
+        write: WriteRules {
+            format: args.format.map(Into::into),
+            name: args.name,
+            replace: args.replace,
+            mode: args.mode,
+            owner: args.owner,
+            note: args.note,
+        },
+        seeds: match (args.no_seed, args.seed.is_empty()) {
+            (true, _) => Seeds::Without,
+            (false, true) => Seeds::Find,
+            (false, false) => Seeds::Named(args.seed),
+        },
+        effort: Effort {
+            level: args.compress_level,
+            threads: args.threads,
+            nice: args.nice,
+            io_priority: args.ionice,
+            limit: args.bwlimit.limit_now(),
+        },
+        trust: Trust {
+            sign: args.sign.as_deref().map(key::secret).transpose()?,
+            require_signature: args.require_signature.as_deref().map(key::public).transpose()?,
+        },
         source: args.source,
         targets: args.targets,
-        pattern: args.pattern,
-        choice,
-        route: args.route.into(),
-        format: args.format.map(Into::into),
-        find_seeds: !args.no_seed && args.seed.is_empty(),
-        seeds: args.seed,
-        parent_folders: args.parents,
-        replace: args.replace,
         dry_run: args.dry_run,
-        mode: args.mode,
-        owner: args.owner,
-        level: args.compress_level,
-        threads: args.threads,
-        nice: args.nice,
-        io_priority: args.ionice,
-        limit: args.bwlimit.limit_now(),
-        sign: args.sign.as_deref().map(key::secret).transpose()?,
-        require_signature: args.require_signature.as_deref().map(key::public).transpose()?,
-        note: args.note,
-        agents: agents(&args.agent_program)?,
     };
     let mode = match (args.json, args.quiet) {
         (true, _) => Mode::Json,
@@ -75,9 +93,9 @@ pub(crate) fn run_job(
     limits: &Schedule,
     max_time: Option<Duration>,
 ) -> anyhow::Result<Code> {
-    let (wishes, signals) = unbounded();
-    listen(wishes.clone())?;
-    keep_time(wishes, limits.clone(), max_time);
+    let (control_tx, signals) = unbounded();
+    listen(control_tx.clone())?;
+    keep_time(control_tx, limits.clone(), max_time)?;
     let show = Show::new(job, mode);
     let outcome = sync(job, &signals, &|event| show.event(event));
     let report = match outcome {
@@ -108,28 +126,28 @@ fn exit_code(report: &SyncReport) -> Code {
     }
 }
 
-/// Turns signals into wishes.
-fn listen(wishes: Sender<Signal>) -> anyhow::Result<()> {
+/// Turns signals of the system into those of the sync.
+fn listen(control_tx: Sender<Signal>) -> anyhow::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2])?;
-    thread::spawn(move || {
+    spawn("signals", move || {
         for signal in &mut signals {
-            let _ = wishes.send(match signal {
+            let _ = control_tx.send(match signal {
                 SIGUSR1 => Signal::Pause,
                 SIGUSR2 => Signal::Resume,
                 _ => Signal::Stop,
             });
         }
-    });
+    })?;
     Ok(())
 }
 
 /// Changes the limit with the time of day, and stops when the time is up.
-fn keep_time(wishes: Sender<Signal>, limits: Schedule, max_time: Option<Duration>) {
+fn keep_time(control_tx: Sender<Signal>, limits: Schedule, max_time: Option<Duration>) -> io::Result<()> {
     if !limits.changes() && max_time.is_none() {
-        return;
+        return Ok(());
     }
     let started = Instant::now();
-    thread::spawn(move || {
+    spawn("clock", move || {
         let mut limit = limits.limit_now();
         let mut deadline = max_time;
         loop {
@@ -137,15 +155,16 @@ fn keep_time(wishes: Sender<Signal>, limits: Schedule, max_time: Option<Duration
             thread::sleep(left.min(Duration::from_secs(1)));
             if left.is_zero() {
                 deadline = None;
-                let _ = wishes.send(Signal::Stop);
+                let _ = control_tx.send(Signal::Stop);
             }
             let now = limits.limit_now();
             if now != limit {
                 limit = now;
-                let _ = wishes.send(Signal::Limit(now));
+                let _ = control_tx.send(Signal::Limit(now));
             }
         }
-    });
+    })?;
+    Ok(())
 }
 
 fn usage(message: &str) -> Code {

@@ -4,10 +4,8 @@
 //! Records are 24 bytes: `first` u64, `count` u64, and a checksum over both and the root, all little endian. A
 //! torn tail is simply where reading stops. Layout in `docs/protocol.md`.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 
 use goldwire_store::{Root, block_hash};
 
@@ -23,20 +21,18 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Opens or makes the journal at `path` for the transfer of `root`, adds every chunk that it names to
-    /// `done`, cuts off a torn tail and returns how many chunks it named.
-    pub(crate) fn open(path: &Path, root: Root, done: &Bitmap) -> io::Result<(Self, u64)> {
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o600);
-        let file = options.open(path)?;
+    /// Takes `file` for the journal of the transfer of `root`, adds every chunk that it names to `done`, cuts off a
+    /// torn tail and returns how many chunks it named.
+    pub(crate) fn open(mut file: File, root: Root, done: &Bitmap) -> io::Result<(Self, u64)> {
         let (valid, chunks) = Self::read(&file, &root, done)?;
         file.set_len(valid)?;
+        file.seek(SeekFrom::End(0))?;
         Ok((Self { file, root }, chunks))
     }
 
-    /// Adds every chunk that the journal at `path` names to `done`, changing nothing.
-    pub(crate) fn load(path: &Path, root: &Root, done: &Bitmap) -> io::Result<u64> {
-        Ok(Self::read(&File::open(path)?, root, done)?.1)
+    /// Adds every chunk that the journal in `file` names to `done`, changing nothing.
+    pub(crate) fn load(file: &File, root: &Root, done: &Bitmap) -> io::Result<u64> {
+        Ok(Self::read(file, root, done)?.1)
     }
 
     fn read(file: &File, root: &Root, done: &Bitmap) -> io::Result<(u64, u64)> {
@@ -87,20 +83,26 @@ fn encode(root: &Root, first: u64, count: u64) -> [u8; RECORD_LENGTH] {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    fn opened(path: &Path) -> File {
+        File::options().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    }
 
     #[test]
     fn a_torn_tail_is_cut_and_what_came_before_counts() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         let root = Root([5; 32]);
-        let (mut journal, _) = Journal::open(&path, root, &Bitmap::new(100)).unwrap();
+        let (mut journal, _) = Journal::open(opened(&path), root, &Bitmap::new(100)).unwrap();
         journal.append(&[(3, 2), (90, 10)]).unwrap();
         let whole = std::fs::read(&path).unwrap();
         for length in 0..=whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
             let done = Bitmap::new(100);
-            let (_, chunks) = Journal::open(&path, root, &done).unwrap();
+            let (_, chunks) = Journal::open(opened(&path), root, &done).unwrap();
             let expected = [0, 2, 12][length / RECORD_LENGTH];
             assert_eq!(chunks, expected, "{length}");
             assert_eq!((0..100).filter(|index| done.get(*index)).count() as u64, expected);
@@ -111,7 +113,7 @@ mod tests {
         }
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(
-            Journal::load(&path, &Root([6; 32]), &Bitmap::new(100)).unwrap(),
+            Journal::load(&opened(&path), &Root([6; 32]), &Bitmap::new(100)).unwrap(),
             0,
             "another version's journal"
         );
@@ -122,6 +124,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         std::fs::write(&path, encode(&Root([0; 32]), 5, u64::MAX)).unwrap();
-        assert_eq!(Journal::load(&path, &Root([0; 32]), &Bitmap::new(10)).unwrap(), 5);
+        assert_eq!(Journal::load(&opened(&path), &Root([0; 32]), &Bitmap::new(10)).unwrap(), 5);
     }
 }

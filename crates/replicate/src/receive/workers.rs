@@ -3,14 +3,14 @@
 //! What came over the wire goes first, because it holds the window; copying fills the rest of the cores' time.
 //! Copying looks at one level-1 node (256 chunks) at a time, taken from a counter.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 use goldwire_disk::BlockDevice;
-use goldwire_stdx::AlignedBuffer;
+use goldwire_stdx::{AlignedBuffer, Stop, spawn};
 use goldwire_store::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, FANOUT, TreeFile};
 
 use super::Input;
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     /// Chunks in place: zero chunks are not in it.
     pub(crate) done: Bitmap,
     pub(crate) tally: Tally,
-    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) stop: Stop,
 }
 
 /// Counts that threads add to.
@@ -55,7 +55,7 @@ pub(crate) struct Tally {
 pub(crate) enum Job {
     /// Find the blocks of these chunks in the seeds.
     Match {
-        /// Place in the order of matches.
+        /// Endpoint in the order of matches.
         order: u64,
         chunks: Vec<u64>,
         payload: Arc<AlignedBuffer>,
@@ -88,17 +88,21 @@ pub(crate) struct Workers {
     jobs: Option<Sender<Job>>,
     journal: Option<Sender<(u64, u64)>>,
     threads: Vec<JoinHandle<()>>,
-    journalist: Option<JoinHandle<()>>,
+    journal_writer: Option<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// Starts `threads` workers and the journalist. With seeds, copying starts at once.
+    /// Starts `threads` workers and the writer of the journal. With seeds, copying starts at once.
+    ///
+    /// # Errors
+    /// The system gives no thread.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         journal: Journal,
         threads: usize,
         reports: &Sender<Input>,
-    ) -> Self {
+    ) -> Result<Self> {
+        let no_thread = |error| Failure::io("start a thread", &error);
         let (jobs, queue) = unbounded();
         // Bounded, so that a slow disk slows the writers instead of filling memory.
         let (journal_entry, runs) = bounded(4096);
@@ -117,13 +121,21 @@ impl Workers {
                     buffer: AlignedBuffer::zeroed(COPY_RUN * CHUNK_SIZE),
                 };
                 let queue = queue.clone();
-                thread::spawn(move || worker.run(&queue))
+                spawn("worker", move || worker.run(&queue)).map_err(no_thread)
             })
-            .collect();
-        let journalist =
-            Journalist { shared: Arc::clone(shared), journal: Mutex::new(journal), reports: reports.clone() };
-        let journalist = thread::spawn(move || journalist.run(&runs));
-        Self { jobs: Some(jobs), journal: Some(journal_entry), threads, journalist: Some(journalist) }
+            .collect::<Result<_>>()?;
+        let journal_writer = JournalWriter {
+            shared: Arc::clone(shared),
+            journal: Mutex::new(journal),
+            reports: reports.clone(),
+        };
+        let journal_writer = spawn("journal", move || journal_writer.run(&runs)).map_err(no_thread)?;
+        Ok(Self {
+            jobs: Some(jobs),
+            journal: Some(journal_entry),
+            threads,
+            journal_writer: Some(journal_writer),
+        })
     }
 
     /// Queues work.
@@ -141,8 +153,8 @@ impl Drop for Workers {
         self.jobs = None;
         self.threads.drain(..).for_each(|thread| drop(thread.join()));
         self.journal = None;
-        if let Some(journalist) = self.journalist.take() {
-            let _ = journalist.join();
+        if let Some(journal_writer) = self.journal_writer.take() {
+            let _ = journal_writer.join();
         }
     }
 }
@@ -169,7 +181,7 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {
                     let node = self.copying.next.fetch_add(1, Ordering::Relaxed);
-                    if node < self.copying.nodes && !self.shared.stop.load(Ordering::Relaxed) {
+                    if node < self.copying.nodes && !self.shared.stop.is_requested() {
                         self.copy_node(node)
                     } else {
                         match queue.recv() {
@@ -180,7 +192,7 @@ impl Worker {
                 }
             };
             if let Err(failure) = outcome {
-                self.shared.stop.store(true, Ordering::Relaxed);
+                self.shared.stop.request();
                 self.report(Report::Fatal(failure));
             }
         }
@@ -191,7 +203,7 @@ impl Worker {
     }
 
     fn work(&mut self, job: Job) -> Result<()> {
-        if self.shared.stop.load(Ordering::Relaxed) {
+        if self.shared.stop.is_requested() {
             return Ok(());
         }
         match job {
@@ -305,7 +317,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes those of the chunks from `first` on that may be written, and tells the journalist.
+    /// Writes those of the chunks from `first` on that may be written, and tells the journal_writer.
     fn write_proven(&self, first: u64, bytes: &[u8], proven: &[bool], counter: &AtomicU64) -> Result<()> {
         let mut start = 0;
         for group in proven.chunk_by(|a, b| a == b) {
@@ -329,13 +341,13 @@ impl Worker {
     }
 }
 
-struct Journalist {
+struct JournalWriter {
     shared: Arc<Shared>,
     journal: Mutex<Journal>,
     reports: Sender<Input>,
 }
 
-impl Journalist {
+impl JournalWriter {
     fn run(self, runs: &Receiver<(u64, u64)>) {
         let mut waiting = Vec::new();
         let mut bytes = 0;
@@ -351,7 +363,7 @@ impl Journalist {
                 && !waiting.is_empty()
                 && let Err(failure) = self.write(&mut waiting)
             {
-                self.shared.stop.store(true, Ordering::Relaxed);
+                self.shared.stop.request();
                 let _ = self.reports.send(Input::Worker(Report::Fatal(failure)));
                 // Keep receiving, so that no writer blocks on a full queue for ever.
                 runs.iter().for_each(drop);

@@ -12,17 +12,22 @@
 //!                             previous/     the same files of an unfinished other version, now a seed
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use goldwire_store::{WORK_FOLDER, make_own_folder};
+use goldwire_disk::FileIdentity;
+use goldwire_stdx::{Existing, Folder};
+use goldwire_store::{Kept, make_own};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, WireFormat};
+
+/// Bytes that a recorded state may have.
+const STATE_MAX: u64 = 4096;
 
 /// What determines the bytes of the work file. Only an equal state may be continued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,11 +40,19 @@ pub(crate) struct State {
     pub(crate) format: WireFormat,
 }
 
-/// A claimed work folder. The lock goes with it.
+/// A claimed work folder. The lock goes with it. Every step below it is by descriptor: the folders around may be
+/// somebody else's.
 #[derive(Debug)]
 pub(crate) struct WorkPlace {
-    folder: PathBuf,
-    lock_path: PathBuf,
+    /// The target's folder.
+    around: Folder,
+    /// Our folder for all work there.
+    all: Folder,
+    /// The work folder of this target.
+    folder: Folder,
+    /// The target's file name.
+    name: OsString,
+    lock_name: OsString,
     _lock: File,
 }
 
@@ -49,107 +62,111 @@ impl WorkPlace {
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(Failure::new(FailureKind::Invalid, format!("{} names no file", target.display())));
         };
-        let failed = |error| {
-            let place = parent.join(WORK_FOLDER).join("work").join(name);
-            Failure::io(format!("make the work folder {}", place.display()), &error)
-        };
-        let folder = make_own_folder(parent, "work").map_err(failed)?.join(name);
-        let lock_path = folder.with_added_extension("lock");
-        let lock = lock(&lock_path)?;
-        make_folder(&folder).map_err(failed)?;
-        Ok(Self { folder, lock_path, _lock: lock })
+        let failed = |error| Failure::io(format!("make a work folder in {}", parent.display()), &error);
+        let around = Folder::open(parent).map_err(failed)?;
+        let all = make_own(&around, Kept::Work).map_err(failed)?;
+        let mut lock_name = name.to_owned();
+        lock_name.push(".lock");
+        let lock = lock(&all, &lock_name)?;
+        // Within a folder that is ours alone, so whatever lies here is ours too.
+        let folder = all.make_child(name, 0o700).map_err(failed)?;
+        Ok(Self { around, all, folder, name: name.to_owned(), lock_name, _lock: lock })
     }
 
     /// Whether an unfinished attempt at exactly this state is here. Otherwise clears the place: an unfinished
     /// attempt at something else moves to `previous`.
     pub(crate) fn prepare(&self, state: &State) -> Result<bool> {
-        let failed =
-            |error| Failure::io(format!("prepare the work folder {}", self.folder.display()), &error);
-        let found = fs::read(self.path("state")).ok();
-        if found.as_deref().and_then(|bytes| postcard::from_bytes::<State>(bytes).ok()).as_ref()
-            == Some(state)
-        {
-            return Ok(true);
-        }
-        let previous = self.previous();
-        let is_worth_keeping = found.is_some() && self.path("disk").exists() && self.path("tree").exists();
-        if is_worth_keeping {
-            let _ = fs::remove_dir_all(&previous);
-            make_folder(&previous).map_err(failed)?;
-        }
-        for name in ["state", "laid-out", "disk", "tree", "journal", "readback"] {
-            let path = self.path(name);
-            let cleared = if is_worth_keeping {
-                fs::rename(&path, previous.join(name))
-            } else {
-                fs::remove_file(&path)
-            };
-            match cleared {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-                _ => {}
+        let clear = || -> io::Result<bool> {
+            let found = self.folder.read_bounded("state", STATE_MAX)?;
+            if found.as_deref().and_then(|bytes| postcard::from_bytes::<State>(bytes).ok()).as_ref()
+                == Some(state)
+            {
+                return Ok(true);
             }
-        }
-        Ok(false)
+            let is_worth_keeping = found.is_some() && self.has("disk") && self.has("tree");
+            if is_worth_keeping {
+                self.folder.remove_tree("previous")?;
+                let previous = self.folder.make_child("previous", 0o700)?;
+                for name in FILES {
+                    match self.folder.rename(name, &previous, name, Existing::Replace) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        other => other?,
+                    }
+                }
+            } else {
+                FILES.into_iter().try_for_each(|name| self.folder.remove_file(name))?;
+            }
+            Ok(false)
+        };
+        clear().map_err(|error| {
+            Failure::io(format!("prepare the work folder {}", self.shown("").display()), &error)
+        })
     }
 
     /// Records what is being received. From here on a killed run can be continued.
     pub(crate) fn record(&self, state: &State) -> Result<()> {
-        let write = || -> io::Result<()> {
-            let scratch = self.path("state.new");
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
-            file.write_all(&postcard::to_allocvec(state).unwrap_or_default())?;
-            file.sync_all()?;
-            fs::rename(&scratch, self.path("state"))?;
-            sync_folder(&self.folder)
-        };
-        write().map_err(|error| Failure::io(format!("write {}", self.path("state").display()), &error))
+        let bytes = postcard::to_allocvec(state).unwrap_or_default();
+        let failed = |error| Failure::io(format!("write {}", self.shown("state").display()), &error);
+        self.folder.replace("state", &bytes, 0o600).map_err(failed)
     }
 
-    /// The path of one of the files drawn above.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+    /// The folder that holds the files drawn above.
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
     }
 
-    /// Where an unfinished other version lies, if there is one.
-    pub(crate) fn previous(&self) -> PathBuf {
-        self.folder.join("previous")
+    /// The target's folder, and its name there.
+    pub(crate) fn target(&self) -> (&Folder, &OsString) {
+        (&self.around, &self.name)
+    }
+
+    /// Whether one of the files drawn above is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.folder.kind_of(name).is_ok_and(|kind| kind.is_some())
+    }
+
+    /// One of the files drawn above as messages name it.
+    pub(crate) fn shown(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The unfinished attempt at another version, if there is one, with its state.
+    pub(crate) fn previous(&self) -> Option<(Folder, State)> {
+        let folder = self.folder.child("previous").ok()?;
+        let bytes = folder.read_bounded("state", STATE_MAX).ok()??;
+        Some((folder, postcard::from_bytes(&bytes).ok()?))
     }
 
     /// Gives the place up again when there was nothing to do. Unfinished work stays.
     pub(crate) fn release(self) {
-        let _ = fs::remove_dir(&self.folder);
-        let _ = fs::remove_file(&self.lock_path);
+        let _ = self.all.remove_folder(&self.name);
+        let _ = self.all.remove_file(&self.lock_name);
     }
 
     /// Removes the work folder after publishing.
     pub(crate) fn clear(self) {
         // What cannot be removed is cleared by the next run; the version is published either way.
-        let _ = fs::remove_dir_all(&self.folder);
-        let _ = fs::remove_file(&self.lock_path);
+        let _ = self.all.remove_tree(&self.name);
+        let _ = self.all.remove_file(&self.lock_name);
     }
 }
 
+/// What a work folder holds of one attempt.
+const FILES: [&str; 6] = ["state", "laid-out", "disk", "tree", "journal", "readback"];
+
 /// Takes the lock or says who has it.
-fn lock(path: &Path) -> Result<File> {
+fn lock(folder: &Folder, name: &OsString) -> Result<File> {
+    let path = folder.path().join(name);
     let failed = |error: &io::Error| Failure::io(format!("lock {}", path.display()), error);
     loop {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
-            .open(path)
-            .map_err(|error| failed(&error))?;
+        let mut file = folder.open_or_create(name, 0o600).map_err(|error| failed(&error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 let mut holder = String::new();
                 let _ = file.take(200).read_to_string(&mut holder);
-                let holder = holder.trim();
-                let who = if holder.is_empty() { "another process".to_owned() } else { holder.to_owned() };
+                let holder = goldwire_stdx::printable(holder.trim()).into_owned();
+                let who = if holder.is_empty() { "another process".to_owned() } else { holder };
                 return Err(Failure::new(
                     FailureKind::Busy,
                     format!("another sync to this target is running ({who}, lock {})", path.display()),
@@ -159,8 +176,8 @@ fn lock(path: &Path) -> Result<File> {
             Err(error) => return Err(failed(&error.into())),
         }
         // The previous holder removes the file when it is done: a lock on a removed file guards nothing.
-        let held = goldwire_disk::FileIdentity::of(&file).ok();
-        let named = goldwire_disk::FileIdentity::of_path(path).ok();
+        let held = FileIdentity::of(&file).ok();
+        let named = folder.read_file(name).ok().and_then(|file| FileIdentity::of(&file).ok());
         if held.map(|identity| (identity.device, identity.inode))
             == named.map(|identity| (identity.device, identity.inode))
         {
@@ -172,15 +189,6 @@ fn lock(path: &Path) -> Result<File> {
             return Ok(file);
         }
     }
-}
-
-pub(crate) fn make_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Makes renames within `folder` durable.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -209,12 +217,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = WorkPlace::claim(&folder.path().join("a.vhd")).unwrap();
         assert!(!place.prepare(&state(1)).unwrap());
-        fs::write(place.path("disk"), "d").unwrap();
-        fs::write(place.path("tree"), "t").unwrap();
+        std::fs::write(place.shown("disk"), "d").unwrap();
+        std::fs::write(place.shown("tree"), "t").unwrap();
         place.record(&state(1)).unwrap();
         assert!(place.prepare(&state(1)).unwrap());
         assert!(!place.prepare(&state(2)).unwrap());
-        assert_eq!(fs::read(place.previous().join("disk")).unwrap(), b"d");
-        assert!(!place.path("disk").exists() && !place.path("state").exists());
+        let (previous, kept) = place.previous().unwrap();
+        assert_eq!(previous.read_bounded("disk", 9).unwrap(), Some(b"d".to_vec()));
+        assert_eq!(kept, state(1));
+        assert!(!place.has("disk") && !place.has("state"));
     }
 }

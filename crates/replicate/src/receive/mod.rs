@@ -12,10 +12,10 @@
 mod bitmap;
 mod chunks;
 mod client;
+mod driver;
 mod journal;
-mod planner;
+mod plan;
 mod publish;
-mod receive;
 mod resolve;
 mod seeds;
 mod shift;
@@ -23,8 +23,7 @@ mod walk;
 mod work;
 mod workers;
 
-pub(crate) use publish::version_path;
-pub(crate) use receive::{receive, uuid_of};
+pub(crate) use driver::{receive, uuid_of};
 
 use crate::wire::{Frame, WireError};
 

@@ -29,12 +29,12 @@ const ROOT_CONTEXT: &str = "goldwire 2026-11 tree root";
 
 /// How many ids each level has, for a disk of one size.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct TreeGeometry {
     size: u64,
     counts: Vec<u64>,
 }
 
-impl Shape {
+impl TreeGeometry {
     /// The shape for a disk of `size` bytes, or nothing above 64 TiB.
     pub fn new(size: u64) -> Option<Self> {
         if size > DISK_SIZE_MAX {
@@ -126,18 +126,18 @@ mod tests {
 
     #[test]
     fn counts_shrink_to_one() {
-        let shape = Shape::new(2 << 40).unwrap();
+        let shape = TreeGeometry::new(2 << 40).unwrap();
         assert_eq!(shape.counts, [33_554_432, 131_072, 512, 2, 1]);
         assert_eq!(shape.children(1, 131_071), 33_554_176..33_554_432);
-        assert_eq!(Shape::new(0).unwrap().counts, [1]);
-        assert_eq!(Shape::new(65_537).unwrap().counts, [2, 1]);
-        assert_eq!(Shape::new(u64::MAX), None);
+        assert_eq!(TreeGeometry::new(0).unwrap().counts, [1]);
+        assert_eq!(TreeGeometry::new(65_537).unwrap().counts, [2, 1]);
+        assert_eq!(TreeGeometry::new(u64::MAX), None);
     }
 
     #[test]
     fn size_and_level_separate() {
         let id = ChunkId([7; 32]);
-        assert_ne!(Shape::new(10).unwrap().root(&id), Shape::new(11).unwrap().root(&id));
+        assert_ne!(TreeGeometry::new(10).unwrap().root(&id), TreeGeometry::new(11).unwrap().root(&id));
         assert_ne!(node_id(1, &[id]), node_id(2, &[id]));
         assert_ne!(node_id(1, &[id]), node_id(1, &[id, ChunkId::ZERO]));
         assert_eq!(node_id(3, &[ChunkId::ZERO; 5]), ChunkId::ZERO);

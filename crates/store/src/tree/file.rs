@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use goldwire_disk::FileIdentity;
 use goldwire_stdx::Folder;
 
+use super::geometry::{DISK_SIZE_MAX, FANOUT, Root, TreeGeometry, node_id};
 use crate::chunk::{BLOCKS_PER_CHUNK, ChunkId};
 use crate::error::{Error, Result};
-use crate::shape::{DISK_SIZE_MAX, FANOUT, Root, Shape, node_id};
 
 const MAGIC: &[u8; 8] = b"GWTREE\r\n";
 const FORMAT_VERSION: u32 = 1;
@@ -30,7 +30,7 @@ const FINGERPRINTS_LENGTH: u64 = BLOCKS_PER_CHUNK as u64 * 4;
 pub struct TreeFile {
     file: File,
     path: PathBuf,
-    shape: Shape,
+    shape: TreeGeometry,
     /// Where each level starts, then where the fingerprints start.
     starts: Vec<u64>,
 }
@@ -51,7 +51,7 @@ impl TreeFile {
     ///
     /// # Errors
     /// `TreeFile` when the file cannot be made.
-    pub fn create(folder: &Folder, name: impl AsRef<OsStr>, shape: Shape) -> Result<Self> {
+    pub fn create(folder: &Folder, name: impl AsRef<OsStr>, shape: TreeGeometry) -> Result<Self> {
         let name = name.as_ref();
         let path = folder.path().join(name);
         let made = folder.remove_file(name).and_then(|()| folder.create_new(name, 0o600));
@@ -62,7 +62,7 @@ impl TreeFile {
     ///
     /// # Errors
     /// `TreeFile` when no file can be made there.
-    pub fn unnamed(shape: Shape) -> Result<Self> {
+    pub fn unnamed(shape: TreeGeometry) -> Result<Self> {
         let folder = std::env::temp_dir();
         // Made by us and by nobody else: the folder is everybody's, and a link under our name would lead elsewhere.
         let made = (0..100).find_map(|number| {
@@ -77,7 +77,7 @@ impl TreeFile {
         Self::empty(file, &path, shape)
     }
 
-    fn empty(file: File, path: &Path, shape: Shape) -> Result<Self> {
+    fn empty(file: File, path: &Path, shape: TreeGeometry) -> Result<Self> {
         let tree = Self::over(file, path, shape);
         tree.file.set_len(tree.length()).map_err(|source| error("size", path, source))?;
         Ok(tree)
@@ -96,7 +96,8 @@ impl TreeFile {
             other => other,
         }
         .map_err(|source| error("open", &path, source))?;
-        let shape = Shape::new(size).ok_or_else(|| damaged(&path, "the disk is larger than 64 TiB"))?;
+        let shape =
+            TreeGeometry::new(size).ok_or_else(|| damaged(&path, "the disk is larger than 64 TiB"))?;
         let tree = Self::over(file, &path, shape);
         let length = tree.file.metadata().map_err(|source| error("stat", &path, source))?.len();
         if length != tree.length() {
@@ -129,7 +130,7 @@ impl TreeFile {
         FileIdentity::of(&self.file).map_err(|source| error("stat", &self.path, source))
     }
 
-    fn over(file: File, path: &Path, shape: Shape) -> Self {
+    fn over(file: File, path: &Path, shape: TreeGeometry) -> Self {
         let mut starts = vec![PAGE];
         let mut end = PAGE;
         for level in 0..shape.levels() {
@@ -144,7 +145,7 @@ impl TreeFile {
     }
 
     /// The geometry.
-    pub fn shape(&self) -> &Shape {
+    pub fn shape(&self) -> &TreeGeometry {
         &self.shape
     }
 
@@ -341,7 +342,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tree");
         let folder = Folder::open(folder.path()).unwrap();
-        let shape = Shape::new(40 << 20).unwrap();
+        let shape = TreeGeometry::new(40 << 20).unwrap();
         let tree = TreeFile::create(&folder, "tree", shape.clone()).unwrap();
         let ids = [ChunkId([1; 32]), ChunkId([2; 32])];
         tree.set_ids(0, 300, &ids).unwrap();

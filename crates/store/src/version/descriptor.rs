@@ -1,9 +1,9 @@
 //! The version descriptor: what a version is, where it came from, and optionally who vouches for it.
 //! Byte layout in `docs/tree-and-version.md`.
 
+use super::signature::{PublicKey, SecretKey};
 use crate::chunk::CHUNK_SIZE;
-use crate::shape::{DISK_SIZE_MAX, Root};
-use crate::sign::{PublicKey, SecretKey};
+use crate::tree::{DISK_SIZE_MAX, Root};
 
 const MAGIC: &[u8; 8] = b"GWVERS\r\n";
 const FORMAT_VERSION: u16 = 1;

@@ -3,13 +3,13 @@
 use std::io::{self, BufWriter, Read, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
-use goldwire_stdx::TokenBucket;
+use goldwire_stdx::{TokenBucket, spawn};
 
-use crate::wire::{Frame, Kind, WireError};
+use crate::failure::Result;
+use crate::wire::{Failure, FailureKind, Frame, Kind, WireError};
 
 /// A silent side sends a ping this often.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -17,49 +17,52 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 /// A connection on which nothing was heard for this long is dead.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);
 
-/// What a link has carried, and how busy it is.
+/// What a connection has carried, and how busy it is.
 #[derive(Debug, Default)]
-pub(crate) struct LinkStats {
+pub(crate) struct ConnectionStats {
     /// Bytes read.
     pub bytes_in: AtomicU64,
     /// Bytes written.
     pub bytes_out: AtomicU64,
-    /// Nanoseconds spent inside writes: with `bytes_out` the speed of the link while it is busy.
+    /// Nanoseconds spent inside writes: with `bytes_out` the speed of the connection while it is busy.
     pub writing_ns: AtomicU64,
     /// When something was last heard, in milliseconds since `epoch`.
     heard_ms: AtomicU64,
 }
 
-/// The sending half of a link; cheap to clone.
+/// The sending half of a connection; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Link {
+pub(crate) struct Connection {
     urgent: Sender<Frame>,
     bulk: Sender<Frame>,
     /// Shared with both threads.
-    pub stats: Arc<LinkStats>,
+    pub stats: Arc<ConnectionStats>,
     epoch: Instant,
 }
 
-impl Link {
+impl Connection {
     /// Starts the threads. `on_frame` runs on the reading thread for every frame but pings, and once with the
     /// reason when the connection has ended (`None`: cleanly). Answers pass through `throttle`.
+    ///
+    /// # Errors
+    /// The system gives no thread.
     pub(crate) fn start(
         reader: impl Read + Send + 'static,
         writer: impl Write + Send + 'static,
         throttle: Arc<Throttle>,
         mut on_frame: impl FnMut(Result<Option<Frame>, WireError>) + Send + 'static,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let (urgent, urgent_queue) = unbounded();
         let (bulk, bulk_queue) = unbounded();
-        let stats = Arc::new(LinkStats::default());
+        let stats = Arc::new(ConnectionStats::default());
         let epoch = Instant::now();
         let writing = Arc::clone(&stats);
-        thread::spawn(move || {
+        spawn("writer", move || {
             // A failed write shows as an ended connection at the reader, which reports it.
             let _ = write_frames(writer, &urgent_queue, &bulk_queue, &throttle, &writing);
-        });
+        })?;
         let reading = Arc::clone(&stats);
-        thread::spawn(move || {
+        spawn("reader", move || {
             let mut reader = Hearing { reader, stats: Arc::clone(&reading), epoch };
             loop {
                 match Frame::read(&mut reader) {
@@ -75,8 +78,8 @@ impl Link {
                     }
                 }
             }
-        });
-        Self { urgent, bulk, stats, epoch }
+        })?;
+        Ok(Self { urgent, bulk, stats, epoch })
     }
 
     /// Queues a frame. Answers queue behind each other, everything else overtakes them. How much can queue is
@@ -94,10 +97,20 @@ impl Link {
     }
 }
 
+/// The failure of a peer whose connection ended before its work.
+pub(crate) fn lost(peer: &str, error: Option<&WireError>) -> Failure {
+    let mut failure =
+        Failure::new(FailureKind::Disconnected, format!("the connection to the {peer} was lost"));
+    if let Some(error) = error {
+        failure.chain.push(error.to_string());
+    }
+    failure.hint("run the same command again: it continues where this one stopped")
+}
+
 /// Notes when bytes come, not when a frame is whole: on a slow line one frame can take minutes.
 struct Hearing<R> {
     reader: R,
-    stats: Arc<LinkStats>,
+    stats: Arc<ConnectionStats>,
     epoch: Instant,
 }
 
@@ -118,7 +131,7 @@ fn write_frames(
     urgent: &Receiver<Frame>,
     bulk: &Receiver<Frame>,
     throttle: &Throttle,
-    stats: &LinkStats,
+    stats: &ConnectionStats,
 ) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(64 * 1024, writer);
     loop {
@@ -159,7 +172,7 @@ fn write_frames(
     }
 }
 
-/// The next frame, a ping when there was none for a while, or nothing when the link was dropped.
+/// The next frame, a ping when there was none for a while, or nothing when the connection was dropped.
 fn wait_for_frame(urgent: &Receiver<Frame>, bulk: &Receiver<Frame>) -> io::Result<Option<Frame>> {
     let mut select = crossbeam_channel::Select::new();
     select.recv(urgent);
@@ -177,7 +190,7 @@ fn wait_for_frame(urgent: &Receiver<Frame>, bulk: &Receiver<Frame>) -> io::Resul
     }
 }
 
-/// Bandwidth limit and pause switch, shared by all links over which one side sends.
+/// Bandwidth limit and pause switch, shared by all connections over which one side sends.
 #[derive(Debug)]
 pub(crate) struct Throttle {
     state: Mutex<ThrottleState>,

@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use goldwire_disk::BlockDevice;
 use goldwire_stdx::AlignedBuffer;
 
+use super::file::TreeFile;
+use super::geometry::{FANOUT, Root, node_id};
 use crate::chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, is_zero};
 use crate::error::{Error, Result};
-use crate::file::TreeFile;
-use crate::shape::{FANOUT, Root, node_id};
 
 /// Bytes that a worker reads at a time.
 const READ_SIZE: usize = 1 << 20;

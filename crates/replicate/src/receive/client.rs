@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::connection::Connection;
 use crate::failure::Result;
-use crate::link::Link;
-use crate::target::chunks::ChunkPlan;
+use crate::receive::chunks::ChunkPlan;
 use crate::wire::{Failure, FailureKind, Frame, Kind, Request};
 
 /// What an answer is for.
@@ -17,13 +17,13 @@ pub(crate) enum Purpose {
     Blocks(Vec<ChunkPlan>),
     /// The source has not changed.
     Unchanged,
-    /// Bytes to measure the link by.
+    /// Bytes to measure the connection by.
     Probe,
 }
 
 /// Requests under way.
 pub(crate) struct Client {
-    link: Link,
+    connection: Connection,
     next_id: u64,
     pending: HashMap<u64, (Purpose, u64)>,
     /// Bytes asked for that have not yet been given back.
@@ -32,8 +32,8 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(link: Link, window: u64) -> Self {
-        Self { link, next_id: 1, pending: HashMap::new(), outstanding: 0, window }
+    pub(crate) fn new(connection: Connection, window: u64) -> Self {
+        Self { connection, next_id: 1, pending: HashMap::new(), outstanding: 0, window }
     }
 
     /// Whether more may be asked for.
@@ -46,13 +46,13 @@ impl Client {
         self.pending.is_empty() && self.outstanding == 0
     }
 
-    /// Asks, charging `cost` bytes to the window until [`give_back`](Self::give_back).
+    /// Asks, charging `cost` bytes to the window until [`refund`](Self::refund).
     pub(crate) fn ask(&mut self, request: &Request, purpose: Purpose, cost: u64) {
         let id = self.next_id;
         self.next_id += 1;
         self.outstanding += cost;
         self.pending.insert(id, (purpose, cost));
-        self.link.send(Frame::of(Kind::Request, 0, id, request));
+        self.connection.send(Frame::of(Kind::Request, 0, id, request));
     }
 
     /// What an answer frame is for, and its cost.
@@ -75,12 +75,12 @@ impl Client {
     }
 
     /// Charges what has been dealt with no longer.
-    pub(crate) fn give_back(&mut self, cost: u64) {
+    pub(crate) fn refund(&mut self, cost: u64) {
         self.outstanding = self.outstanding.saturating_sub(cost);
     }
 
-    /// The link underneath.
-    pub(crate) fn link(&self) -> &Link {
-        &self.link
+    /// The connection underneath.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 }

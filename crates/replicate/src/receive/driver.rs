@@ -1,17 +1,18 @@
 //! The driver of a transfer: waits in one place for whatever happens next, and decides.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use goldwire_disk::{BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
-use goldwire_stdx::AlignedBuffer;
+use goldwire_stdx::{AlignedBuffer, Stop, Uuid, spawn_scoped, watched};
 use goldwire_store::{
-    BLOCKS_PER_CHUNK, BuildOptions, CHUNK_SIZE, FANOUT, Progress, Root, Shape, TreeFile, Version, build_tree,
+    BLOCKS_PER_CHUNK, BuildOptions, CHUNK_SIZE, FANOUT, Progress, Root, TreeFile, TreeGeometry, Version,
+    build_tree, for_each_difference, keep_beside,
 };
 
 use super::Input;
@@ -19,43 +20,43 @@ use super::bitmap::Bitmap;
 use super::chunks::ChunkPlan;
 use super::client::{Client, Purpose};
 use super::journal::Journal;
-use super::planner::{Planner, is_same_node, pack_bytes};
-use super::publish::{exists, keep_version, publish};
+use super::plan::{Planner, is_same_node, pack_bytes};
+use super::publish::{exists, publish};
 use super::resolve::{Destination, resolve};
 use super::seeds::{self, BlockIndex, Seed};
 use super::shift::BlockHashes;
 use super::walk::Walk;
 use super::work::{State, WorkPlace};
 use super::workers::{Job, Report, Shared, Tally, Workers};
+use crate::connection::{Connection, SILENCE_MAX, lost};
 use crate::failure::Result;
-use crate::link::{Link, SILENCE_MAX};
 use crate::wire::{
     ANSWER_RAW_MAX, Counters, Event, Failure, FailureKind, Outcome, Phase, Plan, Request, TargetJob,
     WireFormat, unpack_answer,
 };
 
-/// How often progress is told.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+/// How often progress is reported.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Rounds of reading back and fetching again what the medium did not keep.
 const REPAIR_ROUNDS: usize = 2;
 
-/// Receives the version of `job` over `link`. `inputs` carries what the link's reader and the threads that
-/// `reports` feeds have to say; `tell` passes events to the control side.
+/// Receives the version of `job` over `connection`. `inputs` carries what the connection's reader and the threads that
+/// `reports` feeds have to say; `emit` passes events to the control side.
 ///
 /// # Errors
 /// Whatever kept the version from being published. The work folder then holds what the next run continues from.
 pub(crate) fn receive(
     job: &TargetJob,
-    link: Link,
+    connection: Connection,
     inputs: &Receiver<Input>,
     reports: &Sender<Input>,
-    tell: &(dyn Fn(Event) + Sync),
-    stop: &Arc<AtomicBool>,
+    emit: &(dyn Fn(Event) + Sync),
+    stop: &Stop,
 ) -> Result<Outcome> {
     let version = Version::decode(&job.version).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
-    let client = Client::new(link, job.window_bytes.clamp(ANSWER_RAW_MAX as u64, 1 << 30));
-    let driver = Driver { job, version, client, inputs, reports, tell, stop };
+    let client = Client::new(connection, job.window_bytes.clamp(ANSWER_RAW_MAX as u64, 1 << 30));
+    let driver = Driver { job, version, client, inputs, reports, emit, stop };
     driver.run()
 }
 
@@ -65,14 +66,14 @@ struct Driver<'a> {
     client: Client,
     inputs: &'a Receiver<Input>,
     reports: &'a Sender<Input>,
-    tell: &'a (dyn Fn(Event) + Sync),
-    stop: &'a Arc<AtomicBool>,
+    emit: &'a (dyn Fn(Event) + Sync),
+    stop: &'a Stop,
 }
 
 impl Driver<'_> {
     fn run(self) -> Result<Outcome> {
         let destination = resolve(self.job)?;
-        let shape = Shape::new(self.version.size)
+        let shape = TreeGeometry::new(self.version.size)
             .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
         // A plan changes nothing, so it claims nothing either.
         let place = if self.job.dry_run { None } else { Some(WorkPlace::claim(&destination.path)?) };
@@ -82,9 +83,9 @@ impl Driver<'_> {
             match existing {
                 Ok(existing) if self.is_same(&existing) => {
                     if let Some(place) = place {
-                        // A signature or a note may be new even where the content is not.
+                        // A signature or a note may be new even if the content is not.
                         if self.version.signer.is_some() {
-                            keep_version(&place, &destination.path, self.job);
+                            let _ = keep_beside(&destination.path, &self.job.version);
                         }
                         place.clear();
                     }
@@ -137,49 +138,41 @@ impl Driver<'_> {
     fn hashing<T: Send>(&self, work: impl FnOnce(&AtomicBool, &Progress) -> Result<T> + Send) -> Result<T> {
         let progress = Progress::default();
         self.watching(
-            || work(self.stop, &progress),
+            || work(self.stop.flag(), &progress),
             || {
                 let done = progress.bytes_done.load(Ordering::Relaxed);
-                (self.tell)(Event::Hashing { done, total: progress.bytes_total.load(Ordering::Relaxed) });
+                (self.emit)(Event::Hashing { done, total: progress.bytes_total.load(Ordering::Relaxed) });
             },
         )
     }
 
     /// Runs `work` on a thread, calling `look` now and then, and noticing when it should stop.
     fn watching<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send, look: impl Fn()) -> Result<T> {
-        thread::scope(|scope| {
-            let thread = scope.spawn(work);
-            let mut looked = Instant::now();
-            while !thread.is_finished() {
-                thread::sleep(Duration::from_millis(2));
-                if looked.elapsed() >= TELL_EVERY {
-                    looked = Instant::now();
-                    look();
-                    self.note_stop_requests();
-                }
-            }
-            thread.join().unwrap_or_else(|_| Err(Failure::new(FailureKind::Other, "a thread failed")))
-        })
+        let look = || {
+            look();
+            self.note_stop_requests();
+        };
+        watched(PROGRESS_EVERY, work, look).map_err(|error| Failure::io("start a thread", &error))?
     }
 
     /// Looks at what has come in while nothing was being waited for: only a stop can matter then.
     fn note_stop_requests(&self) {
         while let Ok(input) = self.inputs.try_recv() {
             if matches!(input, Input::Stop | Input::Ended(_)) {
-                self.stop.store(true, Ordering::Relaxed);
+                self.stop.request();
             }
         }
     }
 
     fn check_stopped(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(Failure::stopped()) } else { Ok(()) }
+        if self.stop.is_requested() { Err(Failure::stopped()) } else { Ok(()) }
     }
 
     fn transfer(
         mut self,
         place: WorkPlace,
         destination: &Destination,
-        shape: &Shape,
+        shape: &TreeGeometry,
         mut seeds: Vec<Seed>,
         named: usize,
     ) -> Result<Outcome> {
@@ -191,7 +184,7 @@ impl Driver<'_> {
             format: destination.format,
         };
         let is_continued = place.prepare(&state)?;
-        let previous = previous_attempt(&place.previous());
+        let previous = previous_attempt(&place);
         self.check_space(&place, destination, is_continued)?;
         place.record(&state)?;
         let tree = self.known_tree(&place, shape, &seeds)?;
@@ -200,9 +193,13 @@ impl Driver<'_> {
         seeds.extend(previous);
         let done = Bitmap::new(shape.chunks());
         let device = self.lay_out(&place, destination, &tree)?;
-        let journal_path = place.path("journal");
-        let (journal, mut resumed) = Journal::open(&journal_path, self.version.root, &done)
-            .map_err(|error| Failure::io(format!("open the journal {}", journal_path.display()), &error))?;
+        let (journal, mut resumed) = place
+            .folder()
+            .open_or_create("journal", 0o600)
+            .and_then(|file| Journal::open(file, self.version.root, &done))
+            .map_err(|error| {
+                Failure::io(format!("open the journal {}", place.shown("journal").display()), &error)
+            })?;
         let mut shared = Shared {
             index: BlockIndex::for_first(&seeds)?,
             tree,
@@ -210,19 +207,19 @@ impl Driver<'_> {
             seeds,
             done,
             tally: Tally::default(),
-            stop: Arc::clone(self.stop),
+            stop: self.stop.clone(),
         };
         if is_continued {
             resumed += self.probe_unjournaled(&shared)?;
         }
         shared.tally.done = AtomicU64::new(resumed);
         let plan = self.plan(destination, &shared.tree, &shared.seeds, &shared.done, resumed)?;
-        (self.tell)(Event::Planned(plan));
+        (self.emit)(Event::Planned(plan));
         let mut shared = Arc::new(shared);
         self.fetch(&shared, journal, resumed)?;
         self.confirm_source()?;
         let root = self.read_back(&place, destination, &mut shared, resumed)?;
-        (self.tell)(Event::Phase(Phase::Publishing));
+        (self.emit)(Event::Phase(Phase::Publishing));
         let counters = self.counters(&shared, resumed);
         drop(shared);
         publish(place, &destination.path, disk_format(destination.format), &self.version, self.job)?;
@@ -233,29 +230,17 @@ impl Driver<'_> {
     fn plan_only(
         mut self,
         destination: &Destination,
-        shape: &Shape,
+        shape: &TreeGeometry,
         mut seeds: Vec<Seed>,
         named: usize,
     ) -> Result<Outcome> {
-        // Made by us and by nobody else: the folder is everybody's, and a link under our name would lead elsewhere.
-        let is_made = |path: &std::path::PathBuf| {
-            let mut options = fs::OpenOptions::new();
-            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-            options.write(true).create_new(true).open(path).is_ok()
-        };
-        let names = (0..100).map(|n| format!("goldwire-plan-{}-{n}", std::process::id()));
-        let scratch = names.map(|name| std::env::temp_dir().join(name)).find(is_made).ok_or_else(|| {
-            Failure::new(FailureKind::Other, "no file can be made in the folder for temporary files")
-        })?;
-        let tree = TreeFile::create(&scratch, shape.clone())?;
-        // The open file is enough; nothing is left behind whatever happens.
-        let _ = fs::remove_file(&scratch);
+        let tree = TreeFile::unnamed(shape.clone())?;
         self.walk(&tree, &seeds)?;
         seeds::keep_best(&mut seeds, &tree, named);
         let done = Bitmap::new(shape.chunks());
         let mut plan = self.plan(destination, &tree, &seeds, &done, 0)?;
         plan.link_rate = self.measure_link()?;
-        (self.tell)(Event::Planned(plan));
+        (self.emit)(Event::Planned(plan));
         let path = destination.path.display().to_string();
         let counters = Counters { chunks_total: self.version.chunks_used, ..self.wire_counters() };
         Ok(Outcome { path, root: self.version.root.0, counters, already_there: false })
@@ -266,7 +251,7 @@ impl Driver<'_> {
         let free = free_bytes(&destination.path)?;
         let needed = self.bytes_needed(destination.format);
         // What an unfinished attempt occupies already does not count again.
-        let have = if is_continued { allocated_bytes(&place.path("disk")) } else { 0 };
+        let have = if is_continued { allocated_bytes(place) } else { 0 };
         if needed.saturating_sub(have) <= free {
             return Ok(());
         }
@@ -294,21 +279,20 @@ impl Driver<'_> {
     }
 
     /// The version's tree: from an earlier attempt, or walked.
-    fn known_tree(&mut self, place: &WorkPlace, shape: &Shape, seeds: &[Seed]) -> Result<TreeFile> {
-        let path = place.path("tree");
-        if let Ok(tree) = TreeFile::open(&path, shape.size())
+    fn known_tree(&mut self, place: &WorkPlace, shape: &TreeGeometry, seeds: &[Seed]) -> Result<TreeFile> {
+        if let Ok(tree) = TreeFile::open(place.folder(), "tree", shape.size())
             && tree.verify(&self.version.root).is_ok()
         {
             return Ok(tree);
         }
-        let tree = TreeFile::create(&path, shape.clone())?;
+        let tree = TreeFile::create(place.folder(), "tree", shape.clone())?;
         self.walk(&tree, seeds)?;
         tree.sync()?;
         Ok(tree)
     }
 
     fn walk(&mut self, tree: &TreeFile, seeds: &[Seed]) -> Result<()> {
-        (self.tell)(Event::Phase(Phase::Comparing));
+        (self.emit)(Event::Phase(Phase::Comparing));
         let mut walk = Walk::new(tree, self.version.root, seeds.iter().map(|seed| &seed.tree).collect());
         while !walk.is_done() {
             while self.client.has_room() {
@@ -322,7 +306,7 @@ impl Driver<'_> {
             }
             if let Some(Input::Frame(frame)) = self.wait()? {
                 let (purpose, cost) = self.client.take(&frame)?;
-                self.client.give_back(cost);
+                self.client.refund(cost);
                 if let Purpose::Nodes(indices, length) = purpose {
                     walk.take(&indices, &unpack_answer(&frame.payload, length)?)?;
                 }
@@ -331,14 +315,14 @@ impl Driver<'_> {
         Ok(())
     }
 
-    /// The next input; none when it is time to tell progress.
+    /// The next input; `None` when it is time to report progress.
     fn wait(&self) -> Result<Option<Input>> {
-        match self.inputs.recv_timeout(TELL_EVERY) {
+        match self.inputs.recv_timeout(PROGRESS_EVERY) {
             Ok(Input::Stop) => Err(Failure::stopped()),
-            Ok(Input::Ended(error)) => Err(disconnected(error.as_ref())),
+            Ok(Input::Ended(error)) => Err(lost("source", error.as_ref())),
             Ok(Input::Worker(Report::Fatal(failure))) => Err(failure),
             Ok(input) => Ok(Some(input)),
-            Err(RecvTimeoutError::Disconnected) => Err(disconnected(None)),
+            Err(RecvTimeoutError::Disconnected) => Err(lost("source", None)),
             Err(RecvTimeoutError::Timeout) => {
                 self.check_stopped()?;
                 Ok(None)
@@ -354,29 +338,39 @@ impl Driver<'_> {
         destination: &Destination,
         tree: &TreeFile,
     ) -> Result<Arc<dyn BlockDevice>> {
-        let path = place.path("disk");
+        let folder = place.folder();
+        let path = place.shown("disk");
         let format = disk_format(destination.format);
-        let marker = place.path("laid-out");
-        if marker.exists() {
+        if place.has("laid-out") {
             let options = OpenOptions { writable: true, format: Some(format), ..OpenOptions::default() };
-            match goldwire_disk::open(&path, &options) {
+            let opened = folder
+                .write_file("disk")
+                .map_err(|error| Failure::io(format!("open {}", path.display()), &error));
+            match opened.and_then(|file| Ok(goldwire_disk::open_file(file, &path, &options)?)) {
                 Ok(image) => return Ok(image.device),
-                Err(error) => {
-                    let text = format!("the unfinished work cannot be continued and begins afresh: {error}");
-                    (self.tell)(Event::Notice(text));
+                Err(failure) => {
+                    let text = format!(
+                        "the unfinished work cannot be continued and begins anew: {}",
+                        failure.report().line()
+                    );
+                    (self.emit)(Event::Notice(text));
                 }
             }
         }
-        let _ = fs::remove_file(&marker);
-        let _ = fs::remove_file(&path);
-        let _ = fs::remove_file(place.path("journal"));
+        let make = || -> io::Result<File> {
+            for name in ["laid-out", "disk", "journal"] {
+                folder.remove_file(name)?;
+            }
+            folder.create_new("disk", 0o600)
+        };
+        let file = make().map_err(|error| Failure::io(format!("make {}", path.display()), &error))?;
         let options = CreateOptions {
             format,
             size: self.version.size,
-            uuid: uuid_of(&self.version.root),
+            uuid: uuid_of(&self.version.root).0,
             created: self.version.created,
         };
-        let device = goldwire_disk::create(&path, &options).map_err(|error| match error.kind() {
+        let device = goldwire_disk::create_in(file, &path, &options).map_err(|error| match error.kind() {
             ErrorKind::Invalid => Failure::of(FailureKind::Invalid, &error)
                 .hint("choose another container with --format, for example --format raw"),
             _ => error.into(),
@@ -399,7 +393,8 @@ impl Driver<'_> {
             }
         }
         device.flush()?;
-        File::create(&marker)
+        folder
+            .create_new("laid-out", 0o600)
             .and_then(|file| file.sync_all())
             .map_err(|error| Failure::io("mark the layout", &error))?;
         Ok(device)
@@ -416,7 +411,7 @@ impl Driver<'_> {
             let mut chunk = AlignedBuffer::zeroed(CHUNK_SIZE);
             loop {
                 let node = next.fetch_add(1, Ordering::Relaxed);
-                if node >= nodes || self.stop.load(Ordering::Relaxed) {
+                if node >= nodes || self.stop.is_requested() {
                     return Ok(());
                 }
                 if shape.levels() > 1 && shared.tree.id(1, node)?.is_zero() {
@@ -439,11 +434,13 @@ impl Driver<'_> {
         };
         self.watching(
             || {
-                thread::scope(|scope| {
-                    let threads: Vec<_> = (0..self.threads()).map(|_| scope.spawn(worker)).collect();
-                    threads
-                        .into_iter()
-                        .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(Failure::stopped())))
+                std::thread::scope(|scope| {
+                    let threads: Vec<_> =
+                        (0..self.threads()).map(|_| spawn_scoped(scope, "probe", worker)).collect();
+                    threads.into_iter().try_for_each(|thread| match thread {
+                        Ok(thread) => thread.join().unwrap_or_else(|_| Err(Failure::stopped())),
+                        Err(error) => Err(Failure::io("start a thread", &error)),
+                    })
                 })
             },
             || (),
@@ -453,7 +450,7 @@ impl Driver<'_> {
     }
 
     fn threads(&self) -> usize {
-        let machine = thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let machine = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         self.job.threads.map_or(machine.min(8), |threads| usize::from(threads).clamp(1, 64))
     }
 
@@ -501,11 +498,11 @@ impl Driver<'_> {
 
     /// Moves everything into the work file.
     fn fetch(&mut self, shared: &Arc<Shared>, journal: Journal, resumed: u64) -> Result<()> {
-        (self.tell)(Event::Phase(Phase::Transferring));
-        let workers = Workers::start(shared, journal, self.threads(), self.reports);
+        (self.emit)(Event::Phase(Phase::Transferring));
+        let workers = Workers::start(shared, journal, self.threads(), self.reports)?;
         let mut planner = Planner::new(!shared.seeds.is_empty());
         let mut is_copied = false;
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         loop {
             self.ask_more(&mut planner, shared)?;
             if is_copied && planner.is_finished() && self.client.is_idle() {
@@ -522,7 +519,7 @@ impl Driver<'_> {
                         }
                     }
                     Report::Assembled { failed, cost } => {
-                        self.client.give_back(cost);
+                        self.client.refund(cost);
                         self.retry(&mut planner, failed)?;
                     }
                     Report::Missing(chunks) => planner.again(chunks),
@@ -531,19 +528,19 @@ impl Driver<'_> {
                 },
                 _ => {}
             }
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                (self.tell)(Event::Progress(self.counters(shared, resumed)));
+            if reported.elapsed() >= PROGRESS_EVERY {
+                reported = Instant::now();
+                (self.emit)(Event::Progress(self.counters(shared, resumed)));
             }
         }
         drop(workers);
-        (self.tell)(Event::Progress(self.counters(shared, resumed)));
-        // The journalist may have failed on its last entry.
+        (self.emit)(Event::Progress(self.counters(shared, resumed)));
+        // The journal_writer may have failed on its last entry.
         while let Ok(input) = self.inputs.try_recv() {
             match input {
                 Input::Worker(Report::Fatal(failure)) => return Err(failure),
                 Input::Stop => return Err(Failure::stopped()),
-                Input::Ended(error) => return Err(disconnected(error.as_ref())),
+                Input::Ended(error) => return Err(lost("source", error.as_ref())),
                 _ => {}
             }
         }
@@ -577,11 +574,11 @@ impl Driver<'_> {
         let payload = Arc::clone(&frame.payload);
         match purpose {
             Purpose::Hashes(chunks, order) => {
-                self.client.give_back(cost);
+                self.client.refund(cost);
                 workers.submit(Job::Match { order, chunks, payload });
             }
             Purpose::Blocks(plans) => workers.submit(Job::Assemble { plans, payload: Some(payload), cost }),
-            Purpose::Nodes(..) | Purpose::Unchanged | Purpose::Probe => self.client.give_back(cost),
+            Purpose::Nodes(..) | Purpose::Unchanged | Purpose::Probe => self.client.refund(cost),
         }
         Ok(())
     }
@@ -609,13 +606,13 @@ impl Driver<'_> {
         loop {
             if let Some(Input::Frame(frame)) = self.wait()? {
                 let (purpose, cost) = self.client.take(&frame)?;
-                self.client.give_back(cost);
+                self.client.refund(cost);
                 if matches!(purpose, Purpose::Unchanged) {
                     return Ok(());
                 }
             }
             if asked.elapsed() > SILENCE_MAX {
-                return Err(disconnected(None));
+                return Err(lost("source", None));
             }
         }
     }
@@ -630,25 +627,30 @@ impl Driver<'_> {
         resumed: u64,
     ) -> Result<Root> {
         for round in 0..=REPAIR_ROUNDS {
-            (self.tell)(Event::Phase(Phase::Verifying));
+            (self.emit)(Event::Phase(Phase::Verifying));
             shared.device.flush()?;
-            let path = place.path("disk");
-            drop_page_cache(&path);
+            let path = place.shown("disk");
+            let file = place
+                .folder()
+                .read_file("disk")
+                .map_err(|error| Failure::io(format!("open {}", path.display()), &error))?;
+            drop_page_cache(&file);
             // A fresh open: what is verified is what a reader of the finished file will see, tables included.
             // By its known format: a raw disk may begin like anything.
             let format = Some(disk_format(destination.format));
-            let image = goldwire_disk::open(&path, &OpenOptions { format, ..OpenOptions::default() })?;
-            let tree = TreeFile::create(&place.path("readback"), shared.tree.shape().clone())?;
+            let image =
+                goldwire_disk::open_file(file, &path, &OpenOptions { format, ..OpenOptions::default() })?;
+            let tree = TreeFile::create(place.folder(), "readback", shared.tree.shape().clone())?;
             let progress = Progress::default();
             let threads = std::num::NonZeroUsize::new(self.threads());
             let (root, _) = self.watching(
                 || {
-                    let options = BuildOptions { threads, stop: self.stop, progress: &progress };
+                    let options = BuildOptions { threads, stop: self.stop.flag(), progress: &progress };
                     Ok(build_tree(image.device.as_ref(), &tree, &options)?)
                 },
                 || {
                     let bytes_verified = progress.bytes_done.load(Ordering::Relaxed);
-                    (self.tell)(Event::Progress(Counters {
+                    (self.emit)(Event::Progress(Counters {
                         bytes_verified,
                         ..self.counters(shared, resumed)
                     }));
@@ -660,13 +662,14 @@ impl Driver<'_> {
             if round == REPAIR_ROUNDS {
                 break;
             }
-            let bad = differing_chunks(&shared.tree, &tree)?;
-            (self.tell)(Event::Notice(format!("{} chunks read back wrong; fetching them again", bad.len())));
+            let mut bad = Vec::new();
+            for_each_difference(&shared.tree, &tree, |chunk| bad.push(chunk))?;
+            (self.emit)(Event::Notice(format!("{} chunks read back wrong; fetching them again", bad.len())));
             self.repair(shared, bad)?;
         }
         Err(Failure::new(
             FailureKind::Other,
-            format!("{} reads back other bytes than were written", place.path("disk").display()),
+            format!("{} reads back other bytes than were written", place.shown("disk").display()),
         )
         .hint("the target's medium or memory is failing; nothing was published"))
     }
@@ -710,7 +713,7 @@ impl Driver<'_> {
     }
 
     fn wire_counters(&self) -> Counters {
-        let stats = &self.client.link().stats;
+        let stats = &self.client.connection().stats;
         Counters {
             wire_in: stats.bytes_in.load(Ordering::Relaxed),
             wire_out: stats.bytes_out.load(Ordering::Relaxed),
@@ -735,16 +738,16 @@ impl Driver<'_> {
 }
 
 /// An unfinished attempt at another version, as a seed.
-fn previous_attempt(folder: &Path) -> Option<Seed> {
-    let bytes = fs::read(folder.join("state")).ok()?;
-    let state: State = postcard::from_bytes(&bytes).ok()?;
+fn previous_attempt(place: &WorkPlace) -> Option<Seed> {
+    let (folder, state) = place.previous()?;
     let options = OpenOptions { format: Some(disk_format(state.format)), ..OpenOptions::default() };
-    let image = goldwire_disk::open(folder.join("disk"), &options).ok()?;
-    let tree = TreeFile::open(&folder.join("tree"), state.size).ok()?;
+    let file = folder.read_file("disk").ok()?;
+    let image = goldwire_disk::open_file(file, &folder.path().join("disk"), &options).ok()?;
+    let tree = TreeFile::open(&folder, "tree", state.size).ok()?;
     let root = Root(state.root);
     tree.verify(&root).ok()?;
     let present = Bitmap::new(tree.shape().chunks());
-    let chunks = Journal::load(&folder.join("journal"), &root, &present).ok()?;
+    let chunks = Journal::load(&folder.read_file("journal").ok()?, &root, &present).ok()?;
     (chunks > 0).then(|| Seed {
         image,
         tree,
@@ -764,23 +767,12 @@ fn disk_format(format: WireFormat) -> Format {
 
 /// The container's uuid, from the content, so that the same version is the same file at every site: version 8 of
 /// RFC 9562 (custom), section 5.8.
-pub(crate) fn uuid_of(root: &Root) -> [u8; 16] {
+pub(crate) fn uuid_of(root: &Root) -> Uuid {
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&root.0[..16]);
     uuid[6] = uuid[6] & 0x0f | 0x80;
     uuid[8] = uuid[8] & 0x3f | 0x80;
-    uuid
-}
-
-fn differing_chunks(wanted: &TreeFile, found: &TreeFile) -> Result<Vec<u64>> {
-    let chunks = wanted.shape().chunks();
-    let mut differing = Vec::new();
-    for first in (0..chunks).step_by(FANOUT as usize) {
-        let range = first..(first + FANOUT).min(chunks);
-        let pairs = wanted.ids(0, range.clone())?.into_iter().zip(found.ids(0, range.clone())?);
-        differing.extend(range.zip(pairs).filter(|(_, (a, b))| a != b).map(|(index, _)| index));
-    }
-    Ok(differing)
+    Uuid(uuid)
 }
 
 /// Bytes that this process may still write to the file system of `path`'s folder.
@@ -792,25 +784,14 @@ fn free_bytes(path: &Path) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
-fn allocated_bytes(path: &Path) -> u64 {
+fn allocated_bytes(place: &WorkPlace) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    fs::metadata(path).map_or(0, |data| data.blocks() * 512)
+    let data = place.folder().read_file("disk").and_then(|file| file.metadata());
+    data.map_or(0, |data| data.blocks() * 512)
 }
 
 /// Drops the file's clean pages, so that reading it asks the medium. A file system without a medium below
 /// (tmpfs) ignores it.
-fn drop_page_cache(path: &Path) {
-    if let Ok(file) = File::open(path) {
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    }
-}
-
-fn disconnected(error: Option<&crate::wire::WireError>) -> Failure {
-    let failure = match error {
-        Some(error) => Failure::of(FailureKind::Disconnected, error),
-        None => Failure::new(FailureKind::Disconnected, "the peer closed the connection"),
-    };
-    failure
-        .context("the connection to the source was lost")
-        .hint("run the same command again: it continues where this one stopped")
+fn drop_page_cache(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
 }

@@ -19,11 +19,11 @@ use std::time::Duration;
 use goldwire_disk::Image;
 use goldwire_stdx::{Existing, Folder, to_hex};
 
-use crate::build::{BuildOptions, build_tree};
+use super::build::{BuildOptions, build_tree};
+use super::file::{Seal, TreeFile};
+use super::geometry::{Root, TreeGeometry};
 use crate::error::{Error, Result};
-use crate::file::{Seal, TreeFile};
 use crate::own::{Kept, find_own, make_own};
-use crate::shape::{Root, Shape};
 
 /// How long a file must have been left alone before its tree is kept. NFS servers may keep whole seconds.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
@@ -50,16 +50,16 @@ impl TreeCache {
     /// Reading the disk; `Changed` when a file of the chain changed during the run; `Stopped`. A cache that
     /// cannot be read or written is no error.
     pub fn of(image: &Image, options: &BuildOptions<'_>) -> Result<Self> {
-        Self::load(image).map_or_else(|| Self::afresh(image, options), Ok)
+        Self::load(image).map_or_else(|| Self::rebuild(image, options), Ok)
     }
 
     /// The image's tree from its bytes, whatever is kept: for when a kept tree is no proof.
     ///
     /// # Errors
     /// As [`of`](Self::of).
-    pub fn afresh(image: &Image, options: &BuildOptions<'_>) -> Result<Self> {
+    pub fn rebuild(image: &Image, options: &BuildOptions<'_>) -> Result<Self> {
         let size = image.device.size();
-        let shape = Shape::new(size).ok_or(Error::TooLarge { size })?;
+        let shape = TreeGeometry::new(size).ok_or(Error::TooLarge { size })?;
         let scratch = Scratch::new(image, shape)?;
         let tree = &scratch.tree;
         let (root, chunks_used) = build_tree(image.device.as_ref(), tree, options)?;
@@ -137,7 +137,7 @@ impl Drop for Named {
 impl Scratch {
     /// In the first folder that takes a file: beside the image, in the user's cache, or, for a tree that will not be
     /// kept, without a name in the folder for temporary files.
-    fn new(image: &Image, shape: Shape) -> Result<Self> {
+    fn new(image: &Image, shape: TreeGeometry) -> Result<Self> {
         let unique = format!("{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let place = Place::of(image);
         let beside = || {

@@ -11,7 +11,7 @@ use goldwire_store::{ChunkId, FANOUT, Root, TreeFile, node_id};
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, Request};
 
-/// Nodes asked for in one request: 32 of 8 KiB each, small enough for progress on a slow link.
+/// Nodes asked for in one request: 32 of 8 KiB each, small enough for progress on a slow connection.
 const NODES_PER_REQUEST: usize = 32;
 
 /// A walk under way. The tree at the target fills as answers come.

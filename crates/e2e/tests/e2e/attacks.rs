@@ -1,0 +1,131 @@
+//! Attacks that once succeeded, each with what somebody plants or says and what must come of it.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+
+use crate::disks::Guest;
+use crate::machine;
+use crate::sync::text;
+use crate::tool::Scene;
+
+/// Debian's `nobody`.
+const NOBODY: u32 = 65534;
+
+/// Gives everything below `folder` to a lesser user.
+fn give_away(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            give_away(&entry.path());
+        }
+        std::os::unix::fs::lchown(entry.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+}
+
+/// Root syncs into the folder of a lesser user, who has planted links wherever we once wrote by path.
+#[test]
+fn root_writes_nothing_outside_of_a_lesser_users_folder() {
+    if !machine::is_root() {
+        return machine::skip("a lesser user's folder needs root");
+    }
+    let scene = Scene::new();
+    let source = scene.path("src.raw");
+    Guest::random(9, 4, 1).write_raw(&source);
+    let secret = scene.path("key");
+    scene.goldwire(["key", "new", text(&secret)]).expect(0);
+    scene.goldwire(["disk", "tree", "--sign", text(&secret), text(&source)]).expect(0);
+    let victims = scene.folder("victims");
+    fs::set_permissions(&victims, fs::Permissions::from_mode(0o700)).unwrap();
+    let links = [
+        ".goldwire/work/new.raw/state.new",
+        ".goldwire/work/new.raw/state",
+        ".goldwire/work/new.raw/disk",
+        ".goldwire/work/new.raw/tree",
+        ".goldwire/work/new.raw/journal",
+        ".goldwire/work/new.raw/readback",
+        ".goldwire/work/new.raw/laid-out",
+        ".goldwire/work/new.raw/version",
+        ".goldwire/work/new.raw/previous",
+        ".goldwire/work/new.raw.lock",
+        ".goldwire/work/new.raw",
+        ".goldwire/work",
+        ".goldwire/versions/new.raw.gwv",
+        ".goldwire/versions/new.raw.gwv.new",
+        ".goldwire/versions",
+        ".goldwire/trees/new.raw.tree",
+        ".goldwire/trees",
+        ".goldwire",
+        ".goldwire-0/work/new.raw",
+        ".goldwire-0/work",
+        ".goldwire-0",
+    ];
+    for (number, link) in links.into_iter().enumerate() {
+        for kind in ["file", "folder", "missing"] {
+            let bob = scene.folder(&format!("bob-{number}-{kind}"));
+            let victim = victims.join(format!("{number}-{kind}"));
+            match kind {
+                "file" => fs::write(&victim, "precious").unwrap(),
+                "folder" => fs::create_dir(&victim).unwrap(),
+                _ => {}
+            }
+            let place = bob.join(link);
+            fs::create_dir_all(place.parent().unwrap()).unwrap();
+            symlink(&victim, &place).unwrap();
+            give_away(&bob);
+            let run = scene.goldwire(["sync", text(&source), text(&bob.join("new.raw"))]).finish();
+            let what = format!("{link} to a {kind}: {run}");
+            match kind {
+                "file" => assert_eq!(fs::read(&victim).unwrap(), b"precious", "{what}"),
+                "folder" => assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "{what}"),
+                _ => assert!(!victim.exists(), "{what}"),
+            }
+            if victim.exists() {
+                assert_eq!(fs::metadata(&victim).unwrap().uid(), 0, "{what}");
+            }
+            // Either it worked in a folder of our own, or it was refused in words that name the place.
+            match run.status.code() {
+                Some(0) => {
+                    scene.goldwire(["disk", "compare", text(&source), text(&bob.join("new.raw"))]).expect(0)
+                }
+                _ => {
+                    assert!(link.starts_with(".goldwire-0"), "{what}");
+                    assert!(run.stderr.contains(".goldwire-0"), "{what}");
+                    run
+                }
+            };
+        }
+    }
+}
+
+/// In a folder that others may write to, another user keeps a tree of his own for our image: the same key (it is made of
+/// what `stat` says), a root of his choice, the checksum made anew.
+#[test]
+fn a_tree_that_somebody_else_kept_is_not_believed() {
+    if !machine::is_root() {
+        return machine::skip("another user's files need root");
+    }
+    let scene = Scene::new();
+    let shared = scene.folder("shared");
+    let (ours, theirs) = (shared.join("a.raw"), shared.join("b.raw"));
+    Guest::random(10, 4, 1).write_raw(&ours);
+    Guest::random(11, 4, 1).write_raw(&theirs);
+    // Trees are kept once the files have settled.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    scene.goldwire(["disk", "tree", text(&ours), text(&theirs)]).expect(0);
+    let trees = shared.join(".goldwire/trees");
+    let (kept, other) = (trees.join("a.raw.tree"), fs::read(trees.join("b.raw.tree")).unwrap());
+    let mut forged = other;
+    // The key stays that of our image: bytes 64 to 95 of the header; the checksum over the first 96 is made anew.
+    let own = fs::read(&kept).unwrap();
+    forged[64..96].copy_from_slice(&own[64..96]);
+    let checksum = *blake3::hash(&forged[..96]).as_bytes();
+    forged[96..128].copy_from_slice(&checksum);
+    fs::write(&kept, &forged).unwrap();
+    // As our own it is believed, which shows that the forgery is one.
+    scene.goldwire(["disk", "compare", text(&ours), text(&theirs)]).expect(0);
+    give_away(&shared.join(".goldwire"));
+    scene.goldwire(["disk", "compare", text(&ours), text(&theirs)]).expect(5);
+    scene.goldwire(["sync", text(&ours), text(&scene.path("copy.raw"))]).expect(0);
+    assert_eq!(fs::read(scene.path("copy.raw")).unwrap(), fs::read(&ours).unwrap());
+}

@@ -1,0 +1,111 @@
+//! The last step: owner, mode and times, then one rename, then the folder made durable. Before it, the target's
+//! folder holds nothing new; after it, the whole version.
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use goldwire_disk::{Format, OpenOptions};
+use goldwire_stdx::{Existing, spawn};
+use goldwire_store::{TreeCache, Version, keep_beside};
+
+use super::work::WorkPlace;
+use crate::failure::Result;
+use crate::wire::{Failure, FailureKind, TargetJob};
+
+/// Publishes the verified work file of `place` as `target`.
+pub(crate) fn publish(
+    place: WorkPlace,
+    target: &Path,
+    format: Format,
+    version: &Version,
+    job: &TargetJob,
+) -> Result<()> {
+    let failed = |doing: &str, error: &io::Error| Failure::io(format!("{doing} {}", target.display()), error);
+    let (around, name) = place.target();
+    let replaced = around.owner_of(name).ok().flatten();
+    let file = place.folder().read_file("disk").map_err(|error| failed("open the work file of", &error))?;
+    let owner = job.owner.or_else(|| replaced.map(|owner| (owner.user, owner.group)));
+    if let Some((user, group)) = owner {
+        let is_mine = file.metadata().is_ok_and(|data| data.uid() == user && data.gid() == group);
+        match fchown(&file, Some(user), Some(group)) {
+            // Only root gives files away. What the user asked for must be so; what would only be nice need not.
+            Err(error) if !is_mine && job.owner.is_some() => return Err(failed("set the owner of", &error)),
+            _ => {}
+        }
+    }
+    let mode = match (job.mode, replaced) {
+        (Some(mode), _) => mode,
+        (None, Some(replaced)) => replaced.mode,
+        // As rsync without --perms: the source's, as far as the user here lets new files have it.
+        (None, None) => job.source_mode & umask_allows(&place),
+    };
+    match file.set_permissions(Permissions::from_mode(mode & 0o777)) {
+        // A file system without modes refuses any. What the user asked for must be so.
+        Err(error) if job.mode.is_some() => return Err(failed("set the mode of", &error)),
+        _ => {}
+    }
+    // The content's own time, as rsync -t keeps it. It also makes every later write move the modification time,
+    // however coarse the file system's clock is, which the kept trees rely on.
+    let created = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(version.created.max(0) as u64));
+    if let Some(created) = created {
+        // Nobody asked for it, and a file system that cannot keep it loses nothing that was received.
+        let _ = file.set_modified(created);
+    }
+    file.sync_all().map_err(|error| failed("sync the work file of", &error))?;
+    // To give a large file's space back takes the file system a while. With the replaced disk held open the rename
+    // does not, and nobody waits for the thread that does; where there can be none, it is done here.
+    let old = around.read_file(name);
+    rename(&place, target, if job.replace { Existing::Replace } else { Existing::Keep })?;
+    let _ = spawn("give space back", move || drop(old));
+    around.sync().map_err(|error| failed("sync the folder of", &error))?;
+    keep_records(&place, target, format, version, job);
+    place.clear();
+    Ok(())
+}
+
+/// The permission bits that a new file of this process may have.
+fn umask_allows(place: &WorkPlace) -> u32 {
+    let made = place.folder().create_new("umask", 0o777).and_then(|file| file.metadata());
+    let _ = place.folder().remove_file("umask");
+    made.map_or(0o755, |data| data.mode() & 0o777)
+}
+
+fn rename(place: &WorkPlace, target: &Path, existing: Existing) -> Result<()> {
+    let (around, name) = place.target();
+    let work = place.folder();
+    let mut renamed = work.rename("disk", around, name, existing);
+    // Not every file system keeps what exists (NFS does not). There a hard link refuses to replace.
+    if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+        renamed = work.hard_link("disk", around, name).and_then(|()| work.remove_file("disk"));
+        // Nor has each hard links (FAT, exFAT). There our lock is what keeps two syncs apart.
+        if renamed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+            renamed = match around.kind_of(name) {
+                Ok(None) => work.rename("disk", around, name, Existing::Replace),
+                Ok(Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(error) => Err(error),
+            };
+        }
+    }
+    renamed.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(target),
+        _ => Failure::io(format!("rename the finished work file to {}", target.display()), &error),
+    })
+}
+
+/// The target holds something else.
+pub(crate) fn exists(target: &Path) -> Failure {
+    Failure::new(FailureKind::Exists, format!("{} exists and holds another version", target.display()))
+        .hint("--replace puts the new version in its place once it is verified; or give another target name")
+}
+
+/// Keeps the tree and the descriptor beside the published disk. Losing them costs time later and nothing else.
+fn keep_records(place: &WorkPlace, target: &Path, format: Format, version: &Version, job: &TargetJob) {
+    let options = OpenOptions { format: Some(format), ..OpenOptions::default() };
+    if let Ok(image) = goldwire_disk::open(target, &options) {
+        let _ = TreeCache::adopt(&image, place.folder(), "readback", version.root, version.chunks_used);
+    }
+    let _ = keep_beside(target, &job.version);
+}

@@ -1,0 +1,175 @@
+//! The descriptor beside an image: `.goldwire/versions/NAME.gwv`. It says what a version is while the image's bytes say
+//! only what its content is, so it is found by the content: one that describes other content is that of an older image.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use goldwire_stdx::{Folder, Hints};
+
+use super::descriptor::{Version, VersionError};
+use crate::own::{Kept, find_own, make_own};
+use crate::tree::Root;
+
+/// Bytes that a descriptor may have: its texts are bounded.
+const LENGTH_MAX: u64 = 16 << 10;
+
+/// Why what is beside an image is not its descriptor.
+#[derive(Debug, thiserror::Error)]
+pub enum BesideError {
+    /// The image has no folder or no name, or they cannot be read.
+    #[error("look beside {image}")]
+    Image {
+        /// The image.
+        image: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The descriptor could not be read or written.
+    #[error("{doing} {path}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// The descriptor.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The descriptor is damaged, or its signature does not fit. It is refused as a whole.
+    #[error("{path}")]
+    Broken {
+        /// The descriptor.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: VersionError,
+    },
+}
+
+impl Hints for BesideError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Broken { path, .. } => vec![
+                "sign the image anew: goldwire disk tree --sign KEY IMAGE".into(),
+                format!("or forget what was said about it: rm {}", path.display()),
+            ],
+            Self::Image { .. } | Self::File { .. } => Vec::new(),
+        }
+    }
+}
+
+/// The descriptor of the content `root` beside `image`, with its bytes; `None` if nothing there describes that content.
+/// Only descriptors that we, root or the image's owner kept are looked at.
+///
+/// # Errors
+/// `Image`, `File`; `Broken` if there is one that is damaged or whose signature does not fit, and no good one.
+pub fn beside(image: &Path, root: &Root) -> Result<Option<(Version, Vec<u8>)>, BesideError> {
+    let failed = |source| BesideError::Image { image: image.to_owned(), source };
+    let (around, name) = place(image)?;
+    let owner = std::fs::metadata(image).map_err(failed)?.uid();
+    let mut broken = None;
+    for folder in find_own(&around, Kept::Versions, &[owner]) {
+        let path = folder.path().join(&name);
+        let read = folder.read_bounded(&name, LENGTH_MAX);
+        let Some(bytes) =
+            read.map_err(|source| BesideError::File { doing: "read", path: path.clone(), source })?
+        else {
+            continue;
+        };
+        match Version::decode(&bytes) {
+            Ok(version) if version.root == *root => return Ok(Some((version, bytes))),
+            Ok(_) => {}
+            Err(source) => broken = broken.or(Some(BesideError::Broken { path, source })),
+        }
+    }
+    broken.map_or(Ok(None), Err)
+}
+
+/// Keeps `bytes` as the descriptor beside `image`.
+///
+/// # Errors
+/// `Image`, `File`.
+pub fn keep_beside(image: &Path, bytes: &[u8]) -> Result<(), BesideError> {
+    let (around, name) = place(image)?;
+    let kept = make_own(&around, Kept::Versions).and_then(|folder| folder.replace(&name, bytes, 0o600));
+    kept.map_err(|source| BesideError::File { doing: "write", path: around.path().join(&name), source })
+}
+
+/// The image's folder and its descriptor's name. A link to an image has the descriptor of what it leads to.
+fn place(image: &Path) -> Result<(Folder, String), BesideError> {
+    let failed = |source| BesideError::Image { image: image.to_owned(), source };
+    let image = std::fs::canonicalize(image).map_err(failed)?;
+    let name = image.file_name().and_then(|name| name.to_str());
+    let (Some(folder), Some(name)) = (image.parent(), name) else {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it has no name in UTF-8")));
+    };
+    Ok((Folder::open(folder).map_err(failed)?, format!("{name}.gwv")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::version::SecretKey;
+
+    fn version(root: u8) -> Version {
+        Version {
+            root: Root([root; 32]),
+            size: 1 << 20,
+            chunks_used: 3,
+            created: 1_780_000_000,
+            parent: None,
+            name: "win11".into(),
+            note: "n".into(),
+            signer: None,
+        }
+    }
+
+    #[test]
+    fn a_descriptor_is_found_by_the_content_that_it_describes() {
+        let scene = tempfile::tempdir().unwrap();
+        let image = scene.path().join("a.vhd");
+        fs::write(&image, "x").unwrap();
+        assert!(beside(&image, &Root([1; 32])).unwrap().is_none());
+        let bytes = version(1).encode(None).unwrap();
+        keep_beside(&image, &bytes).unwrap();
+        assert_eq!(beside(&image, &Root([1; 32])).unwrap(), Some((version(1), bytes)));
+        assert!(beside(&image, &Root([2; 32])).unwrap().is_none());
+        keep_beside(&image, &version(2).encode(None).unwrap()).unwrap();
+        assert!(beside(&image, &Root([1; 32])).unwrap().is_none());
+        assert!(scene.path().join(".goldwire/versions/a.vhd.gwv").is_file());
+        let link = scene.path().join("latest.vhd");
+        std::os::unix::fs::symlink("a.vhd", &link).unwrap();
+        assert!(beside(&link, &Root([2; 32])).unwrap().is_some());
+    }
+
+    /// A flipped bit anywhere in a signed descriptor, and every cut, is refused in words and never taken for none.
+    #[test]
+    fn a_damaged_descriptor_is_an_error_and_not_absent() {
+        let scene = tempfile::tempdir().unwrap();
+        let image = scene.path().join("a.vhd");
+        fs::write(&image, "x").unwrap();
+        let bytes = version(1).encode(Some(&SecretKey::from_random([7; 32]))).unwrap();
+        keep_beside(&image, &bytes).unwrap();
+        let path = scene.path().join(".goldwire/versions/a.vhd.gwv");
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            let refused = beside(&image, &Root([1; 32]));
+            assert!(matches!(refused, Err(BesideError::Broken { .. })), "byte {at}: {refused:?}");
+        }
+        for length in 0..bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            assert!(
+                matches!(beside(&image, &Root([1; 32])), Err(BesideError::Broken { .. })),
+                "{length} bytes"
+            );
+        }
+        fs::write(&path, vec![0; LENGTH_MAX as usize + 1]).unwrap();
+        assert!(matches!(beside(&image, &Root([1; 32])), Err(BesideError::File { .. })));
+    }
+}
