@@ -48,8 +48,7 @@ fn raw_images_have_any_length_and_holes() {
     conformance_read(&*image.device, &expected);
     let first = image.device.extent_at(0).unwrap();
     if first.kind == ExtentKind::Data {
-        eprintln!("SKIPPED: this file system does not tell about holes");
-        return;
+        return goldwire_stdx::testing::excuse(goldwire_stdx::testing::Excuse::NoHoles);
     }
     assert_eq!(first.length, 1 << 20);
     assert_eq!(image.device.extent_at(1 << 20).unwrap().kind, ExtentKind::Data);

@@ -12,6 +12,8 @@ mod report;
 mod size;
 mod spawn;
 mod stop;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod uuid;
 
 pub use bucket::TokenBucket;

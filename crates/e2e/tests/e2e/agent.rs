@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::machine::{self, must};
+use goldwire_stdx::testing;
+
+use crate::machine::must;
 use crate::sync::text;
 use crate::tool::workspace;
 
@@ -17,10 +19,10 @@ fn runs_with_an_old_c_library_and_needs_no_other() {
     let named = std::env::var_os("GOLDWIRE_AGENT").map(PathBuf::from);
     let agent = named.unwrap_or_else(|| workspace().join("target/agent/goldwire-agent"));
     if !agent.is_file() {
-        return machine::skip("needs the agent for other hosts: make agent");
+        return testing::absent("target/agent/goldwire-agent, the agent for other hosts (make agent)");
     }
-    if machine::program("readelf").is_none() {
-        return machine::skip("needs binutils");
+    if testing::program("readelf").is_none() {
+        return;
     }
     assert!(must(text(&agent), ["--version"]).starts_with("goldwire-agent "));
     let size = std::fs::metadata(&agent).unwrap().len();

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
+use goldwire_stdx::testing;
+
 use crate::disks::Guest;
-use crate::machine;
 use crate::sync::text;
 use crate::tool::Scene;
 
@@ -26,8 +27,8 @@ fn give_away(folder: &Path) {
 /// Root syncs into the folder of a lesser user, who has planted links wherever we once wrote by path.
 #[test]
 fn root_writes_nothing_outside_of_a_lesser_users_folder() {
-    if !machine::is_root() {
-        return machine::skip("a lesser user's folder needs root");
+    if !testing::root() {
+        return;
     }
     let scene = Scene::new();
     let source = scene.path("src.raw");
@@ -102,8 +103,8 @@ fn root_writes_nothing_outside_of_a_lesser_users_folder() {
 /// what `stat` says), a root of his choice, the checksum made anew.
 #[test]
 fn a_tree_that_somebody_else_kept_is_not_believed() {
-    if !machine::is_root() {
-        return machine::skip("another user's files need root");
+    if !testing::root() {
+        return;
     }
     let scene = Scene::new();
     let shared = scene.folder("shared");

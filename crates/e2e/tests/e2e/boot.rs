@@ -4,9 +4,11 @@
 use std::fs;
 use std::process::Command;
 
+use goldwire_stdx::testing;
+
 use crate::guest::{Firmware, Guest};
 use crate::lab::{Lab, Service};
-use crate::machine::{self, program};
+use crate::machine;
 use crate::marker::{bios_program, efi_program};
 use crate::servers::{BIG_SCRIPT, EFI_FILE, MEDIA, PLAIN_FILE, SCRIPT, Servers, TOKEN, Wish};
 use crate::tool::Scene;
@@ -233,10 +235,7 @@ fn the_first_member_dies_during_a_big_file() {
 
 /// dnsmasq as a DHCP server that belongs to somebody else. None, visibly, where there is none.
 pub(crate) fn foreign_dhcp(lab: &Lab, space: &str, options: &[&str]) -> Option<Service> {
-    if program("dnsmasq").is_none() {
-        machine::skip("needs dnsmasq");
-        return None;
-    }
+    testing::program("dnsmasq")?;
     let mut command: Command = lab.command(space, "dnsmasq");
     command
         .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces"])

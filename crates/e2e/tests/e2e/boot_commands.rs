@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::testing;
 use rustix::process::Signal;
 
 use crate::lab::PATIENCE;
-use crate::machine::{self, program};
+use crate::machine;
 use crate::sync::text;
 use crate::tool::{Finished, Scene, programs};
 use crate::transcript::Transcript;
@@ -233,8 +234,8 @@ fn what_keeps_a_server_from_starting_is_said() {
 
 #[test]
 fn the_user_of_the_boot_file_has_nothing_left_of_root() {
-    if !machine::is_root() {
-        return machine::skip("needs root, to drop it");
+    if !testing::root() {
+        return;
     }
     let site = Site::new();
     let with_user = site.file().replacen("[server]\n", "[server]\nuser = 'nobody'\n", 1);
@@ -416,8 +417,8 @@ fn secrets_and_certificates_are_made_once_and_work() {
 /// Ports are bound by root, and the key is read again by who root becomes.
 #[test]
 fn a_certificate_is_renewed_after_root_was_dropped() {
-    if !rustix::process::geteuid().is_root() {
-        return machine::skip("needs root, to drop it");
+    if !testing::root() {
+        return;
     }
     let site = Site::new();
     let (folder, other) = (site.scene.path("tls"), site.scene.path("other"));
@@ -459,8 +460,8 @@ fn a_certificate_is_renewed_after_root_was_dropped() {
 
 #[test]
 fn a_medium_is_described_for_programs() {
-    if !Path::new("/usr/lib/ipxe/ipxe.efi").exists() {
-        return machine::skip("needs iPXE's programs");
+    if !testing::file("/usr/lib/ipxe/ipxe.efi") {
+        return;
     }
     let site = Site::new();
     let iso = site.scene.path("boot.iso");
@@ -477,8 +478,8 @@ fn a_medium_is_described_for_programs() {
 
 #[test]
 fn media_are_served_as_they_are_written() {
-    if !Path::new("/usr/lib/ipxe/ipxe.efi").exists() {
-        return machine::skip("needs iPXE's programs");
+    if !testing::file("/usr/lib/ipxe/ipxe.efi") {
+        return;
     }
     let site = Site::new();
     let second = "[[member]]\nname = 'boot2'\naddress = '192.0.2.2'\n";
@@ -603,10 +604,7 @@ struct Server {
 
 impl Server {
     fn start(scene: &Scene, words: &[&str]) -> Option<Self> {
-        if program("curl").is_none() {
-            machine::skip("needs curl");
-            return None;
-        }
+        testing::program("curl")?;
         let mut command = Command::new(&programs().goldwire);
         command.arg("boot").args(words).current_dir(scene.path(""));
         let (output, input) = std::io::pipe().unwrap();

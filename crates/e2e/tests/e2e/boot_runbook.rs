@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use goldwire_stdx::testing;
+
 use crate::lab::{Lab, Service, address_by_udhcpc};
-use crate::machine::{self, program};
 use crate::servers::{SCRIPT, Servers};
 use crate::sync::text;
 use crate::tool::Scene;
@@ -41,8 +42,8 @@ fn two_members_find_each_other_and_each_sees_the_other_end() {
 /// The new machine knows nothing of the addresses that the dead one gave.
 #[test]
 fn a_replaced_member_gives_no_address_away_that_is_in_use() {
-    if program("udhcpc").is_none() {
-        return machine::skip("needs udhcpc");
+    if testing::program("udhcpc").is_none() {
+        return;
     }
     let scene = Scene::new();
     let Some(lab) = Lab::up(&scene, 4) else { return };

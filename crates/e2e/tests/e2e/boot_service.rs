@@ -2,11 +2,11 @@
 
 use std::fs;
 
+use goldwire_stdx::testing;
 use serde_json::Value;
 
 use crate::boot::foreign_dhcp;
 use crate::lab::{Lab, Service, address_by_udhcpc};
-use crate::machine::{self, program};
 use crate::servers::{SCRIPT, Servers, Wish};
 use crate::sync::text;
 use crate::tool::{Scene, programs};
@@ -14,8 +14,8 @@ use crate::tool::{Scene, programs};
 /// What is acknowledged is on the disk, however the server ends.
 #[test]
 fn an_address_survives_a_server_that_is_killed() {
-    if program("udhcpc").is_none() {
-        return machine::skip("needs udhcpc");
+    if testing::program("udhcpc").is_none() {
+        return;
     }
     let scene = Scene::new();
     let Some(lab) = Lab::up(&scene, 2) else { return };

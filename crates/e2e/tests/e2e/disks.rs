@@ -4,8 +4,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::machine;
-
 pub(crate) const MIB: usize = 1 << 20;
 const SECTOR: usize = 512;
 const BLOCK: usize = 2 * MIB;
@@ -242,7 +240,7 @@ fn geometry(sectors: u64) -> [u8; 4] {
 }
 
 pub(crate) fn has_qemu_img() -> bool {
-    machine::program("qemu-img").is_some()
+    goldwire_stdx::testing::program("qemu-img").is_some()
 }
 
 /// Whether qemu-img sees the same guest in two images. The formats are named, because qemu would have to guess a

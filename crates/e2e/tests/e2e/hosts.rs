@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use crate::machine::{self, must, program, succeeds};
+use goldwire_stdx::testing;
+
+use crate::machine::{self, must, succeeds};
 use crate::tool::{Run, Scene};
 
 /// Some hosts, and the ssh settings of who talks to them.
@@ -59,18 +61,15 @@ impl Hosts {
     /// Starts hosts in network namespaces. None, visibly, where that cannot be done.
     pub(crate) fn start_apart(scene: &Scene, wishes: &[Wish]) -> Option<Self> {
         let Some(network) = Network::make(wishes) else {
-            machine::skip("needs root and network namespaces (ip netns)");
+            testing::excuse(testing::Excuse::NoNamespaces);
             return None;
         };
         Self::start_in(scene, wishes, Some(network))
     }
 
     fn start_in(scene: &Scene, wishes: &[Wish], network: Option<Network>) -> Option<Self> {
-        let (Some(sshd), Some(_)) = (program("sshd"), program("ssh-keygen")) else {
-            machine::skip("needs openssh-server");
-            return None;
-        };
-        if machine::is_root() {
+        let (sshd, _) = (testing::program("sshd")?, testing::program("ssh-keygen")?);
+        if rustix::process::geteuid().is_root() {
             // Debian's sshd, built with privilege separation, wants it; its service file makes it otherwise.
             fs::create_dir_all("/run/sshd").unwrap();
         }
@@ -236,7 +235,7 @@ struct Network {
 impl Network {
     fn make(wishes: &[Wish]) -> Option<Self> {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
-        if !machine::is_root() || program("ip").is_none() {
+        if !testing::root() || testing::program("ip").is_none() {
             return None;
         }
         let prefix = format!("gwe{}x{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));

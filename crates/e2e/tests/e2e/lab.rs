@@ -17,8 +17,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::testing;
+
 use crate::advertiser::Advertiser;
-use crate::machine::{self, must, program, succeeds};
+use crate::machine::{self, must, succeeds};
 use crate::tool::{Scene, programs};
 use crate::transcript::Transcript;
 
@@ -53,16 +55,8 @@ pub(crate) struct Lab {
 impl Lab {
     /// A network with this many servers, `srv1` at 10.77.0.1 and so on. None, visibly, where that cannot be done.
     pub(crate) fn up(scene: &Scene, servers: u8) -> Option<Self> {
-        if !machine::is_root() {
-            machine::skip("needs root, for network namespaces");
-            return None;
-        }
-        if let Some(missing) = PROGRAMS.iter().find(|name| program(name).is_none()) {
-            machine::skip(&format!("needs {missing}"));
-            return None;
-        }
-        if let Some(missing) = FILES.iter().find(|path| !Path::new(path).exists()) {
-            machine::skip(&format!("needs {missing}"));
+        let is_whole = testing::root() && testing::programs(&PROGRAMS) && FILES.iter().all(testing::file);
+        if !is_whole {
             return None;
         }
         static COUNTER: AtomicU64 = AtomicU64::new(0);
@@ -77,7 +71,7 @@ impl Lab {
             capture: None,
         };
         if lab.add_space("sw").is_none() {
-            machine::skip("needs network namespaces (ip netns)");
+            testing::excuse(testing::Excuse::NoNamespaces);
             return None;
         }
         lab.ip("sw", "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0");

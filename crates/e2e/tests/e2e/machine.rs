@@ -8,25 +8,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::testing;
 use rustix::process::{Pid, Signal, kill_process};
-
-/// Says why a test does nothing here.
-pub(crate) fn skip(why: &str) {
-    eprintln!("SKIPPED: {why}");
-}
-
-/// Where a program is, also in the folders that only root has in its path.
-pub(crate) fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
-}
-
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// Runs a command of the machine; whether it succeeded.
 pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
@@ -173,11 +156,15 @@ pub(crate) struct Tmpfs {
 }
 
 impl Tmpfs {
-    /// None where this user may not mount.
+    /// `None`, visibly, if this user may not mount.
     pub(crate) fn mount(folder: PathBuf, mib: u64) -> Option<Self> {
         let size = format!("size={mib}m");
         let place = folder.to_str().unwrap();
-        succeeds("mount", &["-t", "tmpfs", "-o", &size, "goldwire-e2e", place]).then_some(Self { folder })
+        if !testing::root() {
+            return None;
+        }
+        must("mount", ["-t", "tmpfs", "-o", &size, "goldwire-e2e", place]);
+        Some(Self { folder })
     }
 }
 

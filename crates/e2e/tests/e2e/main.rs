@@ -2,7 +2,7 @@
 //! and the house rules.
 //!
 //! One binary with modules, because each further file in `tests/` would be another link of everything. What a
-//! test needs and the machine lacks (sshd, root, qemu) makes it say `SKIPPED: …` and pass.
+//! test needs of the machine (sshd, root, qemu) it asks of `goldwire_stdx::testing`.
 
 // What helps the tests.
 #[cfg(test)]
@@ -46,10 +46,12 @@ mod cli;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
-mod house;
+mod documents;
 #[cfg(test)]
 mod property;
 #[cfg(test)]
 mod sync;
 #[cfg(test)]
 mod trouble;
+#[cfg(test)]
+mod workspace_rules;

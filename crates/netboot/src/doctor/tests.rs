@@ -1,10 +1,11 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+use goldwire_stdx::testing;
 
 use super::judge::{Next, judge};
 use super::*;
@@ -187,16 +188,13 @@ impl Lab {
     /// None, and a word about it, without root or a tool.
     fn new() -> Option<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        if !Path::new("/usr/sbin/dnsmasq").exists() {
-            eprintln!("SKIPPED: dnsmasq is not installed");
-            return None;
-        }
+        testing::program("dnsmasq")?;
         let base = format!("gwdoc{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let mut lab = Self { names: Vec::new(), servers: Vec::new(), folder: tempfile::tempdir().unwrap() };
         for part in ["c", "a", "b"] {
             let name = format!("{base}{part}");
             if !ip(&format!("netns add {name}")) {
-                eprintln!("SKIPPED: network namespaces cannot be made (not root?)");
+                testing::excuse(testing::Excuse::NoNamespaces);
                 return None;
             }
             lab.names.push(name);

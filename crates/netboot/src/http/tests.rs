@@ -141,13 +141,8 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 /// Runs a program; nothing, and a word on stderr, where it is not installed.
 fn run(program: &str, arguments: &[&str]) -> Option<std::process::Output> {
-    match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
-        Ok(output) => Some(output),
-        Err(_) => {
-            eprintln!("SKIPPED: {program} is not installed");
-            None
-        }
-    }
+    let program = goldwire_stdx::testing::program(program)?;
+    Some(Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap())
 }
 
 fn curl(arguments: &[&str]) -> Option<Vec<u8>> {

@@ -4,6 +4,8 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use goldwire_stdx::testing;
+
 use super::*;
 
 fn member(port: u16) -> Member {
@@ -63,19 +65,6 @@ fn folder(files: &[(&str, Vec<u8>)]) -> tempfile::TempDir {
 
 fn settings(programs: &tempfile::TempDir) -> MediaSettings {
     MediaSettings { programs: programs.path().into(), ..MediaSettings::new(vec![member(8080)]) }
-}
-
-/// A tool's path, or a visible skip.
-fn tool(name: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&folders)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file());
-    if found.is_none() {
-        eprintln!("SKIPPED: {name} is not installed");
-    }
-    found
 }
 
 fn run(program: &Path, arguments: &[&str]) -> String {
@@ -236,12 +225,13 @@ fn a_file_is_whole_or_not_there() {
 
 #[test]
 fn the_loaders_are_what_their_source_says() {
-    let (Some(assembler), Some(linker), Some(copy)) = (tool("as"), tool("ld"), tool("objcopy")) else {
+    let (Some(assembler), Some(linker), Some(copy)) =
+        (testing::program("as"), testing::program("ld"), testing::program("objcopy"))
+    else {
         return;
     };
     if !cfg!(target_arch = "x86_64") {
-        eprintln!("SKIPPED: the assembler is for another processor");
-        return;
+        return testing::excuse(testing::Excuse::OtherProcessor);
     }
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -257,7 +247,9 @@ fn the_loaders_are_what_their_source_says() {
 
 #[test]
 fn fsck_and_mtools_agree_with_the_file_system() {
-    let (Some(fsck), Some(mtype)) = (tool("fsck.vfat"), tool("mtype")) else { return };
+    let (Some(fsck), Some(mtype)) = (testing::program("fsck.vfat"), testing::program("mtype")) else {
+        return;
+    };
     let goal = tempfile::tempdir().unwrap();
     // From next to nothing to more than clusters of 512 bytes can hold.
     for size in [0, 511, 512, 3_000_000, 40_000_000] {
@@ -282,7 +274,7 @@ fn fsck_and_mtools_agree_with_the_file_system() {
 
 #[test]
 fn xorriso_finds_what_an_iso_must_have() {
-    let Some(xorriso) = tool("xorriso") else { return };
+    let Some(xorriso) = testing::program("xorriso") else { return };
     let programs = folder(&[("ipxe.lkrn", kernel()), ("ipxe.efi", program(0x8664, "autoexec.ipxe"))]);
     let goal = tempfile::tempdir().unwrap();
     let path = goal.path().join("boot.iso");
@@ -310,14 +302,14 @@ fn xorriso_finds_what_an_iso_must_have() {
     assert_eq!(script.unwrap(), script::render(&settings).unwrap());
     let efi =
         ["efi.img", "EFI.IMG"].map(|name| out.join(name)).into_iter().find(|path| path.is_file()).unwrap();
-    if let Some(fsck) = tool("fsck.vfat") {
+    if let Some(fsck) = testing::program("fsck.vfat") {
         run(&fsck, &["-n", efi.to_str().unwrap()]);
     }
 }
 
 #[test]
 fn mtools_finds_the_partition_of_a_disk_image() {
-    let Some(mtype) = tool("mtype") else { return };
+    let Some(mtype) = testing::program("mtype") else { return };
     let programs = folder(&[("ipxe.lkrn", kernel()), ("ipxe.efi", program(0x8664, "autoexec.ipxe"))]);
     let goal = tempfile::tempdir().unwrap();
     let path = goal.path().join("boot.img");
@@ -325,7 +317,7 @@ fn mtools_finds_the_partition_of_a_disk_image() {
     let partition = format!("{}@@1M", path.display());
     let script = run(&mtype, &["-i", &partition, "::EFI/BOOT/autoexec.ipxe"]);
     assert_eq!(script, script::render(&settings(&programs)).unwrap());
-    if let Some(sfdisk) = tool("sfdisk") {
+    if let Some(sfdisk) = testing::program("sfdisk") {
         run(&sfdisk, &["--verify", path.to_str().unwrap()]);
     }
 }
@@ -367,11 +359,10 @@ fn boot_server() -> (u16, mpsc::Receiver<String>) {
 /// console. None if something is not installed.
 fn boots(board: Board, is_iso: bool, is_stick: bool, address: Address) -> Option<(String, String)> {
     const LIMIT: Duration = Duration::from_secs(400);
-    let qemu = tool("qemu-system-x86_64")?;
+    let qemu = testing::program("qemu-system-x86_64")?;
     let (code, variables) = ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd");
     for path in [PROGRAMS, code, variables] {
-        if !Path::new(path).exists() {
-            eprintln!("SKIPPED: there is no {path}");
+        if !testing::file(path) {
             return None;
         }
     }

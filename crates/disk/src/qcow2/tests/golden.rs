@@ -278,7 +278,9 @@ fn features_that_we_do_not_read_have_names() {
         "b.qcow2",
         "1M",
     ];
-    assert!(run("qemu-img", folder.path(), &arguments).status.success());
+    // QEMU measures how fast it derives keys, and gives up where its clock is too coarse for that: then it is asked again.
+    let is_made = |_: &i32| run("qemu-img", folder.path(), &arguments).status.success();
+    assert!((0..100).any(|attempt| is_made(&attempt)), "qemu-img makes no LUKS image");
     let error = open_image(&folder.path().join("b.qcow2"), false).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("LUKS"), "{error}");

@@ -20,12 +20,7 @@ pub(super) const CLUSTER: u64 = 64 << 10;
 
 /// Whether QEMU's programs are here; says so when they are not.
 fn has_qemu() -> bool {
-    let is_here = |program| Command::new(program).arg("--version").output().is_ok();
-    if is_here("qemu-img") && is_here("qemu-io") {
-        return true;
-    }
-    eprintln!("SKIPPED: needs qemu-img");
-    false
+    goldwire_stdx::testing::programs(&["qemu-img", "qemu-io"])
 }
 
 fn run(program: &str, folder: &Path, arguments: &[&str]) -> Output {

@@ -10,13 +10,8 @@ use crate::testing::{conformance_read, pattern};
 
 /// Runs `qemu-img`; `None`, with a word about it, where there is none.
 fn qemu_img(arguments: &[&str]) -> Option<Output> {
-    match Command::new("qemu-img").args(arguments).output() {
-        Ok(output) => Some(output),
-        Err(_) => {
-            eprintln!("SKIPPED: needs qemu-img");
-            None
-        }
-    }
+    let program = goldwire_stdx::testing::program("qemu-img")?;
+    Some(Command::new(program).args(arguments).output().unwrap())
 }
 
 fn succeed(arguments: &[&str]) -> Option<String> {

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use goldwire_stdx::testing;
+
 use self::member::{Mode, TestMember};
 use super::*;
 use crate::event::{Event, EventKind, Observer};
@@ -108,11 +110,7 @@ fn ranked_names(count: usize) -> Vec<String> {
 
 /// Whether a program is there; says that a test is skipped if not.
 fn has(program: &str, version: &str) -> bool {
-    let is_there = Command::new(program).arg(version).output().is_ok();
-    if !is_there {
-        eprintln!("SKIPPED: there is no {program}");
-    }
-    is_there
+    testing::program(program).is_some_and(|path| Command::new(path).arg(version).output().is_ok())
 }
 
 /// `curl` with a deadline; its exit code and what it got.

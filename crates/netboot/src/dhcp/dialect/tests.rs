@@ -384,11 +384,8 @@ fn tcpdump_understands_every_answer() {
         let (reply, _) = answer(&request, &boot(file("grubx64.efi"), &BOTH), Role::Proxy);
         let path = directory.path().join("reply.pcap");
         std::fs::write(&path, pcap(&reply.encode(SIZE_MAX))).unwrap();
-        let tcpdump = std::process::Command::new("tcpdump").args(["-nvvr"]).arg(&path).output();
-        let Ok(output) = tcpdump else {
-            eprintln!("SKIPPED: no tcpdump");
-            return;
-        };
+        let Some(tcpdump) = goldwire_stdx::testing::program("tcpdump") else { return };
+        let output = std::process::Command::new(tcpdump).args(["-nvvr"]).arg(&path).output().unwrap();
         let output = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.contains(text), "{text} is not in: {output}");
         assert!(output.contains("DHCP-Message (53), length 1: Offer"), "{output}");

@@ -10,7 +10,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::lan::{Lan, is_installed, start};
+use goldwire_stdx::testing;
+
+use super::lan::{Lan, start};
 use super::setup::*;
 use crate::dhcp::driver::{DriverSettings, Ports, Running, bind};
 use crate::dhcp::lease::Range;
@@ -100,8 +102,7 @@ fn dhcpcd_and_nmap_understand_the_answers() {
     let said = lan.run("nmap --script broadcast-dhcp-discover -e c0");
     assert!(said.contains("IP Offered: 10.0.0.1") && said.contains("Server Identifier: 10.0.0.1"), "{said}");
     assert!(said.contains("Domain Name: lab.example"), "{said}");
-    if !is_installed("dhcpcd") {
-        eprintln!("SKIPPED: dhcpcd is not installed");
+    if testing::program("dhcpcd").is_none() {
         return;
     }
     let said = lan.run("unshare -pf --kill-child dhcpcd -B -T -4 -t 20 -f /dev/null c0");
@@ -110,8 +111,7 @@ fn dhcpcd_and_nmap_understand_the_answers() {
 
 #[test]
 fn perfdhcp_gets_a_thousand_leases_over_a_relay_and_they_outlive_the_server() {
-    if !is_installed("perfdhcp") {
-        eprintln!("SKIPPED: perfdhcp is not installed");
+    if testing::program("perfdhcp").is_none() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -141,8 +141,7 @@ fn malformed_packets_from_scapy_do_not_disturb_it() {
     let python = "/usr/bin/python3";
     let has_scapy = Command::new(python).args(["-c", "import scapy"]).stderr(Stdio::null()).status();
     if !has_scapy.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED: scapy is not installed");
-        return;
+        return testing::absent("scapy, a module of /usr/bin/python3");
     }
     let folder = tempfile::tempdir().unwrap();
     let relay = UdpSocket::bind("127.0.0.3:0").unwrap();

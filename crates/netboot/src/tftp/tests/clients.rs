@@ -4,6 +4,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use goldwire_stdx::testing;
+
 use super::super::server::{Mode, Settings};
 use super::super::{SendMethod, bind};
 use super::complaints::{fetch_in, on_loopback, serve};
@@ -16,10 +18,7 @@ const SHORT: usize = 300_001;
 
 /// Runs a client in a new folder and compares what it has fetched; `arguments` from the port and where to put the file.
 fn check(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) {
-    let is_there =
-        Command::new(program).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    if is_there.is_err() {
-        eprintln!("SKIPPED: {program} is not installed");
+    if testing::program(program).is_none() {
         return;
     }
     for mode in [Mode::SinglePort, Mode::PortPerTransfer] {
@@ -67,8 +66,7 @@ fn atftp() {
 fn curl() {
     let has_tftp = Command::new("curl").arg("--version").output();
     if !has_tftp.is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains("tftp")) {
-        eprintln!("SKIPPED: there is no curl with TFTP");
-        return;
+        return testing::absent("curl with TFTP");
     }
     for options in ["", "--tftp-blksize 1468 ", "--tftp-no-options "] {
         check("curl", |port, got| {
@@ -81,8 +79,7 @@ fn curl() {
 fn busybox() {
     let applets = Command::new("busybox").arg("--list").output();
     if !applets.is_ok_and(|list| String::from_utf8_lossy(&list.stdout).lines().any(|line| line == "tftp")) {
-        eprintln!("SKIPPED: there is no busybox with tftp");
-        return;
+        return testing::absent("busybox with tftp");
     }
     check("busybox", |port, got| {
         words(&format!("tftp -g -b 1468 -r dir/f -l {} 127.0.0.1 {port}", got.display()))

@@ -1,0 +1,128 @@
+//! What a test needs beside the code: judges (foreign programs and files), and what only some machines allow.
+//!
+//! A test that judges nothing passes for the wrong reason. So an absent judge is a *failure* wherever set-up promised it
+//! (`GOLDWIRE_REQUIRE=all`, which `make test` sets), and a visible skip elsewhere. What may be skipped everywhere is in
+//! one list, [`Excuse`]. Skips are written to the file that `GOLDWIRE_SKIPS` names, so that the last line of a run can
+//! say them.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Why a test may do nothing, also where every judge is required. Each is a fact of the machine or the user that set-up
+/// cannot change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Excuse {
+    /// Giving files away, mounting, dropping privileges: only root can.
+    NotRoot,
+    /// Root reads every file, so that one that cannot be read cannot be had.
+    Root,
+    /// Network namespaces cannot be made (a container without `CAP_SYS_ADMIN`, an ordinary user).
+    NoNamespaces,
+    /// There is no IPv6 here.
+    NoIpv6,
+    /// The file system of the temporary folder does not tell about holes.
+    NoHoles,
+    /// The file system of the temporary folder keeps every page (tmpfs).
+    NoMedium,
+    /// The judge's machine code is for another processor.
+    OtherProcessor,
+    /// Nobody named a chain of VHDs that `vhd-util` made: Debian has no such program, and the files are large.
+    NoForeignChain,
+}
+
+impl Excuse {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::NotRoot => "not root",
+            Self::Root => "root reads every file",
+            Self::NoNamespaces => "no network namespaces",
+            Self::NoIpv6 => "no IPv6",
+            Self::NoHoles => "the temporary folder's file system does not tell about holes",
+            Self::NoMedium => "the temporary folder's file system keeps every page (tmpfs)",
+            Self::OtherProcessor => "another processor",
+            Self::NoForeignChain => {
+                "no chain of vhd-util's at hand (GOLDWIRE_VHD_CHAIN=FOLDER/CHILD.vhd:SHA256)"
+            }
+        }
+    }
+}
+
+/// Says that the running test does nothing, or not all, for this reason.
+pub fn excuse(excuse: Excuse) {
+    skip(excuse.reason());
+}
+
+/// Whether the user is root; says that the test is skipped if not.
+pub fn root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        excuse(Excuse::NotRoot);
+    }
+    is_root
+}
+
+/// Where the program `name` is, also in the folders that only root has in its path. `None`, with a word, if it is absent
+/// and need not be here.
+///
+/// # Panics
+/// If it is absent and every judge is required.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let found = find(name);
+    if found.is_none() {
+        absent(name);
+    }
+    found
+}
+
+/// Whether all these programs are here; as [`program`].
+///
+/// # Panics
+/// As [`program`].
+pub fn programs(names: &[&str]) -> bool {
+    names.iter().all(|name| program(name).is_some())
+}
+
+/// Whether the file or folder `path` of a package is here; as [`program`].
+///
+/// # Panics
+/// As [`program`].
+pub fn file(path: impl AsRef<Path>) -> bool {
+    let path = path.as_ref();
+    if !path.exists() {
+        absent(&path.display().to_string());
+    }
+    path.exists()
+}
+
+/// Says that a judge is absent that was looked for in another way, such as a module of a program.
+///
+/// # Panics
+/// If every judge is required.
+pub fn absent(judge: &str) {
+    let is_required = std::env::var_os("GOLDWIRE_REQUIRE").is_some_and(|required| required == "all");
+    assert!(
+        !is_required,
+        "the judge {judge} is absent: `make setup` installs what tests need, or says why it cannot"
+    );
+    skip(&format!("{judge} is absent"));
+}
+
+/// Where the program `name` is, without a word if it is nowhere: for what is no judge.
+pub fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+fn skip(why: &str) {
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {why}");
+    if let Some(path) = std::env::var_os("GOLDWIRE_SKIPS") {
+        let record = OpenOptions::new().append(true).create(true).open(path);
+        let _ = record.and_then(|mut file| file.write_all(format!("{why}\t{test}\n").as_bytes()));
+    }
+}
