@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use goldwire_disk::{Closed, Format, set_hidden};
+use goldwire_disk::{DenyAll, Format, set_hidden};
 use goldwire_fuzz::{look, look_at_bytes, scratch, write_mended_vhd};
 use libfuzzer_sys::fuzz_target;
 
@@ -12,6 +12,6 @@ fuzz_target!(|input: &[u8]| {
     look_at_bytes("plain.vhd", input, Some(Format::VhdDynamic));
     let path = scratch("mended.vhd");
     write_mended_vhd(&path, input);
-    look(&path, Some(Format::VhdDynamic), Arc::new(Closed));
+    look(&path, Some(Format::VhdDynamic), Arc::new(DenyAll));
     let _ = set_hidden(&path, true);
 });

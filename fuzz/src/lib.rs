@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use goldwire_disk::{BlockDevice, Closed, Format, Gate, OpenOptions, check, open};
+use goldwire_disk::{Access, BlockDevice, DenyAll, Format, Gate, OpenOptions, check, open};
 
 /// Room behind the input of a VHD, so that an input of some KiB can allocate a block of the usual 2 MiB.
 const HOLE: u64 = 3 << 20;
@@ -29,14 +29,14 @@ pub fn scratch(name: &str) -> PathBuf {
 
 /// Opens the image at `path` and looks at what it claims to hold; then checks it; then writes to it.
 pub fn look(path: &Path, format: Option<Format>, gate: Arc<dyn Gate>) {
-    let options = OpenOptions { writable: false, format, gate };
+    let options = OpenOptions { access: Access::Read, format, gate };
     if let Ok(image) = open(path, &options) {
         assert_eq!(image.device.size(), image.info.size);
         assert!(!image.chain.is_empty());
         walk(&*image.device);
     }
     let _ = check(path, &options);
-    if let Ok(image) = open(path, &OpenOptions { writable: true, ..options }) {
+    if let Ok(image) = open(path, &OpenOptions { access: Access::Write, ..options }) {
         write(&*image.device);
     }
 }
@@ -120,5 +120,5 @@ fn mend(bytes: &mut [u8], at: usize, length: usize, checksum_at: usize) {
 pub fn look_at_bytes(name: &str, bytes: &[u8], format: Option<Format>) {
     let path = scratch(name);
     std::fs::write(&path, bytes).expect("room for an input");
-    look(&path, format, Arc::new(Closed));
+    look(&path, format, Arc::new(DenyAll));
 }

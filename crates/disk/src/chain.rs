@@ -1,46 +1,81 @@
 //! What the openings of one chain share: the gate, the files opened so far, the limits.
 
 use std::fs::File;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
 use crate::gate::Gate;
-use crate::open::{FileIdentity, Format, ImageInfo, Link, ParentReference};
+use crate::image::{Access, ChainFile, FileIdentity, Format, ImageInfo, ParentReference};
+use crate::parents::Parents;
 use crate::{BlockDevice, Error, ErrorKind, Result, detect, qcow2, raw, vhd};
 
 /// The deepest chain that is opened. XenServer stops at 30; what is deeper than this is a mistake or an attack.
 pub(crate) const CHAIN_DEPTH_MAX: usize = 64;
 
 /// Passed down from an image to its parents.
-pub(crate) struct ChainContext {
+pub(crate) struct Chain {
     gate: Arc<dyn Gate>,
-    links: Vec<Link>,
+    files: Vec<ChainFile>,
 }
 
-impl ChainContext {
+impl Chain {
     /// A chain that is still empty.
     pub(crate) fn new(gate: Arc<dyn Gate>) -> Self {
-        Self { gate, links: Vec::new() }
+        Self { gate, files: Vec::new() }
     }
 
     /// The files opened, the head first.
-    pub(crate) fn into_links(self) -> Vec<Link> {
-        self.links
+    pub(crate) fn into_files(self) -> Vec<ChainFile> {
+        self.files
     }
 
-    /// Opens the parent that the image at `child` names, through the gate and for reading only.
-    ///
-    /// `Ok(None)` when `reference` names no path. The parent's format is the one that `reference.format` claims in
-    /// QEMU's words (`raw`, `qcow2`, `vpc`), and is detected from its content when nothing is claimed. Where
-    /// `reference.uuid` is given, the parent must carry it.
-    ///
-    /// # Errors
-    /// `NotFound` when no named file exists, `Denied` by the gate, `Corrupt` for a loop, a chain that is too deep
-    /// or the wrong uuid, and whatever opening the parent answers.
-    pub(crate) fn open_parent(
+    /// Opens one image of the chain whose file and format are known.
+    pub(crate) fn open_file(
+        &mut self,
+        file: File,
+        path: &Path,
+        format: Format,
+        access: Access,
+    ) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
+        let place = self.enter(&file, path, format)?;
+        let (device, info) = match format {
+            Format::Raw => raw::open(file, path, access),
+            Format::VhdFixed | Format::VhdDynamic | Format::VhdDifferencing => {
+                vhd::open(file, path, access, self)
+            }
+            Format::Qcow2 => qcow2::open(file, path, access, self),
+        }?;
+        // Whoever named the format said only that it is a VHD.
+        self.files[place].format = info.format;
+        Ok((device, info))
+    }
+
+    /// Counts `file` as the next one of the chain; which one it is.
+    fn enter(&mut self, file: &File, path: &Path, format: Format) -> Result<usize> {
+        let identity = FileIdentity::of(file).map_err(|e| Error::io(path, "stat the image", e))?;
+        let is_same = |file: &ChainFile| {
+            (file.identity.device, file.identity.inode) == (identity.device, identity.inode)
+        };
+        if self.files.iter().any(is_same) {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                path,
+                "is its own parent through a loop of references",
+            ));
+        }
+        if self.files.len() >= CHAIN_DEPTH_MAX {
+            let message = format!("its chain has more than {CHAIN_DEPTH_MAX} files");
+            return Err(Error::new(ErrorKind::Corrupt, path, message).with_hint("coalesce the chain first"));
+        }
+        self.files.push(ChainFile { path: path.to_owned(), format, identity });
+        Ok(self.files.len() - 1)
+    }
+}
+
+impl Parents for Chain {
+    fn open_parent(
         &mut self,
         child: &Path,
         reference: &ParentReference,
@@ -65,7 +100,7 @@ impl ChainContext {
                 wrong_uuid.get_or_insert(path);
                 continue;
             }
-            let (device, _) = self.open_file(file, &path, format, false)?;
+            let (device, _) = self.open_file(file, &path, format, Access::Read)?;
             return Ok(Some(device));
         }
         Err(match wrong_uuid {
@@ -80,50 +115,8 @@ impl ChainContext {
         })
     }
 
-    /// The files that the gate lets us open among those that `reference` names.
-    ///
-    /// # Errors
-    /// `Denied` by the gate.
-    pub(crate) fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>> {
+    fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>> {
         self.gate.resolve(child, reference)
-    }
-
-    /// Opens one image of the chain whose file and format are known.
-    pub(crate) fn open_file(
-        &mut self,
-        file: File,
-        path: &Path,
-        format: Format,
-        writable: bool,
-    ) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
-        self.enter(&file, path, format)?;
-        match format {
-            Format::Raw => raw::open(file, path, writable, self),
-            Format::VhdFixed | Format::VhdDynamic | Format::VhdDifferencing => {
-                vhd::open(file, path, writable, self)
-            }
-            Format::Qcow2 => qcow2::open(file, path, writable, self),
-        }
-    }
-
-    /// Counts `file` as the next link of the chain.
-    fn enter(&mut self, file: &File, path: &Path, format: Format) -> Result<()> {
-        let identity = FileIdentity::of(file).map_err(|e| Error::io(path, "stat the image", e))?;
-        let is_same =
-            |link: &Link| (link.identity.device, link.identity.inode) == (identity.device, identity.inode);
-        if self.links.iter().any(is_same) {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                path,
-                "is its own parent through a loop of references",
-            ));
-        }
-        if self.links.len() >= CHAIN_DEPTH_MAX {
-            let message = format!("its chain has more than {CHAIN_DEPTH_MAX} files");
-            return Err(Error::new(ErrorKind::Corrupt, path, message).with_hint("coalesce the chain first"));
-        }
-        self.links.push(Link { path: path.to_owned(), format, identity });
-        Ok(())
     }
 }
 
@@ -150,19 +143,6 @@ impl ParentFormat {
 fn names(reference: &ParentReference) -> String {
     let names: Vec<String> = reference.paths.iter().map(|path| path.display().to_string()).collect();
     names.join(", ")
-}
-
-/// Opens what the user named: a regular file or a block device. `O_NONBLOCK` keeps a FIFO from holding us.
-pub(crate) fn open_named_file(path: &Path, writable: bool) -> Result<File> {
-    let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
-    let fd = rustix::fs::open(path, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|e| Error::io(path, "open the image", e.into()))?;
-    let file = File::from(fd);
-    let kind = file.metadata().map_err(|e| Error::io(path, "stat the image", e))?.file_type();
-    if kind.is_file() || kind.is_block_device() {
-        return Ok(file);
-    }
-    Err(Error::new(ErrorKind::Invalid, path, "is neither a regular file nor a block device"))
 }
 
 /// Opens what an image named: only a regular file, and not through a link that was put there after the gate

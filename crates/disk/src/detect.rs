@@ -3,9 +3,19 @@
 use std::fs::File;
 use std::path::Path;
 
-use crate::host::HostFile;
+use crate::host::{HostFile, open_named_file};
+use crate::image::{Access, Format};
 use crate::vhd::DiskKind;
-use crate::{Error, Format, Result, vhd};
+use crate::{Error, Result, vhd};
+
+/// The format of the file at `path`, by its content and never by its name. Whatever nobody claims is raw.
+///
+/// # Errors
+/// `NotFound`, `Denied`, `Io`; `Invalid` for what is neither a file nor a block device.
+pub fn detect(path: impl AsRef<Path>) -> Result<Format> {
+    let path = path.as_ref();
+    detect_file(&open_named_file(path, Access::Read)?, path)
+}
 
 /// The format of an opened file. Whatever nobody claims is raw, and so is every block device: a guest that owns a
 /// device could otherwise write a header into it and choose how we read it.

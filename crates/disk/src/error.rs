@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use goldwire_stdx::Hints;
+
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -90,10 +92,11 @@ impl Error {
     pub fn message(&self) -> &str {
         &self.message
     }
+}
 
-    /// What the reader can do, if we know.
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
+impl Hints for Error {
+    fn hints(&self) -> Vec<String> {
+        self.hint.iter().cloned().collect()
     }
 }
 

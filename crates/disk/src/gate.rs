@@ -7,7 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::open::ParentReference;
+use crate::image::ParentReference;
 use crate::{Error, ErrorKind, Result};
 
 /// Decides which files an image may make us open. A hostile image names any path it likes.
@@ -22,7 +22,7 @@ pub trait Gate: Send + Sync {
 
 /// No image may name another file.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Closed;
+pub struct DenyAll;
 
 /// A parent must lie in the same folder as its child, which is where every XenServer file SR keeps its chains.
 /// Symbolic links that leave the folder are refused.
@@ -33,7 +33,7 @@ pub struct SameFolder;
 #[derive(Clone, Debug, Default)]
 pub struct Folders(pub Vec<PathBuf>);
 
-impl Gate for Closed {
+impl Gate for DenyAll {
     fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>> {
         match reference.paths.first() {
             Some(path) => Err(denied(child, path)),
@@ -132,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn closed_refuses_every_parent() {
-        let error = Closed.resolve(Path::new("/x"), &reference(&["./y"])).unwrap_err();
+    fn deny_all_refuses_every_parent() {
+        let error = DenyAll.resolve(Path::new("/x"), &reference(&["./y"])).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Denied);
     }
 

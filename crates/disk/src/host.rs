@@ -8,9 +8,27 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::{Error, Result};
+use crate::image::Access;
+use crate::{Error, ErrorKind, Result};
+
+/// Opens what the user named: a regular file or a block device. `O_NONBLOCK` keeps a FIFO from holding us.
+pub(crate) fn open_named_file(path: &Path, access: Access) -> Result<File> {
+    let flags = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::Write => OFlags::RDWR,
+    };
+    let fd = rustix::fs::open(path, flags | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::io(path, "open the image", e.into()))?;
+    let file = File::from(fd);
+    let kind = file.metadata().map_err(|e| Error::io(path, "stat the image", e))?.file_type();
+    if kind.is_file() || kind.is_block_device() {
+        return Ok(file);
+    }
+    Err(Error::new(ErrorKind::Invalid, path, "is neither a regular file nor a block device"))
+}
 
 /// An opened file with its name.
 pub(crate) struct HostFile {

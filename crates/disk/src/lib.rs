@@ -15,11 +15,14 @@ mod check;
 mod detect;
 mod device;
 mod error;
+mod finding;
 mod gate;
 mod host;
+mod image;
 #[cfg(test)]
 mod journal;
 mod open;
+mod parents;
 mod qcow2;
 mod raw;
 mod sync;
@@ -29,12 +32,12 @@ pub mod testing;
 mod tests;
 mod vhd;
 
-pub use check::{Finding, Severity, check};
+pub use check::check;
+pub use detect::detect;
 pub use device::{BlockDevice, Extent, ExtentKind};
 pub use error::{Error, ErrorKind, Result};
-pub use gate::{Closed, Folders, Gate, SameFolder};
-pub use open::{
-    CreateOptions, FileIdentity, Format, Image, ImageInfo, Link, OpenOptions, ParentReference, create,
-    create_in, detect, open, open_file,
-};
+pub use finding::{Finding, Severity};
+pub use gate::{DenyAll, Folders, Gate, SameFolder};
+pub use image::{Access, ChainFile, CreateOptions, FileIdentity, Format, Image, ImageInfo, ParentReference};
+pub use open::{OpenOptions, create, create_in, open, open_file};
 pub use vhd::set_hidden;

@@ -4,32 +4,26 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::chain::ChainContext;
-use crate::check::Finding;
 use crate::device::check_range;
+use crate::finding::Finding;
 use crate::host::HostFile;
-use crate::open::{Format, ImageInfo};
+use crate::image::{Access, Format, ImageInfo};
 use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
 
 /// Opens the whole file or device as a disk. Any length is a disk, also none.
-pub(crate) fn open(
-    file: File,
-    path: &Path,
-    writable: bool,
-    _chain: &mut ChainContext,
-) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
+pub(crate) fn open(file: File, path: &Path, access: Access) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
     let host = HostFile::new(file, path);
     let size = host.length()?;
     let info =
         ImageInfo { format: Format::Raw, size, uuid: None, created: None, hidden: None, details: Vec::new() };
-    Ok((Arc::new(Flat::new(host, size, writable)), info))
+    Ok((Arc::new(Flat::new(host, size, access)), info))
 }
 
 /// Makes the new, empty `file` a disk of `size` bytes without storing any.
 pub(crate) fn create(file: File, path: &Path, size: u64) -> Result<Arc<dyn BlockDevice>> {
     let host = HostFile::new(file, path);
     host.set_length(size)?;
-    Ok(Arc::new(Flat::new(host, size, true)))
+    Ok(Arc::new(Flat::new(host, size, Access::Write)))
 }
 
 /// There is nothing to contradict in a raw image.
@@ -41,16 +35,16 @@ pub(crate) fn check(_file: &File, _path: &Path) -> Result<Vec<Finding>> {
 pub(crate) struct Flat {
     host: HostFile,
     size: u64,
-    writable: bool,
+    access: Access,
 }
 
 impl Flat {
-    pub(crate) fn new(host: HostFile, size: u64, writable: bool) -> Self {
-        Self { host, size, writable }
+    pub(crate) fn new(host: HostFile, size: u64, access: Access) -> Self {
+        Self { host, size, access }
     }
 
     fn check_writable(&self) -> Result<()> {
-        if self.writable {
+        if self.access == Access::Write {
             return Ok(());
         }
         Err(Error::new(ErrorKind::ReadOnly, self.host.path(), "was opened for reading only"))
@@ -86,6 +80,6 @@ impl BlockDevice for Flat {
     }
 
     fn flush(&self) -> Result<()> {
-        if self.writable { self.host.sync() } else { Ok(()) }
+        if self.access == Access::Write { self.host.sync() } else { Ok(()) }
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use goldwire_control::boot::LoadError;
 use goldwire_netboot::content::LibraryError;
 use goldwire_replicate::wire::Failure;
-use goldwire_stdx::Report;
+use goldwire_stdx::{Hints, Report};
 
 /// What a script may branch on. 2 is also clap's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub(crate) fn report(error: &anyhow::Error) -> Report {
         if let Some(disk) = cause.downcast_ref::<goldwire_disk::Error>() {
             let below = Report::of(disk);
             chain.extend(below.chain);
-            return Report { chain, hints: disk.hint().map(str::to_owned).into_iter().collect() };
+            return Report { chain, hints: disk.hints() };
         }
         chain.push(cause.to_string());
         if let Some(LoadError::Read { source, .. }) = cause.downcast_ref() {

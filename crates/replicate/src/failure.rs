@@ -71,12 +71,9 @@ impl Error for Failure {}
 
 impl From<goldwire_disk::Error> for Failure {
     fn from(error: goldwire_disk::Error) -> Self {
-        let hint = error.hint().map(str::to_owned);
+        let hints = error.hints();
         let failure = Self::of(FailureKind::Other, &error);
-        match hint {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+        hints.into_iter().fold(failure, Self::hint)
     }
 }
 
@@ -86,7 +83,10 @@ impl From<goldwire_store::Error> for Failure {
             goldwire_store::Error::Stopped => Self::stopped(),
             goldwire_store::Error::Changed { .. } => Self::of(FailureKind::SourceChanged, &error)
                 .hint("sync from a snapshot or export that nobody writes to"),
-            other => Self::of(FailureKind::Other, &other),
+            other => {
+                let hints = other.hints();
+                hints.into_iter().fold(Self::of(FailureKind::Other, &other), Self::hint)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use goldwire_disk::{Closed, Format, OpenOptions};
+use goldwire_disk::{DenyAll, Format, OpenOptions};
 
 use crate::failure::Result;
 use crate::wire::{Candidate, Failure};
@@ -51,7 +51,7 @@ fn candidate(path: &Path) -> Result<Candidate> {
         fs::metadata(path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
     let format = goldwire_disk::detect(path)?;
     // The parents are not needed to describe an image; an image with one cannot be opened without it.
-    let options = OpenOptions { gate: std::sync::Arc::new(Closed), ..OpenOptions::default() };
+    let options = OpenOptions { gate: std::sync::Arc::new(DenyAll), ..OpenOptions::default() };
     let image = goldwire_disk::open(path, &options).ok();
     let info = image.as_ref().map(|image| &image.info);
     Ok(Candidate {
@@ -59,7 +59,7 @@ fn candidate(path: &Path) -> Result<Candidate> {
         format: format.name().to_owned(),
         size: info.map_or(0, |info| info.size),
         file_length: data.len(),
-        uuid: info.and_then(|info| info.uuid),
+        uuid: info.and_then(|info| info.uuid.map(|uuid| uuid.0)),
         hidden: info.and_then(|info| info.hidden).unwrap_or(false),
         has_parent: format == Format::VhdDifferencing,
         modified: data.mtime(),

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use goldwire_stdx::Hints;
+
 /// The result of everything in this crate that touches files or devices.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -53,6 +55,19 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl Hints for Error {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::ReadDisk { source, .. } => source.hints(),
+            Self::DamagedTree { path, .. } => {
+                vec![format!("remove it, and it is made anew from the image: rm {}", path.display())]
+            }
+            Self::Changed { .. } => vec!["read a snapshot or export that nobody writes to".into()],
+            Self::TreeFile { .. } | Self::TooLarge { .. } | Self::Stopped => Vec::new(),
+        }
+    }
 }
 
 impl Error {

@@ -12,7 +12,7 @@ use super::host::HostFileExt as _;
 use super::read::read_u64s;
 use super::refcounts::Refcounts;
 use super::tables::{COPIED, Mapping};
-use crate::check::Finding;
+use crate::finding::Finding;
 use crate::host::HostFile;
 use crate::{Error, ErrorKind, Result};
 

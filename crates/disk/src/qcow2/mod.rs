@@ -39,31 +39,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::header::{CORRUPT, Compression, DIRTY, Header};
-use crate::chain::ChainContext;
 use crate::host::HostFile;
-use crate::{BlockDevice, Error, ErrorKind, Format, ImageInfo, ParentReference, Result};
+use crate::image::{Access, Format, ImageInfo, ParentReference};
+use crate::parents::Parents;
+use crate::{BlockDevice, Error, ErrorKind, Result};
 
 pub(crate) use self::check::check;
 
-/// Opens the QCOW2 image `file`, named `path`, with the backing files that `chain` allows.
+/// Opens the QCOW2 image `file`, named `path`, with the backing files that `parents` allow.
 ///
 /// # Errors
-/// `Corrupt` with the field and its offset; `Unsupported` for features that we do not read, or do not write when
-/// `writable`; whatever `chain` answers about a backing file.
+/// `Corrupt` with the field and its offset; `Unsupported` for features that we do not read, or do not write for
+/// `Write`; whatever `parents` answer about a backing file.
 pub(crate) fn open(
     file: File,
     path: &Path,
-    writable: bool,
-    chain: &mut ChainContext,
+    access: Access,
+    parents: &mut dyn Parents,
 ) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
     let host = HostFile::new(file, path);
     let header = Header::read(&host)?;
     let info = image_info(&header);
-    if writable {
+    if access == Access::Write {
         return Ok((Arc::new(adopt::adopt(host, &header)?), info));
     }
     let backing = match &header.backing_name {
-        Some(name) => chain.open_parent(path, &backing_reference(path, name, &header)?)?,
+        Some(name) => parents.open_parent(path, &backing_reference(path, name, &header)?)?,
         None => None,
     };
     Ok((Arc::new(read::Reader::open(host, &header, backing)?), info))
@@ -77,7 +78,7 @@ pub(crate) fn create(file: File, path: &Path, size: u64) -> Result<Arc<dyn Block
     Ok(Arc::new(write::Writer::create(HostFile::new(file, path), size)?))
 }
 
-/// The backing file in the chain's words.
+/// The backing file as a parent.
 ///
 /// An image that records no backing format has it detected, as QEMU does. That lets the guest of a raw backing
 /// file forge an image by writing a QCOW2 header to its first sector; QEMU therefore records the format today, and

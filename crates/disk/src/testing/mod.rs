@@ -15,6 +15,8 @@ mod mem;
 use std::sync::Arc;
 use std::thread;
 
+use goldwire_stdx::spawn_scoped;
+
 use crate::{BlockDevice, ErrorKind, ExtentKind};
 
 pub use mem::MemDevice;
@@ -167,7 +169,7 @@ fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>) {
     let pieces = device.size() / PIECE as u64;
     thread::scope(|scope| {
         for mine in 0..4 {
-            scope.spawn(move || {
+            let work = move || {
                 for piece in (0..pieces).filter(|piece| piece % 4 == mine) {
                     let offset = piece * PIECE as u64;
                     let bytes = pattern(3, offset, PIECE);
@@ -180,7 +182,8 @@ fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>) {
                     }
                     device.extent_at(offset).unwrap();
                 }
-            });
+            };
+            spawn_scoped(scope, "a writer", work).unwrap();
         }
     });
     let written = (pieces * PIECE as u64) as usize;

@@ -7,8 +7,9 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use goldwire_stdx::Uuid;
 
 use super::bat::{Bat, fixed_regions, overlap};
 use super::batmap::{Batmap, Found, VERSION_CURRENT};
@@ -20,10 +21,9 @@ use super::header::{BLOCK_SIZE, Header, Layout};
 use super::locator::{Locator, PLATFORMS_READ, header_name};
 use super::parent;
 use crate::Result;
-use crate::chain::ChainContext;
-use crate::check::Finding;
+use crate::finding::Finding;
 use crate::host::HostFile;
-use crate::open::OpenOptions;
+use crate::parents::Parents;
 
 /// How far in the future a time stamp may lie: `vhd-util` grants half an hour of clock skew.
 const TIMESTAMP_SLACK_S: i64 = 1800;
@@ -34,11 +34,11 @@ const FEATURE_TEMPORARY: u32 = 1;
 const FEATURE_RESERVED: u32 = 2;
 
 /// All findings about the VHD in `file`.
-pub(crate) fn check(file: File, path: &Path, options: &OpenOptions) -> Result<Vec<Finding>> {
+pub(crate) fn check(file: File, path: &Path, parents: &mut dyn Parents) -> Result<Vec<Finding>> {
     let host = HostFile::new(file, path);
     let footers = Footers::read(&host)?;
     let mut check = Check { host, footers, findings: Vec::new() };
-    if let Err(error) = check.run(options) {
+    if let Err(error) = check.run(parents) {
         check.findings.push(Finding::from_error(&error));
     }
     Ok(check.findings)
@@ -60,7 +60,7 @@ impl Check {
     }
 
     /// Looks at everything; an error is what keeps us from going on.
-    fn run(&mut self, options: &OpenOptions) -> Result<()> {
+    fn run(&mut self, parents: &mut dyn Parents) -> Result<()> {
         let Some(footer) = self.footers.effective().cloned() else {
             return self.footers.effective_or_error(&self.host).map(drop);
         };
@@ -77,7 +77,7 @@ impl Check {
         let layout = Layout::new(&self.host, &self.footers, &footer, &header)?;
         self.tables(&layout, &footer, &header)?;
         if footer.kind() == Some(DiskKind::Differencing) {
-            self.parent(&header, options)?;
+            self.parent(&header, parents)?;
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ impl Check {
         if footer.kind().is_none() {
             self.error("disk type", at(60), format!("{} is unknown", footer.kind_code()));
         }
-        if footer.uuid() == [0; 16] {
+        if footer.uuid() == Uuid([0; 16]) {
             self.error("uuid", at(68), "is nil");
         }
         if footer.saved() > 1 {
@@ -209,7 +209,7 @@ impl Check {
         if header.locators().any(|locator| !locator.is_blank()) {
             self.error("parent locators", base + 576, "a disk without a parent has some");
         }
-        if header.parent_uuid() != [0; 16] {
+        if header.parent_uuid() != Uuid([0; 16]) {
             self.error("parent uuid", base + 40, "a disk without a parent names one");
         }
         if header.parent_timestamp() != 0 {
@@ -288,7 +288,7 @@ impl Check {
     }
 
     /// The locators one by one, then whether they lead to the parent.
-    fn parent(&mut self, header: &Header, options: &OpenOptions) -> Result<()> {
+    fn parent(&mut self, header: &Header, parents: &mut dyn Parents) -> Result<()> {
         let base = self.footers.effective().map_or(0, Footer::data_offset);
         let name = header_name(header.parent_name());
         match &name {
@@ -323,7 +323,6 @@ impl Check {
             }
         }
         let reference = parent::reference(&self.host, header, self.footers.file_length)?;
-        let mut chain = ChainContext::new(Arc::clone(&options.gate));
-        parent::open(&self.host, &reference, &mut chain).map(drop)
+        parent::open(&self.host, &reference, parents).map(drop)
     }
 }

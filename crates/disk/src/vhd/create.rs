@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use goldwire_stdx::Uuid;
+
 use super::bat::Bat;
 use super::batmap::{self, Batmap};
 use super::dynamic::Dynamic;
@@ -12,7 +14,7 @@ use super::footer::{DiskKind, EPOCH, FOOTER_SIZE, Footer, NO_OFFSET};
 use super::header::{BLOCK_SIZE, HEADER_SIZE, Header, Layout};
 use super::writer::{Writer, next_place};
 use crate::host::HostFile;
-use crate::open::{CreateOptions, Format};
+use crate::image::{Access, CreateOptions, Format};
 use crate::raw::Flat;
 use crate::{BlockDevice, Error, ErrorKind, Result};
 
@@ -38,7 +40,7 @@ pub(super) fn create_host(host: HostFile, options: &CreateOptions) -> Result<Arc
         ))
         .with_hint("use qcow2 or raw"));
     }
-    if options.uuid == [0; 16] {
+    if options.uuid == Uuid([0; 16]) {
         return Err(invalid("a VHD needs a uuid; the nil one means a raw parent to XenServer".to_owned()));
     }
     match options.format {
@@ -60,7 +62,7 @@ fn create_fixed(host: HostFile, options: &CreateOptions) -> Result<Arc<dyn Block
     let footer = Footer::new(DiskKind::Fixed, options.size, NO_OFFSET, options.uuid, time);
     host.write(footer.bytes(), options.size, "the footer")?;
     host.sync()?;
-    Ok(Arc::new(Flat::new(host, options.size, true)))
+    Ok(Arc::new(Flat::new(host, options.size, Access::Write)))
 }
 
 fn create_dynamic(host: HostFile, options: &CreateOptions) -> Result<Arc<dyn BlockDevice>> {

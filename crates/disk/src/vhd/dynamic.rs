@@ -16,9 +16,10 @@ use super::footer::{DiskKind, Footer, Footers};
 use super::header::{Header, Layout};
 use super::parent;
 use super::writer::Writer;
-use crate::chain::ChainContext;
 use crate::device::check_range;
 use crate::host::HostFile;
+use crate::image::Access;
+use crate::parents::Parents;
 use crate::sync::{lock, read};
 use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
 
@@ -85,17 +86,17 @@ pub(crate) fn batmap_regions(batmap: &Batmap) -> [Region; 2] {
 }
 
 impl Dynamic {
-    /// Opens the disk in `host`, with its parent through `chain`, and for writing if `writable`.
+    /// Opens the disk in `host`, with its parent through `parents`.
     pub(crate) fn open(
         host: HostFile,
         footers: &Footers,
         footer: &Footer,
         parts: Parts,
-        writable: bool,
-        chain: &mut ChainContext,
+        access: Access,
+        parents: &mut dyn Parents,
     ) -> Result<Self> {
         let is_differencing = footer.kind() == Some(DiskKind::Differencing);
-        if writable && is_differencing {
+        if access == Access::Write && is_differencing {
             let message = "is a differencing disk, which is read but not written";
             return Err(Error::new(ErrorKind::Unsupported, host.path(), message)
                 .with_hint("flatten the chain into a new image and write to that"));
@@ -103,7 +104,7 @@ impl Dynamic {
         let parent = match is_differencing {
             true => {
                 let reference = parent::reference(&host, &parts.header, footers.file_length)?;
-                Some(parent::open(&host, &reference, chain)?)
+                Some(parent::open(&host, &reference, parents)?)
             }
             false => None,
         };
@@ -116,7 +117,7 @@ impl Dynamic {
             parent,
             writer: None,
         };
-        if writable {
+        if access == Access::Write {
             let writer = Writer::open(&disk, footers, footer, parts.batmap, &parts.regions)?;
             disk.writer = Some(Mutex::new(writer));
         }

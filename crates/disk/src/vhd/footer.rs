@@ -11,6 +11,8 @@
 //! Everything is big endian. The bytes are kept as they are and read through methods, so that a footer that we
 //! write again keeps what we do not know.
 
+use goldwire_stdx::Uuid;
+
 use super::geometry::Geometry;
 use crate::host::HostFile;
 use crate::{Error, Result};
@@ -73,7 +75,7 @@ impl Footer {
     }
 
     /// A new footer as XenServer's libvhd writes it. `data_offset` is where the dynamic header lies.
-    pub(crate) fn new(kind: DiskKind, size: u64, data_offset: u64, uuid: [u8; 16], timestamp: u32) -> Self {
+    pub(crate) fn new(kind: DiskKind, size: u64, data_offset: u64, uuid: Uuid, timestamp: u32) -> Self {
         let mut bytes = [0; 512];
         bytes[..8].copy_from_slice(COOKIE);
         bytes[8..12].copy_from_slice(&2_u32.to_be_bytes());
@@ -91,7 +93,7 @@ impl Footer {
             DiskKind::Differencing => 4,
         };
         bytes[60..64].copy_from_slice(&kind.to_be_bytes());
-        bytes[68..84].copy_from_slice(&uuid);
+        bytes[68..84].copy_from_slice(&uuid.0);
         let mut footer = Self { bytes };
         footer.update_checksum();
         footer
@@ -162,10 +164,10 @@ impl Footer {
         }
     }
 
-    pub(crate) fn uuid(&self) -> [u8; 16] {
+    pub(crate) fn uuid(&self) -> Uuid {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&self.bytes[68..84]);
-        uuid
+        Uuid(uuid)
     }
 
     pub(crate) fn saved(&self) -> u8 {

@@ -6,6 +6,8 @@
 //!  64 parent name, UTF-16BE [256]              576 eight locators of 24 bytes          768 reserved
 //! ```
 
+use goldwire_stdx::Uuid;
+
 use super::footer::{Footer, Footers, checksum, u32_at, u64_at};
 use super::locator::Locator;
 use crate::host::HostFile;
@@ -103,10 +105,10 @@ impl Header {
         u32_at(&self.bytes, 32)
     }
 
-    pub(crate) fn parent_uuid(&self) -> [u8; 16] {
+    pub(crate) fn parent_uuid(&self) -> Uuid {
         let mut uuid = [0; 16];
         uuid.copy_from_slice(&self.bytes[40..56]);
-        uuid
+        Uuid(uuid)
     }
 
     /// Seconds since 2000.

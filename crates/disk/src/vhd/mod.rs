@@ -22,9 +22,11 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::chain::{ChainContext, open_named_file};
-use crate::host::HostFile;
-use crate::open::{Format, ImageInfo};
+use goldwire_stdx::Uuid;
+
+use crate::host::{HostFile, open_named_file};
+use crate::image::{Access, Format, ImageInfo};
+use crate::parents::Parents;
 use crate::raw::Flat;
 use crate::{BlockDevice, Error, ErrorKind, Result};
 
@@ -38,16 +40,16 @@ use footer::{EPOCH, Footer, Footers};
 pub(crate) fn open(
     file: File,
     path: &Path,
-    writable: bool,
-    chain: &mut ChainContext,
+    access: Access,
+    parents: &mut dyn Parents,
 ) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
-    open_host(HostFile::new(file, path), writable, chain)
+    open_host(HostFile::new(file, path), access, parents)
 }
 
 fn open_host(
     host: HostFile,
-    writable: bool,
-    chain: &mut ChainContext,
+    access: Access,
+    parents: &mut dyn Parents,
 ) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
     let footers = Footers::read(&host)?;
     let footer = footers.effective_or_error(&host)?;
@@ -66,16 +68,16 @@ fn open_host(
     let mut info = info(&footers, footer, kind);
     if kind == DiskKind::Fixed {
         check_fixed_length(&host, &footers, footer)?;
-        return Ok((Arc::new(Flat::new(host, footer.size(), writable)), info));
+        return Ok((Arc::new(Flat::new(host, footer.size(), access)), info));
     }
     let parts = Parts::read(&host, &footers, footer)?;
     info.details.push(("block size", parts.layout.block_size.to_string()));
     info.details.push(("blocks", format!("{} of {}", parts.bat.allocated().count(), parts.layout.blocks)));
     info.details.push(("batmap", if parts.batmap.is_some() { "yes" } else { "no" }.to_owned()));
     if kind == DiskKind::Differencing {
-        info.details.push(("parent uuid", hyphenated(parts.header.parent_uuid())));
+        info.details.push(("parent uuid", parts.header.parent_uuid().to_string()));
     }
-    let disk = Dynamic::open(host, &footers, footer, parts, writable, chain)?;
+    let disk = Dynamic::open(host, &footers, footer, parts, access, parents)?;
     Ok((Arc::new(disk), info))
 }
 
@@ -116,19 +118,13 @@ fn info(footers: &Footers, footer: &Footer, kind: DiskKind) -> ImageInfo {
     }
 }
 
-/// `00112233-4455-6677-8899-aabbccddeeff`.
-fn hyphenated(uuid: [u8; 16]) -> String {
-    let digits: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
-}
-
 /// The kind that a file claims to be; `None` when it holds no VHD cookie where one belongs.
 pub(crate) fn detect(host: &HostFile) -> Result<Option<DiskKind>> {
     Ok(Footers::read(host)?.claimed_kind())
 }
 
 /// The uuid in the footer of `file`, if it is a VHD.
-pub(crate) fn uuid(file: &File, path: &Path) -> Result<Option<[u8; 16]>> {
+pub(crate) fn uuid(file: &File, path: &Path) -> Result<Option<Uuid>> {
     let file = file.try_clone().map_err(|e| Error::io(path, "duplicate the file handle", e))?;
     Ok(Footers::read(&HostFile::new(file, path))?.effective().map(Footer::uuid))
 }
@@ -141,7 +137,7 @@ pub(crate) fn uuid(file: &File, path: &Path) -> Result<Option<[u8; 16]>> {
 /// shown to it.
 pub fn set_hidden(path: impl AsRef<Path>, hidden: bool) -> Result<()> {
     let path = path.as_ref();
-    let host = HostFile::new(open_named_file(path, true)?, path);
+    let host = HostFile::new(open_named_file(path, Access::Write)?, path);
     let footers = Footers::read(&host)?;
     let mut footer = match &footers.trailing {
         Ok(footer) => footer.clone(),

@@ -7,12 +7,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use goldwire_stdx::Uuid;
+
 use super::header::Header;
 use super::locator::{PLATFORMS_READ, header_name};
-use crate::chain::ChainContext;
 use crate::gate::folder_of;
 use crate::host::HostFile;
-use crate::open::ParentReference;
+use crate::image::ParentReference;
+use crate::parents::Parents;
 use crate::{BlockDevice, Error, ErrorKind, Result};
 
 /// The most files of a folder that are looked into for a uuid. A storage repository has a few thousand.
@@ -38,7 +40,7 @@ pub(crate) fn reference(host: &HostFile, header: &Header, file_length: u64) -> R
         }
     }
     // libvhd records a raw parent by a nil uuid.
-    let uuid = Some(header.parent_uuid()).filter(|uuid| *uuid != [0; 16]);
+    let uuid = Some(header.parent_uuid()).filter(|uuid| *uuid != Uuid([0; 16]));
     let format = if uuid.is_some() { "vpc" } else { "raw" };
     Ok(ParentReference { paths: unique, uuid, format: Some(format.to_owned()) })
 }
@@ -47,10 +49,10 @@ pub(crate) fn reference(host: &HostFile, header: &Header, file_length: u64) -> R
 pub(crate) fn open(
     host: &HostFile,
     reference: &ParentReference,
-    chain: &mut ChainContext,
+    parents: &mut dyn Parents,
 ) -> Result<Arc<dyn BlockDevice>> {
     let child = host.path();
-    let missing = match chain.open_parent(child, reference) {
+    let missing = match parents.open_parent(child, reference) {
         Ok(Some(device)) => return Ok(device),
         Ok(None) => Error::new(ErrorKind::Corrupt, child, "is a differencing disk that names no parent"),
         // An error about another file is about a parent of the parent, which was found.
@@ -59,13 +61,13 @@ pub(crate) fn open(
         Err(error) => return Err(error),
     };
     let Some(uuid) = reference.uuid else { return Err(missing) };
-    let Some(path) = find_by_uuid(child, uuid, chain)? else { return Err(missing) };
+    let Some(path) = find_by_uuid(child, uuid, parents)? else { return Err(missing) };
     let found = ParentReference { paths: vec![path], ..reference.clone() };
-    chain.open_parent(child, &found)?.ok_or(missing)
+    parents.open_parent(child, &found)?.ok_or(missing)
 }
 
 /// The `*.vhd` file beside `child` that carries `uuid`, among those that the gate lets us look into.
-fn find_by_uuid(child: &Path, uuid: [u8; 16], chain: &ChainContext) -> Result<Option<PathBuf>> {
+fn find_by_uuid(child: &Path, uuid: Uuid, parents: &dyn Parents) -> Result<Option<PathBuf>> {
     let folder = folder_of(child)?;
     let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, "list the folder", e))?;
     let mut paths: Vec<PathBuf> = entries
@@ -78,12 +80,12 @@ fn find_by_uuid(child: &Path, uuid: [u8; 16], chain: &ChainContext) -> Result<Op
     paths.sort_unstable();
     let reference = ParentReference { paths, uuid: None, format: None };
     // A gate that allows nothing here leaves the first error to be told.
-    let Ok(allowed) = chain.resolve(child, &reference) else { return Ok(None) };
+    let Ok(allowed) = parents.resolve(child, &reference) else { return Ok(None) };
     Ok(allowed.into_iter().find(|path| uuid_of(path) == Some(uuid)))
 }
 
 /// The uuid of the VHD at `path`. Whatever keeps us from reading it keeps it from being the parent.
-fn uuid_of(path: &Path) -> Option<[u8; 16]> {
+fn uuid_of(path: &Path) -> Option<Uuid> {
     if !path.symlink_metadata().ok()?.file_type().is_file() {
         return None;
     }

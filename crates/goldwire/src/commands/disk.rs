@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use goldwire_disk::{Folders, Image, OpenOptions, Severity};
 use goldwire_replicate::{Effort, Seeds, SyncJob, WriteRules};
-use goldwire_stdx::{ByteSize, Uuid, watched};
+use goldwire_stdx::{ByteSize, watched};
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, Progress, TreeCache, Version, beside, for_each_difference, keep_beside,
 };
@@ -98,7 +98,7 @@ pub(crate) fn info(args: &InfoArgs) -> anyhow::Result<Code> {
                 info.details.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
             let value = json!({
                 "path": path, "format": info.format.name(), "size": info.size, "file_length": file_length,
-                "uuid": info.uuid.map(|uuid| Uuid(uuid).to_string()), "created": info.created,
+                "uuid": info.uuid.map(|uuid| uuid.to_string()), "created": info.created,
                 "hidden": info.hidden, "chain": chain, "details": details,
                 "root": kept.map(|tree| tree.root.to_string()),
             });
@@ -111,7 +111,7 @@ pub(crate) fn info(args: &InfoArgs) -> anyhow::Result<Code> {
         row("disk size", format!("{} ({} bytes)", ByteSize(info.size), info.size))?;
         row("file length", format!("{} ({file_length} bytes)", ByteSize(file_length)))?;
         if let Some(uuid) = info.uuid {
-            row("uuid", Uuid(uuid).to_string())?;
+            row("uuid", uuid.to_string())?;
         }
         if let Some(created) = info.created {
             row("created", format_time(created))?;

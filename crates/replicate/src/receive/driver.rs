@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use goldwire_disk::{BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
+use goldwire_disk::{Access, BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
 use goldwire_stdx::{AlignedBuffer, Stop, Uuid, spawn_scoped, watched};
 use goldwire_store::{
     BLOCKS_PER_CHUNK, BuildOptions, CHUNK_SIZE, FANOUT, Progress, Root, TreeFile, TreeGeometry, Version,
@@ -342,7 +342,8 @@ impl Driver<'_> {
         let path = place.shown("disk");
         let format = disk_format(destination.format);
         if place.has("laid-out") {
-            let options = OpenOptions { writable: true, format: Some(format), ..OpenOptions::default() };
+            let options =
+                OpenOptions { access: Access::Write, format: Some(format), ..OpenOptions::default() };
             let opened = folder
                 .write_file("disk")
                 .map_err(|error| Failure::io(format!("open {}", path.display()), &error));
@@ -367,7 +368,7 @@ impl Driver<'_> {
         let options = CreateOptions {
             format,
             size: self.version.size,
-            uuid: uuid_of(&self.version.root).0,
+            uuid: uuid_of(&self.version.root),
             created: self.version.created,
         };
         let device = goldwire_disk::create_in(file, &path, &options).map_err(|error| match error.kind() {

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use goldwire_disk::BlockDevice;
-use goldwire_stdx::AlignedBuffer;
+use goldwire_stdx::{AlignedBuffer, spawn_scoped};
 
 use super::file::TreeFile;
 use super::geometry::{FANOUT, Root, node_id};
@@ -75,8 +75,11 @@ pub fn build_tree(
         Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads.min(nodes as usize).max(1)).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or(Err(Error::Stopped)))
+        let wanted = 0..threads.min(nodes as usize).max(1);
+        let workers: Vec<_> = wanted.map_while(|_| spawn_scoped(scope, "hash", worker).ok()).collect();
+        // A system that is short of threads still hashes: on fewer, or on this one.
+        let here = if workers.is_empty() { worker() } else { Ok(()) };
+        workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Error::Stopped))).fold(here, Result::and)
     })?;
     Ok((tree.close_upper_levels()?, used.load(Ordering::Relaxed)))
 }

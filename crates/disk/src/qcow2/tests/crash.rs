@@ -85,7 +85,7 @@ impl History {
 
 /// The image that a crash left: consistent, without garbage, and good to go on with.
 fn assert_survives(history: &History, path: &Path, certain: usize, made: usize) {
-    let (device, _) = open_image(path, false).unwrap();
+    let (device, _) = open_image(path, Access::Read).unwrap();
     history.assert_possible(&window(&*device), certain, made);
     let findings = check(&File::open(path).unwrap(), path).unwrap();
     assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
@@ -93,7 +93,7 @@ fn assert_survives(history: &History, path: &Path, certain: usize, made: usize) 
         let (code, text) = qemu_check(path);
         assert!(code == 0 || code == 3, "{text}");
     }
-    let (device, _) = open_image(path, true).unwrap();
+    let (device, _) = open_image(path, Access::Write).unwrap();
     history.assert_possible(&window(&*device), certain, made);
     // Other clusters than before take the places that the crash left free, and must not show what was there.
     device.allocate(UNWRITTEN, UNWRITTEN_LENGTH).unwrap();
@@ -108,7 +108,7 @@ fn assert_survives(history: &History, path: &Path, certain: usize, made: usize) 
     if has_qemu() {
         assert_clean(path);
     }
-    assert!(window(&*open_image(path, false).unwrap().0) == history.steps.last().unwrap().1);
+    assert!(window(&*open_image(path, Access::Read).unwrap().0) == history.steps.last().unwrap().1);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn killed_at_any_moment() {
         replay(&cut, &history.changes[..made]);
         // Before its header is written the file is no image, and nobody takes it for one.
         if made < created - 1 {
-            assert_eq!(open_image(&cut, false).err().map(|e| e.kind()), Some(ErrorKind::Corrupt));
+            assert_eq!(open_image(&cut, Access::Read).err().map(|e| e.kind()), Some(ErrorKind::Corrupt));
         } else {
             assert_survives(&history, &cut, made.max(created), made);
         }
@@ -177,7 +177,7 @@ fn power_fails_while_the_refcount_table_grows() {
             replay(&cut, survivors(&changes, certain, made, seed));
             let findings = check(&File::open(&cut).unwrap(), &cut).unwrap();
             assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
-            let (device, _) = open_image(&cut, true).unwrap();
+            let (device, _) = open_image(&cut, Access::Write).unwrap();
             device.allocate(0, 2060 * MIB).unwrap();
             device.flush().unwrap();
             assert_eq!(check(&File::open(&cut).unwrap(), &cut).unwrap(), []);
@@ -215,7 +215,7 @@ fn a_killed_plan_leads_to_the_same_bytes() {
     let cut = folder.path().join("cut.qcow2");
     for made in created..=changes.len() {
         replay(&cut, &changes[..made]);
-        let (device, _) = open_image(&cut, true).unwrap();
+        let (device, _) = open_image(&cut, Access::Write).unwrap();
         work(&*device);
         drop(device);
         assert!(std::fs::read(&cut).unwrap() == whole, "cut after {made} of {} changes", changes.len());

@@ -34,7 +34,7 @@ fn judged(folder: &Path, name: &str) -> Vec<u8> {
 
 fn assert_agrees(folder: &Path, name: &str) -> ImageInfo {
     let path = folder.join(name);
-    let (device, info) = open_image(&path, false).unwrap();
+    let (device, info) = open_image(&path, Access::Read).unwrap();
     let judged = judged(folder, name);
     assert_holds(&*device, &judged);
     conformance_read(&*device, &judged);
@@ -96,7 +96,7 @@ fn zero_clusters_and_extents() {
         "write -P 0x22 1100M 70k",
     ];
     qemu_io(folder.path(), "a.qcow2", &commands);
-    let (device, _) = open_image(&folder.path().join("a.qcow2"), false).unwrap();
+    let (device, _) = open_image(&folder.path().join("a.qcow2"), Access::Read).unwrap();
     let expected = [
         (0, CLUSTER, ExtentKind::Data),
         (CLUSTER, 2 * CLUSTER, ExtentKind::Zero),
@@ -124,7 +124,7 @@ fn a_table_without_entries_is_one_hole() {
     }
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), "create -f qcow2 a.qcow2 1T");
-    let (device, _) = open_image(&folder.path().join("a.qcow2"), false).unwrap();
+    let (device, _) = open_image(&folder.path().join("a.qcow2"), Access::Read).unwrap();
     let extent = device.extent_at(5).unwrap();
     assert_eq!((extent.length, extent.kind), ((1 << 40) - 5, ExtentKind::Hole));
 }
@@ -173,7 +173,7 @@ fn a_claimed_raw_format_is_never_detected() {
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), "create -f qcow2 forged.img 1M");
     qemu_img(folder.path(), "create -f qcow2 -F raw -b forged.img top.qcow2 1M");
-    let (device, _) = open_image(&folder.path().join("top.qcow2"), false).unwrap();
+    let (device, _) = open_image(&folder.path().join("top.qcow2"), Access::Read).unwrap();
     let mut magic = [0; 4];
     device.read_at(&mut magic, 0).unwrap();
     assert_eq!(&magic, b"QFI\xfb");
@@ -189,11 +189,11 @@ fn backing_names_that_are_no_paths() {
     let path = folder.path().join("a.qcow2");
     for (name, kind) in [("nbd://host/x", Some(ErrorKind::Unsupported)), ("file:base.raw", None)] {
         qemu_img(folder.path(), &format!("create -u -f qcow2 -F raw -b {name} a.qcow2 1M"));
-        assert_eq!(open_image(&path, false).err().map(|e| e.kind()), kind);
+        assert_eq!(open_image(&path, Access::Read).err().map(|e| e.kind()), kind);
         std::fs::remove_file(&path).unwrap();
     }
     qemu_img(folder.path(), "create -u -f qcow2 -F raw -b ../base.raw a.qcow2 1M");
-    assert!(open_image(&path, false).is_err(), "the gate keeps the folder");
+    assert!(open_image(&path, Access::Read).is_err(), "the gate keeps the folder");
 }
 
 #[test]
@@ -249,12 +249,12 @@ fn internal_snapshots_are_ignored() {
     qemu_img(folder.path(), "snapshot -c before a.qcow2");
     qemu_io(folder.path(), "a.qcow2", &["write -P 0x22 512k 1M"]);
     let path = folder.path().join("a.qcow2");
-    let (device, info) = open_image(&path, false).unwrap();
+    let (device, info) = open_image(&path, Access::Read).unwrap();
     assert_holds(&*device, &judged(folder.path(), "a.qcow2"));
     assert!(info.details.contains(&("internal snapshots", "1, ignored".to_owned())));
     let findings = check(&File::open(&path).unwrap(), &path).unwrap();
     assert!(findings.iter().all(|finding| finding.severity == crate::Severity::Warning), "{findings:?}");
-    assert_eq!(open_image(&path, true).err().map(|e| e.kind()), Some(ErrorKind::Unsupported));
+    assert_eq!(open_image(&path, Access::Write).err().map(|e| e.kind()), Some(ErrorKind::Unsupported));
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn features_that_we_do_not_read_have_names() {
     }
     let folder = tempfile::tempdir().unwrap();
     qemu_img(folder.path(), "create -f qcow2 -o data_file=a.data a.qcow2 1M");
-    let error = open_image(&folder.path().join("a.qcow2"), false).err().unwrap();
+    let error = open_image(&folder.path().join("a.qcow2"), Access::Read).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("external data file"), "{error}");
     let arguments = [
@@ -281,7 +281,7 @@ fn features_that_we_do_not_read_have_names() {
     // QEMU measures how fast it derives keys, and gives up where its clock is too coarse for that: then it is asked again.
     let is_made = |_: &i32| run("qemu-img", folder.path(), &arguments).status.success();
     assert!((0..100).any(|attempt| is_made(&attempt)), "qemu-img makes no LUKS image");
-    let error = open_image(&folder.path().join("b.qcow2"), false).err().unwrap();
+    let error = open_image(&folder.path().join("b.qcow2"), Access::Read).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("LUKS"), "{error}");
 }

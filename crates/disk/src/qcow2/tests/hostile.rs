@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use goldwire_stdx::Hints as _;
+
 use super::*;
 use crate::qcow2::check;
 use crate::qcow2::header::Header;
@@ -21,8 +23,8 @@ fn ours(folder: &Path) -> PathBuf {
 /// Does everything that can be done with an image, for a bounded time.
 fn exercise(path: &Path) {
     let _ = check(&File::open(path).unwrap(), path);
-    for writable in [false, true] {
-        let Ok((device, _)) = open_image(path, writable) else { continue };
+    for access in [Access::Read, Access::Write] {
+        let Ok((device, _)) = open_image(path, access) else { continue };
         let mut at = 0;
         let mut bytes = vec![0; 100_000];
         for _ in 0..200 {
@@ -34,7 +36,7 @@ fn exercise(path: &Path) {
                 break;
             }
         }
-        if writable && device.size() > 0 {
+        if access == Access::Write && device.size() > 0 {
             let length = device.size().min(150_000);
             let _ = device.write_at(&vec![1; length as usize], device.size() - length);
             let _ = device.flush();
@@ -176,14 +178,14 @@ fn flagged_images_are_readable() {
         let mut bytes = original.clone();
         bytes[72..80].copy_from_slice(&bits.to_be_bytes());
         std::fs::write(&path, &bytes).unwrap();
-        let (device, info) = open_image(&path, false).unwrap();
+        let (device, info) = open_image(&path, Access::Read).unwrap();
         let mut data = vec![0; 200_000];
         device.read_at(&mut data, 5).unwrap();
         assert!(data == noise(1, 200_000));
         assert!(info.details.iter().any(|(name, _)| *name == detail));
-        let error = open_image(&path, true).err().unwrap();
+        let error = open_image(&path, Access::Write).err().unwrap();
         assert_eq!(error.kind(), kind);
-        assert!(error.hint().is_some());
+        assert!(!error.hints().is_empty());
     }
 }
 
@@ -209,12 +211,12 @@ fn bad_entries_name_their_place() {
         let mut bytes = original.clone();
         bytes[*at..*at + 8].copy_from_slice(&entry.to_be_bytes());
         std::fs::write(&path, &bytes).unwrap();
-        let (device, _) = open_image(&path, false).unwrap();
+        let (device, _) = open_image(&path, Access::Read).unwrap();
         let error = device.read_at(&mut [0; 512], 0).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(&format!("{field} at byte {at}:")), "{error}");
         assert!(device.extent_at(0).is_err());
-        assert!(open_image(&path, true).is_err());
+        assert!(open_image(&path, Access::Write).is_err());
         assert!(!check(&File::open(&path).unwrap(), &path).unwrap().is_empty());
     }
 }

@@ -12,8 +12,8 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use super::{create, open};
-use crate::chain::ChainContext;
-use crate::{BlockDevice, ExtentKind, ImageInfo, Result, SameFolder};
+use crate::chain::Chain;
+use crate::{Access, BlockDevice, ExtentKind, ImageInfo, Result, SameFolder};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const CLUSTER: u64 = 64 << 10;
@@ -64,10 +64,10 @@ fn assert_clean(path: &Path) {
     assert_eq!(code, 0, "{text}");
 }
 
-fn open_image(path: &Path, writable: bool) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
-    let file = OpenOptions::new().read(true).write(writable).open(path).unwrap();
-    let mut chain = ChainContext::new(Arc::new(SameFolder));
-    open(file, path, writable, &mut chain)
+fn open_image(path: &Path, access: Access) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
+    let file = OpenOptions::new().read(true).write(access == Access::Write).open(path).unwrap();
+    let mut chain = Chain::new(Arc::new(SameFolder));
+    open(file, path, access, &mut chain)
 }
 
 fn create_image(path: &Path, size: u64) -> Arc<dyn BlockDevice> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use goldwire_stdx::Hints as _;
+
 use super::*;
 use crate::ErrorKind;
 use crate::qcow2::check;
@@ -30,7 +32,7 @@ fn keeps_the_promises_of_a_device() {
     expected[3 << 20..4 << 20].fill(0);
     conformance_read(&*device, &expected);
     device.flush().unwrap();
-    conformance_read(&*open_image(&path(0), false).unwrap().0, &expected);
+    conformance_read(&*open_image(&path(0), Access::Read).unwrap().0, &expected);
 }
 
 #[test]
@@ -122,7 +124,7 @@ fn allocated_clusters_read_as_zero_and_are_data() {
     device.allocate(MIB, 2 * CLUSTER).unwrap();
     assert_holds(&*device, &vec![0; 4 * MIB as usize]);
     device.flush().unwrap();
-    let (reopened, _) = open_image(&path, false).unwrap();
+    let (reopened, _) = open_image(&path, Access::Read).unwrap();
     assert_holds(&*reopened, &vec![0; 4 * MIB as usize]);
     assert_eq!(extents(&*reopened), extents(&*device));
     assert_eq!(extents(&*device)[1], (MIB, 2 * CLUSTER, ExtentKind::Data));
@@ -143,7 +145,7 @@ fn sixteen_tebibytes() {
     if has_qemu() {
         assert_clean(&path);
     }
-    let (device, info) = open_image(&path, true).unwrap();
+    let (device, info) = open_image(&path, Access::Write).unwrap();
     assert_eq!(info.size, size);
     for offset in offsets {
         let mut bytes = vec![0; 1000];
@@ -173,7 +175,7 @@ fn many_tables() {
     assert_checks(&path);
     assert_eq!(extents(&*device).len(), 600);
     drop(device);
-    let (device, _) = open_image(&path, true).unwrap();
+    let (device, _) = open_image(&path, Access::Write).unwrap();
     assert_eq!(extents(&*device).len(), 600);
 }
 
@@ -206,7 +208,7 @@ fn ranges_and_rights() {
         assert_eq!(device.read_at(&mut vec![0; length], offset).unwrap_err().kind(), ErrorKind::OutOfRange);
     }
     assert_eq!(extents(&*device), [(0, MIB, ExtentKind::Hole)]);
-    let (reader, _) = open_image(&path, false).unwrap();
+    let (reader, _) = open_image(&path, Access::Read).unwrap();
     assert_eq!(reader.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!(reader.allocate(0, 1).unwrap_err().kind(), ErrorKind::ReadOnly);
     reader.flush().unwrap();
@@ -222,7 +224,7 @@ fn images_of_others() {
     let path = folder.path().join("a.qcow2");
     qemu_img(folder.path(), "create -f qcow2 a.qcow2 700M");
     qemu_io(folder.path(), "a.qcow2", &["write -P 0x11 1M 1000", "write -P 0x12 600M 300k"]);
-    let (device, _) = open_image(&path, true).unwrap();
+    let (device, _) = open_image(&path, Access::Write).unwrap();
     device.write_at(&[0x13; 100_000], 600 * MIB + 5).unwrap();
     device.write_at(&[0x14; 100_000], 0).unwrap();
     device.flush().unwrap();
@@ -247,9 +249,9 @@ fn images_of_others() {
     ];
     for arguments in refused {
         qemu_img(folder.path(), arguments);
-        let error = open_image(&folder.path().join("b.qcow2"), true).err().unwrap();
+        let error = open_image(&folder.path().join("b.qcow2"), Access::Write).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{arguments}");
-        assert!(error.hint().is_some());
+        assert!(!error.hints().is_empty());
         std::fs::remove_file(folder.path().join("b.qcow2")).unwrap();
     }
 }
@@ -271,7 +273,7 @@ fn leaks_are_put_right() {
     }
     std::fs::write(&path, &bytes).unwrap();
     assert_eq!(check(&File::open(&path).unwrap(), &path).unwrap().len(), 2);
-    let (device, _) = open_image(&path, true).unwrap();
+    let (device, _) = open_image(&path, Access::Write).unwrap();
     device.flush().unwrap();
     assert_checks(&path);
     device.write_at(&[1; 10], 2 * CLUSTER - 5).unwrap();
@@ -334,11 +336,11 @@ proptest! {
                     unflushed.clear();
                     drop(device);
                     assert_checks(&path);
-                    device = open_image(&path, true).unwrap().0;
+                    device = open_image(&path, Access::Write).unwrap().0;
                 }
                 Step::Kill => {
                     drop(device);
-                    device = open_image(&path, true).unwrap().0;
+                    device = open_image(&path, Access::Write).unwrap().0;
                     let now = read_all(&*device);
                     for (at, (now, then)) in now.iter().zip(&mut model).enumerate() {
                         if now != then {
@@ -354,6 +356,6 @@ proptest! {
         device.flush().unwrap();
         drop(device);
         assert_checks(&path);
-        assert_holds(&*open_image(&path, false).unwrap().0, &model);
+        assert_holds(&*open_image(&path, Access::Read).unwrap().0, &model);
     }
 }

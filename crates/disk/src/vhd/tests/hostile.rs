@@ -4,6 +4,8 @@ use std::fs::File;
 
 use proptest::prelude::*;
 
+use goldwire_stdx::Hints as _;
+
 use super::build::{Vhd, seal};
 use super::*;
 use crate::ErrorKind;
@@ -177,7 +179,7 @@ fn a_broken_vhd_is_not_taken_for_a_plain_disk() {
     let path = folder.file("a.vhd", &bytes);
     assert_eq!(crate::detect(&path).unwrap(), Format::VhdDynamic);
     let error = open(&path).err().unwrap();
-    assert!(error.to_string().contains("checksum") && error.hint().unwrap().contains("raw"), "{error}");
+    assert!(error.to_string().contains("checksum") && error.hints()[0].contains("raw"), "{error}");
     let raw = OpenOptions { format: Some(Format::Raw), ..OpenOptions::default() };
     assert_eq!(crate::open(&path, &raw).unwrap().device.size(), bytes.len() as u64);
 }

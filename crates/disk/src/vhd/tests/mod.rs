@@ -11,14 +11,15 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use goldwire_stdx::Uuid;
 use tempfile::TempDir;
 
-use crate::{BlockDevice, CreateOptions, Format, Image, OpenOptions, Result};
+use crate::{Access, BlockDevice, CreateOptions, Format, Image, OpenOptions, Result};
 
 const MIB: u64 = 1 << 20;
 
 fn options(format: Format, size: u64) -> CreateOptions {
-    CreateOptions { format, size, uuid: *b"goldwire-a-test!", created: 1_700_000_000 }
+    CreateOptions { format, size, uuid: Uuid(*b"goldwire-a-test!"), created: 1_700_000_000 }
 }
 
 fn open(path: &Path) -> Result<Image> {
@@ -26,7 +27,7 @@ fn open(path: &Path) -> Result<Image> {
 }
 
 fn open_writable(path: &Path) -> Result<Image> {
-    crate::open(path, &OpenOptions { writable: true, ..OpenOptions::default() })
+    crate::open(path, &OpenOptions { access: Access::Write, ..OpenOptions::default() })
 }
 
 fn content(device: &dyn BlockDevice) -> Vec<u8> {

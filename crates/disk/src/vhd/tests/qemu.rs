@@ -139,7 +139,7 @@ proptest! {
                     Step::Flush => disk.flush().unwrap(),
                     Step::Reopen => {
                         disk.flush().unwrap();
-                        let options = OpenOptions { writable: true, format: Some(format), ..OpenOptions::default() };
+                        let options = OpenOptions { access: Access::Write, format: Some(format), ..OpenOptions::default() };
                         disk = crate::open(&path, &options).unwrap().device;
                     }
                 }

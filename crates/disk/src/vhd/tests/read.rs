@@ -1,9 +1,11 @@
 use std::process::Command;
 
+use goldwire_stdx::Hints as _;
+
 use super::build::{CHILD_UUID, PARENT_UUID, Vhd, utf16le};
 use super::*;
 use crate::testing::conformance_read;
-use crate::{Closed, ErrorKind, ExtentKind};
+use crate::{DenyAll, ErrorKind, ExtentKind};
 
 const ALL: [u8; 512] = [0xff; 512];
 
@@ -21,7 +23,7 @@ fn a_dynamic_disk_shows_present_sectors_only() {
     }
     conformance_read(&*image.device, &expected);
     assert_eq!(image.info.format, Format::VhdDynamic);
-    assert_eq!(image.info.uuid, Some(PARENT_UUID));
+    assert_eq!(image.info.uuid, Some(Uuid(PARENT_UUID)));
     assert_eq!(image.info.created, Some(946_684_800 + 0x2b00_0000));
     let kinds: Vec<_> = [0, 4 * MIB, 4 * MIB + 4096].map(|at| image.device.extent_at(at).unwrap()).into();
     assert_eq!((kinds[0].kind, kinds[0].length), (ExtentKind::Hole, 4 * MIB));
@@ -45,7 +47,7 @@ fn a_child_is_merged_with_its_parent_sector_by_sector() {
     conformance_read(&*image.device, &expected);
     assert_eq!(image.chain.len(), 2);
     assert_eq!(image.chain[1].format, Format::VhdDynamic);
-    assert_eq!(image.info.uuid, Some(CHILD_UUID));
+    assert_eq!(image.info.uuid, Some(Uuid(CHILD_UUID)));
     assert_eq!(image.changed().unwrap(), None);
     std::fs::write(folder.path("parent.vhd"), b"replaced").unwrap();
     assert_eq!(image.changed().unwrap(), Some(folder.path("parent.vhd").canonicalize().unwrap()));
@@ -130,7 +132,7 @@ fn a_renamed_parent_is_found_by_its_uuid() {
     let path = folder.file("child.vhd", &Vhd::differencing(2 * MIB).bytes());
     assert_eq!(content(&*open(&path).unwrap().device)[0], 0x32);
     // A gate that allows no parent does not look into the folder either.
-    let closed = OpenOptions { gate: Arc::new(Closed), ..OpenOptions::default() };
+    let closed = OpenOptions { gate: Arc::new(DenyAll), ..OpenOptions::default() };
     assert_eq!(crate::open(&path, &closed).err().unwrap().kind(), ErrorKind::Denied);
 }
 
@@ -142,7 +144,7 @@ fn the_wrong_or_no_parent_is_an_error() {
     folder.file("parent.vhd", &Vhd { uuid: *b"some other uuid!", ..Vhd::dynamic(2 * MIB) }.bytes());
     let error = open(&path).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    assert!(error.hint().is_some() && error.to_string().contains("another uuid"), "{error}");
+    assert!(!error.hints().is_empty() && error.to_string().contains("another uuid"), "{error}");
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn what_a_vhd_cannot_hold_is_refused_and_leaves_no_file() {
     let folder = Folder::new();
     let path = folder.path("a.vhd");
     for format in [Format::VhdDynamic, Format::VhdFixed] {
-        let nil = CreateOptions { uuid: [0; 16], ..options(format, 512) };
+        let nil = CreateOptions { uuid: Uuid([0; 16]), ..options(format, 512) };
         for options in [options(format, 513), options(format, (2040 << 30) + 512), nil] {
             assert_eq!(crate::create(&path, &options).err().unwrap().kind(), ErrorKind::Invalid);
             assert!(!path.exists());
