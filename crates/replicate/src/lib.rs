@@ -19,6 +19,8 @@ mod list;
 mod receive;
 mod session;
 mod source;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 pub use endpoint::Endpoint;

@@ -1,8 +1,8 @@
-//! The target's side of asking: ids, what is outstanding, and the window that bounds it.
+//! The target's side of asking: ids, what is outstanding, and the window that bounds it. Plain state: frames to send
+//! are taken out with [`Client::next_frame`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use crate::connection::Connection;
 use crate::failure::Result;
 use crate::receive::chunks::ChunkPlan;
 use crate::wire::{Failure, FailureKind, Frame, Kind, Request};
@@ -23,17 +23,18 @@ pub(crate) enum Purpose {
 
 /// Requests under way.
 pub(crate) struct Client {
-    connection: Connection,
     next_id: u64,
     pending: HashMap<u64, (Purpose, u64)>,
-    /// Bytes asked for that have not yet been given back.
+    unsent: VecDeque<Frame>,
+    /// Bytes asked for that have not yet been dealt with.
     outstanding: u64,
     window: u64,
 }
 
 impl Client {
-    pub(crate) fn new(connection: Connection, window: u64) -> Self {
-        Self { connection, next_id: 1, pending: HashMap::new(), outstanding: 0, window }
+    /// Nothing asked yet; `window` bytes may be outstanding.
+    pub(crate) fn new(window: u64) -> Self {
+        Self { next_id: 1, pending: HashMap::new(), unsent: VecDeque::new(), outstanding: 0, window }
     }
 
     /// Whether more may be asked for.
@@ -52,7 +53,12 @@ impl Client {
         self.next_id += 1;
         self.outstanding += cost;
         self.pending.insert(id, (purpose, cost));
-        self.connection.send(Frame::of(Kind::Request, 0, id, request));
+        self.unsent.push_back(Frame::of(Kind::Request, 0, id, request));
+    }
+
+    /// The next frame for the source.
+    pub(crate) fn next_frame(&mut self) -> Option<Frame> {
+        self.unsent.pop_front()
     }
 
     /// What an answer frame is for, and its cost.
@@ -77,10 +83,5 @@ impl Client {
     /// Charges what has been dealt with no longer.
     pub(crate) fn refund(&mut self, cost: u64) {
         self.outstanding = self.outstanding.saturating_sub(cost);
-    }
-
-    /// The connection underneath.
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
     }
 }

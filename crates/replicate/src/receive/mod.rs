@@ -7,25 +7,49 @@
 //! ```
 //!
 //! Everything up to *publish* happens below `.goldwire/work`; a run that ends anywhere before it leaves a place
-//! that the next run continues from.
+//! that the next run continues from. From *walk* on the course is a [`machine`] without threads, connection or clock;
+//! the [`driver`] has those, and a [`destination`] takes the chunks.
 
 mod bitmap;
 mod chunks;
 mod client;
+mod container;
+mod destination;
 mod driver;
+mod hand;
 mod journal;
+mod machine;
 mod plan;
 mod publish;
 mod resolve;
 mod seeds;
 mod shift;
+#[cfg(test)]
+mod simulation;
 mod walk;
 mod work;
 mod workers;
 
-pub(crate) use driver::{receive, uuid_of};
+use std::sync::Arc;
 
-use crate::wire::{Frame, WireError};
+use crossbeam_channel::{Receiver, Sender};
+use goldwire_stdx::Stop;
+use goldwire_store::{TreeFile, TreeGeometry, Version};
+
+pub(crate) use container::uuid_of;
+
+use self::container::{ContainerFile, free_bytes};
+use self::destination::Destination;
+use self::driver::{Driver, Watch, wire_counters};
+use self::machine::{Goal, Machine};
+use self::publish::exists;
+use self::resolve::{TargetFile, resolve};
+use self::seeds::Seed;
+use crate::connection::Connection;
+use crate::failure::Result;
+use crate::wire::{
+    ANSWER_RAW_MAX, Counters, Event, Failure, FailureKind, Frame, Outcome, TargetJob, WireError,
+};
 
 /// What the driver of a transfer waits for.
 pub(crate) enum Input {
@@ -37,4 +61,132 @@ pub(crate) enum Input {
     Stop,
     /// From one of its own threads.
     Worker(workers::Report),
+}
+
+/// Receives the version of `job` over `connection`. `inputs` carries what the connection's reader and the threads that
+/// `reports` feeds have to say; `emit` passes events to the control side.
+///
+/// # Errors
+/// Whatever kept the version from being published. The work folder then holds what the next run continues from.
+pub(crate) fn receive(
+    job: &TargetJob,
+    connection: Connection,
+    inputs: &Receiver<Input>,
+    reports: &Sender<Input>,
+    emit: &(dyn Fn(Event) + Sync),
+    stop: &Stop,
+) -> Result<Outcome> {
+    let version = Version::decode(&job.version).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
+    let target = resolve(job)?;
+    let shape = TreeGeometry::new(version.size)
+        .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
+    let watch = Watch { inputs, reports, emit, stop };
+    // A plan changes nothing, so it claims nothing either.
+    let container = match job.dry_run {
+        true => None,
+        false => Some(ContainerFile::claim(target.clone(), shape.clone(), &version, job)?),
+    };
+    let mut seeds = Vec::new();
+    if target.path.exists() {
+        match look_at_existing(&target, &version, job, &watch)? {
+            Existing::Same => {
+                if let Some(container) = container {
+                    container.already_there();
+                }
+                let used = version.chunks_used;
+                let counters =
+                    Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
+                let path = target.path.display().to_string();
+                return Ok(Outcome { path, root: version.root.0, counters, already_there: true });
+            }
+            Existing::InTheWay => {
+                if let Some(container) = container {
+                    container.release();
+                }
+                return Err(exists(&target.path));
+            }
+            Existing::Seed(seed) => seeds.push(*seed),
+            Existing::Replaced => {}
+        }
+    }
+    gather_seeds(&mut seeds, &target, &version, job, &watch)?;
+    watch.check_stopped()?;
+    let place = (target.path.display().to_string(), free_bytes(&target.path)?);
+    let window = job.window_bytes.clamp(ANSWER_RAW_MAX as u64, 1 << 30);
+    let (machine, destination, previous) = match container {
+        Some(mut container) => {
+            container.begin()?;
+            let previous = container.previous();
+            let tree = container.tree()?;
+            let machine = Machine::new(&version, Goal::Publish, window, tree, seeds);
+            (machine, Some(Arc::new(container) as Arc<dyn Destination>), previous)
+        }
+        None => {
+            let tree = (TreeFile::unnamed(shape)?, false);
+            (Machine::new(&version, Goal::Plan, window, tree, seeds), None, None)
+        }
+    };
+    let (named, threads) = (job.seeds.len(), job.threads);
+    let driver =
+        Driver { watch, connection, version: &version, destination, place, named, previous, threads };
+    driver.run(machine)
+}
+
+/// What has the target's name already.
+enum Existing {
+    /// The very version.
+    Same,
+    /// Something that must not be replaced.
+    InTheWay,
+    /// Another disk, which is replaced and is the best seed as a rule; it has to show it like any other.
+    Seed(Box<Seed>),
+    /// Something that is replaced and is of no use.
+    Replaced,
+}
+
+fn look_at_existing(
+    target: &TargetFile,
+    version: &Version,
+    job: &TargetJob,
+    watch: &Watch<'_>,
+) -> Result<Existing> {
+    let existing = watch.hashing(|stop, progress| Seed::open(&target.path, stop, progress));
+    let is_same = |existing: &Seed| {
+        existing.tree.top().is_ok_and(|top| existing.tree.shape().root(&top) == version.root)
+    };
+    match existing {
+        Ok(existing) if is_same(&existing) => Ok(Existing::Same),
+        Err(failure) if failure.kind == FailureKind::Stopped => Err(failure),
+        _ if !job.replace => Ok(Existing::InTheWay),
+        Ok(existing) if job.find_seeds || !job.seeds.is_empty() => Ok(Existing::Seed(Box::new(existing))),
+        // What is there is of no use, no disk, or a broken one; replacing it was asked for.
+        _ => Ok(Existing::Replaced),
+    }
+}
+
+/// Puts the named seeds first, and what is found in the target's folder last.
+fn gather_seeds(
+    seeds: &mut Vec<Seed>,
+    target: &TargetFile,
+    version: &Version,
+    job: &TargetJob,
+    watch: &Watch<'_>,
+) -> Result<()> {
+    for (place, seed) in job.seeds.iter().enumerate() {
+        seeds.insert(place, watch.hashing(|stop, progress| seeds::open_named(seed, stop, progress))?);
+    }
+    if job.find_seeds {
+        let (size, may_hash) = (version.size, seeds.is_empty());
+        let path = &target.path;
+        seeds.extend(watch.hashing(|stop, progress| Ok(seeds::find(path, size, may_hash, stop, progress)))?);
+    }
+    Ok(())
+}
+
+/// What `crate::testing` implements and makes.
+#[cfg(test)]
+pub(crate) mod testing {
+    pub(crate) use super::bitmap::Bitmap;
+    pub(crate) use super::destination::{Destination, LaidOut, ReadBack};
+    pub(crate) use super::seeds::Seed;
 }

@@ -17,7 +17,7 @@ use crate::wire::{Failure, FailureKind, TargetJob};
 
 /// Publishes the verified work file of `place` as `target`.
 pub(crate) fn publish(
-    place: WorkPlace,
+    place: &WorkPlace,
     target: &Path,
     format: Format,
     version: &Version,
@@ -40,7 +40,7 @@ pub(crate) fn publish(
         (Some(mode), _) => mode,
         (None, Some(replaced)) => replaced.mode,
         // As rsync without --perms: the source's, as far as the user here lets new files have it.
-        (None, None) => job.source_mode & umask_allows(&place),
+        (None, None) => job.source_mode & umask_allows(place),
     };
     match file.set_permissions(Permissions::from_mode(mode & 0o777)) {
         // A file system without modes refuses any. What the user asked for must be so.
@@ -58,10 +58,10 @@ pub(crate) fn publish(
     // To give a large file's space back takes the file system a while. With the replaced disk held open the rename
     // does not, and nobody waits for the thread that does; where there can be none, it is done here.
     let old = around.read_file(name);
-    rename(&place, target, if job.replace { Existing::Replace } else { Existing::Keep })?;
+    rename(place, target, if job.replace { Existing::Replace } else { Existing::Keep })?;
     let _ = spawn("give space back", move || drop(old));
     around.sync().map_err(|error| failed("sync the folder of", &error))?;
-    keep_records(&place, target, format, version, job);
+    keep_records(place, target, format, version, job);
     place.clear();
     Ok(())
 }

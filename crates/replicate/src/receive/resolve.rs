@@ -8,14 +8,14 @@ use crate::wire::{Failure, FailureKind, TargetJob, WireFormat};
 
 /// Where a version goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Destination {
+pub(crate) struct TargetFile {
     /// The file, in an existing folder, absolute.
     pub(crate) path: PathBuf,
     pub(crate) format: WireFormat,
 }
 
-/// Finds the destination of `job`.
-pub(crate) fn resolve(job: &TargetJob) -> Result<Destination> {
+/// Finds the file that `job` is about.
+pub(crate) fn resolve(job: &TargetJob) -> Result<TargetFile> {
     let written = Path::new(&job.path);
     let invalid = |why: String| Failure::new(FailureKind::Invalid, format!("{}: {why}", written.display()));
     if fs::metadata(written).is_ok_and(|data| data.is_dir()) {
@@ -25,7 +25,7 @@ pub(crate) fn resolve(job: &TargetJob) -> Result<Destination> {
             fs::canonicalize(written).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
         let path = folder.join(name);
         refuse_unless_file(&path)?;
-        return Ok(Destination { path, format });
+        return Ok(TargetFile { path, format });
     }
     if job.path.ends_with('/') {
         return Err(invalid("no such folder".into()).hint(format!("make it first: mkdir -p {}", job.path)));
@@ -43,7 +43,7 @@ pub(crate) fn resolve(job: &TargetJob) -> Result<Destination> {
     let path = folder.join(&name);
     refuse_unless_file(&path)?;
     let format = job.format.unwrap_or_else(|| by_ending(&name, job.source_format));
-    Ok(Destination { path, format })
+    Ok(TargetFile { path, format })
 }
 
 /// Nothing, or a regular file, may be where the disk goes: not a folder, a device, or a link.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use goldwire_store::{ChunkId, FANOUT, Root, TreeFile, node_id};
 
+use super::seeds::Seed;
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, Request};
 
@@ -15,10 +16,10 @@ use crate::wire::{Failure, FailureKind, Request};
 const NODES_PER_REQUEST: usize = 32;
 
 /// A walk under way. The tree at the target fills as answers come.
-pub(crate) struct Walk<'a> {
-    tree: &'a TreeFile,
+pub(crate) struct Walk {
+    tree: TreeFile,
     root: Root,
-    seeds: Vec<&'a TreeFile>,
+    seeds: Vec<Seed>,
     /// The level whose nodes are asked for; the tree's height for the node above the top.
     level: usize,
     /// Nodes of `level` still to ask for.
@@ -29,11 +30,16 @@ pub(crate) struct Walk<'a> {
     below: VecDeque<u64>,
 }
 
-impl<'a> Walk<'a> {
+impl Walk {
     /// A walk that will fill `tree` with the version of `root`.
-    pub(crate) fn new(tree: &'a TreeFile, root: Root, seeds: Vec<&'a TreeFile>) -> Self {
+    pub(crate) fn new(tree: TreeFile, root: Root, seeds: Vec<Seed>) -> Self {
         let level = tree.shape().levels();
         Self { tree, root, seeds, level, queue: VecDeque::from([0]), asked: 0, below: VecDeque::new() }
+    }
+
+    /// The tree, and the seeds that the walk took subtrees from.
+    pub(crate) fn into_parts(self) -> (TreeFile, Vec<Seed>) {
+        (self.tree, self.seeds)
     }
 
     /// Whether the tree is wholly known.
@@ -106,11 +112,11 @@ impl<'a> Walk<'a> {
 
     /// Takes a whole subtree from a seed's tree that has the same node at the same place.
     fn copy_from_seeds(&self, level: usize, index: u64, id: &ChunkId) -> Result<bool> {
-        for seed in &self.seeds {
+        for seed in self.seeds.iter().map(|seed| &seed.tree) {
             let is_same = index < seed.shape().count(level)
                 && seed.shape().children(level, index) == self.tree.shape().children(level, index)
                 && seed.id(level, index)? == *id;
-            if is_same && copy_subtree(seed, self.tree, level, index, id)? {
+            if is_same && copy_subtree(seed, &self.tree, level, index, id)? {
                 return Ok(true);
             }
         }

@@ -138,13 +138,13 @@ impl WorkPlace {
     }
 
     /// Gives the place up again when there was nothing to do. Unfinished work stays.
-    pub(crate) fn release(self) {
+    pub(crate) fn release(&self) {
         let _ = self.all.remove_folder(&self.name);
         let _ = self.all.remove_file(&self.lock_name);
     }
 
     /// Removes the work folder after publishing.
-    pub(crate) fn clear(self) {
+    pub(crate) fn clear(&self) {
         // What cannot be removed is cleared by the next run; the version is published either way.
         let _ = self.all.remove_tree(&self.name);
         let _ = self.all.remove_file(&self.lock_name);

@@ -1,80 +1,67 @@
-//! The threads that match, put together, prove and write chunks, copy from seeds in between, and journal.
+//! The threads of a transfer: they do jobs, copy from seeds in between, and journal.
 //!
 //! What came over the wire goes first, because it holds the window; copying fills the rest of the cores' time.
 //! Copying looks at one level-1 node (256 chunks) at a time, taken from a counter.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
-use goldwire_disk::BlockDevice;
-use goldwire_stdx::{AlignedBuffer, Stop, spawn};
-use goldwire_store::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, FANOUT, TreeFile};
+use goldwire_stdx::{AlignedBuffer, spawn};
+use goldwire_store::{CHUNK_SIZE, FANOUT};
 
 use super::Input;
-use super::bitmap::Bitmap;
-use super::chunks::{BlockSource, ChunkPlan, prove, write_sparse};
-use super::journal::Journal;
-use super::seeds::{BlockIndex, Seed, owners};
-use super::shift::{BlockHashes, find_shifted};
+use super::chunks::ChunkPlan;
+use super::hand::{Hand, Shared};
 use crate::failure::Result;
-use crate::wire::{Failure, unpack_answer};
+use crate::wire::{Failure, FailureKind};
 
-/// The journal is brought up to date after this many bytes, or after [`JOURNAL_EVERY`].
+/// The journal is brought up to date after this many bytes, or when the first of them has waited for
+/// [`JOURNAL_EVERY`].
 const JOURNAL_BYTES: u64 = 64 << 20;
 const JOURNAL_EVERY: Duration = Duration::from_secs(1);
 
-/// Copies are put together into writes of this many chunks.
-const COPY_RUN: usize = 16;
-
-/// What all threads of one transfer share.
-pub(crate) struct Shared {
-    pub(crate) tree: TreeFile,
-    pub(crate) device: Arc<dyn BlockDevice>,
-    pub(crate) seeds: Vec<Seed>,
-    pub(crate) index: Option<BlockIndex>,
-    /// Chunks in place: zero chunks are not in it.
-    pub(crate) done: Bitmap,
-    pub(crate) tally: Tally,
-    pub(crate) stop: Stop,
-}
-
-/// Counts that threads add to.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) done: AtomicU64,
-    pub(crate) seeded: AtomicU64,
-    pub(crate) received: AtomicU64,
-    pub(crate) blocks_found: AtomicU64,
-    pub(crate) blocks_received: AtomicU64,
-}
-
-/// Work for a thread.
+/// Work for a worker.
 pub(crate) enum Job {
     /// Find the blocks of these chunks in the seeds.
     Match {
-        /// Endpoint in the order of matches.
+        /// Place in the order of matches.
         order: u64,
+        /// Ascending.
         chunks: Vec<u64>,
+        /// Their hashes, packed.
         payload: Arc<AlignedBuffer>,
     },
-    /// Put these chunks together. No payload when all is at hand.
+    /// Put these chunks together.
     Assemble {
+        /// How.
         plans: Vec<ChunkPlan>,
+        /// What comes from the wire, packed; `None` when all is at hand.
         payload: Option<Arc<AlignedBuffer>>,
         /// What the window gets back when this is done.
         cost: u64,
     },
 }
 
-/// What a thread tells the driver.
+/// What a worker says.
+#[derive(Debug)]
 pub(crate) enum Report {
     /// The plans of match number `order`.
-    Matched { order: u64, plans: Vec<ChunkPlan> },
-    /// Chunks were put together; those in `failed` do not have their ids.
-    Assembled { failed: Vec<ChunkPlan>, cost: u64 },
+    Matched {
+        /// As in the job.
+        order: u64,
+        /// One per chunk.
+        plans: Vec<ChunkPlan>,
+    },
+    /// Chunks were put together.
+    Assembled {
+        /// Those that do not have their ids.
+        failed: Vec<ChunkPlan>,
+        /// As in the job.
+        cost: u64,
+    },
     /// Chunks that a seed should have had but has not.
     Missing(Vec<u64>),
     /// Copying has come to its end.
@@ -96,12 +83,7 @@ impl Workers {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(crate) fn start(
-        shared: &Arc<Shared>,
-        journal: Journal,
-        threads: usize,
-        reports: &Sender<Input>,
-    ) -> Result<Self> {
+    pub(crate) fn start(shared: &Arc<Shared>, threads: usize, reports: &Sender<Input>) -> Result<Self> {
         let no_thread = |error| Failure::io("start a thread", &error);
         let (jobs, queue) = unbounded();
         // Bounded, so that a slow disk slows the writers instead of filling memory.
@@ -111,31 +93,29 @@ impl Workers {
         if nodes == 0 {
             let _ = reports.send(Input::Worker(Report::CopyDone));
         }
-        let threads = (0..threads)
-            .map(|_| {
-                let worker = Worker {
-                    shared: Arc::clone(shared),
-                    copying: Arc::clone(&copying),
-                    journal: journal_entry.clone(),
-                    reports: reports.clone(),
-                    buffer: AlignedBuffer::zeroed(COPY_RUN * CHUNK_SIZE),
-                };
-                let queue = queue.clone();
-                spawn("worker", move || worker.run(&queue)).map_err(no_thread)
-            })
-            .collect::<Result<_>>()?;
-        let journal_writer = JournalWriter {
-            shared: Arc::clone(shared),
-            journal: Mutex::new(journal),
-            reports: reports.clone(),
-        };
-        let journal_writer = spawn("journal", move || journal_writer.run(&runs)).map_err(no_thread)?;
-        Ok(Self {
+        let mut workers = Self {
             jobs: Some(jobs),
-            journal: Some(journal_entry),
-            threads,
-            journal_writer: Some(journal_writer),
-        })
+            journal: Some(journal_entry.clone()),
+            threads: Vec::new(),
+            journal_writer: None,
+        };
+        let teller = Teller { shared: Arc::clone(shared), reports: reports.clone() };
+        let writer = JournalWriter { teller: teller.clone(), batch: Batch::default() };
+        workers.journal_writer = Some(spawn("journal", move || writer.run(&runs)).map_err(no_thread)?);
+        for _ in 0..threads {
+            let entry = journal_entry.clone();
+            let written = move |first, count| {
+                let _ = entry.send((first, count));
+            };
+            let worker = Worker {
+                teller: teller.clone(),
+                copying: Arc::clone(&copying),
+                hand: Hand::new(Arc::clone(shared), written),
+            };
+            let queue = queue.clone();
+            workers.threads.push(spawn("worker", move || worker.run(&queue)).map_err(no_thread)?);
+        }
+        Ok(workers)
     }
 
     /// Queues work.
@@ -165,15 +145,39 @@ struct Copying {
     nodes: u64,
 }
 
-struct Worker {
+/// A thread's way to the driver. One that panics says so: the driver must not wait for it.
+#[derive(Clone)]
+struct Teller {
     shared: Arc<Shared>,
-    copying: Arc<Copying>,
-    journal: Sender<(u64, u64)>,
     reports: Sender<Input>,
-    buffer: AlignedBuffer,
 }
 
-impl Worker {
+impl Teller {
+    fn report(&self, report: Report) {
+        let _ = self.reports.send(Input::Worker(report));
+    }
+
+    fn fatal(&self, failure: Failure) {
+        self.shared.stop.request();
+        self.report(Report::Fatal(failure));
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.fatal(Failure::new(FailureKind::Other, "a thread of the transfer failed"));
+        }
+    }
+}
+
+struct Worker<W> {
+    teller: Teller,
+    copying: Arc<Copying>,
+    hand: Hand<W>,
+}
+
+impl<W: FnMut(u64, u64)> Worker<W> {
     fn run(mut self, queue: &Receiver<Job>) {
         loop {
             let outcome = match queue.try_recv() {
@@ -181,7 +185,7 @@ impl Worker {
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {
                     let node = self.copying.next.fetch_add(1, Ordering::Relaxed);
-                    if node < self.copying.nodes && !self.shared.stop.is_requested() {
+                    if node < self.copying.nodes && !self.teller.shared.stop.is_requested() {
                         self.copy_node(node)
                     } else {
                         match queue.recv() {
@@ -192,203 +196,128 @@ impl Worker {
                 }
             };
             if let Err(failure) = outcome {
-                self.shared.stop.request();
-                self.report(Report::Fatal(failure));
+                self.teller.fatal(failure);
             }
         }
-    }
-
-    fn report(&self, report: Report) {
-        let _ = self.reports.send(Input::Worker(report));
     }
 
     fn work(&mut self, job: Job) -> Result<()> {
-        if self.shared.stop.is_requested() {
-            return Ok(());
-        }
-        match job {
-            Job::Match { order, chunks, payload } => {
-                let hashes = unpack_answer(&payload, chunks.len() * BLOCKS_PER_CHUNK * BlockHashes::LENGTH)?;
-                let hashes = BlockHashes::read_all(&hashes);
-                let shared = &self.shared;
-                let mut plans: Vec<ChunkPlan> = chunks
-                    .iter()
-                    .zip(hashes.chunks_exact(BLOCKS_PER_CHUNK))
-                    .map(|(chunk, hashes)| {
-                        ChunkPlan::matched(*chunk, hashes, &shared.seeds, shared.index.as_ref())
-                    })
-                    .collect();
-                if let Some(seed) = shared.seeds.first() {
-                    find_shifted(&mut plans, &hashes, seed);
-                }
-                self.report(Report::Matched { order, plans });
-            }
-            Job::Assemble { plans, payload, cost } => {
-                let wanted: usize = plans.iter().map(ChunkPlan::wanted_count).sum();
-                let wire = match payload {
-                    Some(payload) => unpack_answer(&payload, wanted * BLOCK_SIZE)?,
-                    None => Vec::new(),
-                };
-                let failed = self.assemble(plans, &wire)?;
-                self.report(Report::Assembled { failed, cost });
-            }
+        if !self.teller.shared.stop.is_requested() {
+            let report = self.hand.work(job)?;
+            self.teller.report(report);
         }
         Ok(())
     }
 
-    fn assemble(&mut self, plans: Vec<ChunkPlan>, mut wire: &[u8]) -> Result<Vec<ChunkPlan>> {
-        let mut failed = Vec::new();
-        let mut rest = plans.as_slice();
-        while let Some(first) = rest.first() {
-            // Neighbours that come whole from the wire are proven and written where they lie.
-            let whole = rest
-                .iter()
-                .zip(first.index..)
-                .take_while(|(plan, index)| plan.index == *index && plan.wanted() == u16::MAX)
-                .count();
-            let (bytes, taken) = if whole > 0 {
-                let (bytes, after) = wire.split_at(whole * CHUNK_SIZE);
-                wire = after;
-                (bytes, whole)
-            } else {
-                let (mine, after) = wire.split_at(first.wanted_count() * BLOCK_SIZE);
-                wire = after;
-                let is_whole = first.assemble(mine, &self.shared.seeds, &mut self.buffer[..CHUNK_SIZE]);
-                if !is_whole {
-                    self.buffer[..CHUNK_SIZE].fill(0);
-                }
-                (&self.buffer[..CHUNK_SIZE], 1)
-            };
-            let proven = prove(&self.shared.tree, first.index, bytes)?;
-            self.write_proven(first.index, bytes, &proven, &self.shared.tally.received)?;
-            for (plan, is_proven) in rest[..taken].iter().zip(proven) {
-                if is_proven {
-                    let found =
-                        plan.blocks.iter().filter(|block| matches!(block, BlockSource::Seed(..))).count();
-                    self.shared.tally.blocks_found.fetch_add(found as u64, Ordering::Relaxed);
-                    self.shared
-                        .tally
-                        .blocks_received
-                        .fetch_add(plan.wanted_count() as u64, Ordering::Relaxed);
-                } else {
-                    failed.push(plan.clone());
-                }
-            }
-            rest = &rest[taken..];
-        }
-        Ok(failed)
-    }
-
-    /// Copies what seeds have of one node. The bytes are not hashed here but when the finished disk is read back,
-    /// as everything is: a seed that was not what its tree said is found then and fetched.
     fn copy_node(&mut self, node: u64) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        let chunks = (node * FANOUT)..((node + 1) * FANOUT).min(shared.tree.shape().chunks());
-        let wanted = shared.tree.ids(0, chunks.clone())?;
-        let mut owners = owners(&shared.seeds, chunks.clone(), &wanted);
-        for (index, owner) in chunks.clone().zip(&mut owners) {
-            *owner = owner.filter(|_| !shared.done.get(index));
-        }
-        let mut missing = Vec::new();
-        let mut first = chunks.start;
-        for group in owners.chunk_by(|a, b| a == b) {
-            let end = first + group.len() as u64;
-            if let Some(seed) = group[0].and_then(|number| shared.seeds.get(number)) {
-                for start in (first..end).step_by(COPY_RUN) {
-                    let run = (end - start).min(COPY_RUN as u64) as usize;
-                    let mut buffer = std::mem::take(&mut self.buffer);
-                    let bytes = &mut buffer[..run * CHUNK_SIZE];
-                    if seed.read(bytes, start * CHUNK_SIZE as u64) {
-                        self.write_proven(start, bytes, &vec![true; run], &shared.tally.seeded)?;
-                    } else {
-                        missing.extend(start..start + run as u64);
-                    }
-                    self.buffer = buffer;
-                }
-            }
-            first = end;
-        }
+        let missing = self.hand.copy_node(node)?;
         if !missing.is_empty() {
-            self.report(Report::Missing(missing));
+            self.teller.report(Report::Missing(missing));
         }
         if self.copying.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.report(Report::CopyDone);
+            self.teller.report(Report::CopyDone);
         }
         Ok(())
     }
+}
 
-    /// Writes those of the chunks from `first` on that may be written, and tells the journal_writer.
-    fn write_proven(&self, first: u64, bytes: &[u8], proven: &[bool], counter: &AtomicU64) -> Result<()> {
-        let mut start = 0;
-        for group in proven.chunk_by(|a, b| a == b) {
-            let end = start + group.len();
-            if group[0] {
-                let begin = first + start as u64;
-                write_sparse(
-                    self.shared.device.as_ref(),
-                    begin,
-                    &bytes[start * CHUNK_SIZE..end * CHUNK_SIZE],
-                )?;
-                let fresh =
-                    (begin..begin + group.len() as u64).filter(|index| self.shared.done.set(*index)).count();
-                self.shared.tally.done.fetch_add(fresh as u64, Ordering::Relaxed);
-                counter.fetch_add(fresh as u64, Ordering::Relaxed);
-                let _ = self.journal.send((begin, group.len() as u64));
+/// Runs that are written and not yet in the journal. The time limit counts from the first of them: a slow line must not
+/// put it off again with each.
+#[derive(Default)]
+struct Batch {
+    runs: Vec<(u64, u64)>,
+    bytes: u64,
+    due: Option<Instant>,
+}
+
+impl Batch {
+    fn push(&mut self, (first, count): (u64, u64), now: Instant) {
+        self.runs.push((first, count));
+        self.bytes += count * CHUNK_SIZE as u64;
+        self.due.get_or_insert(now + JOURNAL_EVERY);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.bytes >= JOURNAL_BYTES || self.due.is_some_and(|due| now >= due)
+    }
+
+    /// What is in it, sorted, neighbours joined.
+    fn take(&mut self) -> Vec<(u64, u64)> {
+        let Self { mut runs, .. } = std::mem::take(self);
+        runs.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::new();
+        for (first, count) in runs {
+            match merged.last_mut() {
+                Some(last) if last.0 + last.1 == first => last.1 += count,
+                _ => merged.push((first, count)),
             }
-            start = end;
         }
-        Ok(())
+        merged
     }
 }
 
 struct JournalWriter {
-    shared: Arc<Shared>,
-    journal: Mutex<Journal>,
-    reports: Sender<Input>,
+    teller: Teller,
+    batch: Batch,
 }
 
 impl JournalWriter {
-    fn run(self, runs: &Receiver<(u64, u64)>) {
-        let mut waiting = Vec::new();
-        let mut bytes = 0;
+    fn run(mut self, runs: &Receiver<(u64, u64)>) {
         loop {
-            let next = runs.recv_timeout(JOURNAL_EVERY);
-            if let Ok((first, count)) = next {
-                waiting.push((first, count));
-                bytes += count * CHUNK_SIZE as u64;
-            }
+            let next = match self.batch.due {
+                Some(due) => runs.recv_deadline(due),
+                None => runs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
             let is_over = matches!(next, Err(RecvTimeoutError::Disconnected));
-            let is_due = bytes >= JOURNAL_BYTES || next.is_err();
-            if is_due
-                && !waiting.is_empty()
-                && let Err(failure) = self.write(&mut waiting)
-            {
-                self.shared.stop.request();
-                let _ = self.reports.send(Input::Worker(Report::Fatal(failure)));
-                // Keep receiving, so that no writer blocks on a full queue for ever.
-                runs.iter().for_each(drop);
-                return;
+            if let Ok(run) = next {
+                self.batch.push(run, Instant::now());
             }
-            if is_due {
-                bytes = 0;
+            if (is_over || self.batch.is_due(Instant::now())) && !self.batch.runs.is_empty() {
+                let written = self.teller.shared.destination.journal(&self.batch.take());
+                if let Err(failure) = written {
+                    self.teller.fatal(failure);
+                    // Keep receiving, so that no worker blocks on a full queue for ever.
+                    runs.iter().for_each(drop);
+                    return;
+                }
             }
             if is_over {
                 return;
             }
         }
     }
+}
 
-    fn write(&self, runs: &mut Vec<(u64, u64)>) -> Result<()> {
-        self.shared.device.flush()?;
-        runs.sort_unstable();
-        let merged = runs.drain(..).fold(Vec::<(u64, u64)>::new(), |mut merged, (first, count)| {
-            match merged.last_mut() {
-                Some(last) if last.0 + last.1 == first => last.1 += count,
-                _ => merged.push((first, count)),
-            }
-            merged
-        });
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        journal.append(&merged).map_err(|error| Failure::io("write the journal", &error))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// At 6 MB/s something arrives every few milliseconds: the limit once began anew with each of them, and nothing was
+    /// durable before 64 MiB had come.
+    #[test]
+    fn what_was_written_is_journaled_within_a_second_however_often_more_comes() {
+        let began = Instant::now();
+        let mut batch = Batch::default();
+        for step in 0..100 {
+            let now = began + Duration::from_millis(step * 10);
+            assert!(!batch.is_due(now), "{step}");
+            batch.push((step, 1), now);
+        }
+        assert!(batch.is_due(began + JOURNAL_EVERY));
+        assert_eq!(batch.take(), [(0, 100)]);
+        assert!(!batch.is_due(began + 10 * JOURNAL_EVERY), "nothing waits");
+        batch.push((0, JOURNAL_BYTES / CHUNK_SIZE as u64 - 1), began);
+        assert!(!batch.is_due(began));
+        batch.push((5000, 1), began);
+        assert!(batch.is_due(began), "much waits");
+    }
+
+    #[test]
+    fn runs_are_sorted_and_joined() {
+        let mut batch = Batch::default();
+        for run in [(9, 1), (0, 2), (4, 4), (2, 2), (20, 1)] {
+            batch.push(run, Instant::now());
+        }
+        assert_eq!(batch.take(), [(0, 8), (9, 1), (20, 1)]);
     }
 }

@@ -14,6 +14,8 @@ use goldwire_stdx::AlignedBuffer;
 pub(crate) use open::open_source;
 pub(crate) use pace::Pace;
 pub(crate) use remote::RemoteServer;
+#[cfg(test)]
+pub(crate) use serve::Answerer;
 pub(crate) use serve::LocalServer;
 pub(crate) use shared::SharedServer;
 

@@ -1,12 +1,13 @@
 //! Answers from an image on this machine: one worker per core reads, hashes and compresses.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use goldwire_disk::Image;
 use goldwire_stdx::{AlignedBuffer, spawn};
-use goldwire_store::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, Rolling, TreeFile, block_hash};
+use goldwire_store::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, FANOUT, Rolling, TreeFile, block_hash};
 use zstd::bulk::Compressor;
 
 use super::pace::LevelChoice;
@@ -39,9 +40,14 @@ impl LocalServer {
             let served = Arc::clone(&served);
             let queue = queue.clone();
             spawn("source", move || {
-                let mut worker = Worker { served, compressor: None, raw: Raw::new() };
+                let mut answerer = Answerer { served, compressor: None, raw: Raw::new() };
                 for (request, callback) in queue {
-                    callback(worker.answer(&request).map(|payload| Arc::new(payload.into())));
+                    // A request that makes us panic costs its asker an answer, and nobody else a worker.
+                    let answer = catch_unwind(AssertUnwindSafe(|| answerer.answer(&request)));
+                    callback(match answer {
+                        Ok(answer) => answer.map(|payload| Arc::new(payload.into())),
+                        Err(_) => Err(Failure::new(FailureKind::Other, "the source failed at a request")),
+                    });
                 }
             })
             .map_err(|error| Failure::io("start a thread", &error))?;
@@ -58,14 +64,23 @@ impl Server for LocalServer {
     }
 }
 
-struct Worker {
+/// Answers one request at a time.
+pub(crate) struct Answerer {
     served: Arc<Served>,
     compressor: Option<(i32, Compressor<'static>)>,
     raw: Raw,
 }
 
-impl Worker {
-    fn answer(&mut self, request: &[u8]) -> Result<Vec<u8>> {
+impl Answerer {
+    /// An answerer for `image` with its `tree` that compresses at this zstd level.
+    #[cfg(test)]
+    pub(crate) fn new(image: Image, tree: TreeFile, level: i32) -> Self {
+        let served = Arc::new(Served { image, tree, level: LevelChoice::Fixed(level) });
+        Self { served, compressor: None, raw: Raw::new() }
+    }
+
+    /// The packed answer to a request in postcard.
+    pub(crate) fn answer(&mut self, request: &[u8]) -> Result<Vec<u8>> {
         let request: Request =
             postcard::from_bytes(request).map_err(|_| invalid("a request does not decode"))?;
         self.raw.clear();
@@ -100,10 +115,12 @@ impl Worker {
             return Err(invalid(format!("nodes of level {level}")));
         }
         for &index in indices {
-            let children = tree.shape().children(level, index);
-            if children.is_empty() || self.raw.len() + 32 * 256 > ANSWER_RAW_MAX {
+            // The node above the top is one, like the top itself.
+            let nodes = if level == tree.shape().levels() { 1 } else { tree.shape().count(level) };
+            if index >= nodes || self.raw.len() + 32 * FANOUT as usize > ANSWER_RAW_MAX {
                 return Err(invalid(format!("node {index} of level {level}")));
             }
+            let children = tree.shape().children(level, index);
             tree.ids(level - 1, children)?.iter().for_each(|id| self.raw.extend_from_slice(&id.0));
         }
         Ok(())
@@ -129,6 +146,9 @@ impl Worker {
         let has_empty = wants.iter().any(|(_, mask)| *mask == 0);
         if blocks * BLOCK_SIZE > ANSWER_RAW_MAX || wants.len() > REQUEST_ITEMS_MAX || has_empty {
             return Err(invalid("too many blocks in a request"));
+        }
+        for (index, _) in wants {
+            self.guest_range(*index, 1)?;
         }
         let mut rest = wants;
         while let Some(&(first, mask)) = rest.first() {

@@ -1,0 +1,333 @@
+//! A container file as a [`Destination`]: it grows in a work folder beside the image that it will be, and is published
+//! by one rename.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use goldwire_disk::{Access, BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
+use goldwire_stdx::Uuid;
+use goldwire_store::{
+    BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, build_tree, keep_beside,
+};
+
+use super::bitmap::Bitmap;
+use super::chunks::write_sparse;
+use super::destination::{Destination, LaidOut, ReadBack};
+use super::journal::Journal;
+use super::publish::publish;
+use super::resolve::TargetFile;
+use super::seeds::Seed;
+use super::work::{State, WorkPlace};
+use crate::failure::Result;
+use crate::wire::{Failure, FailureKind, TargetJob, WireFormat};
+
+/// One container in the making. Dropping it gives the lock back; unfinished work stays.
+pub(crate) struct ContainerFile {
+    place: WorkPlace,
+    target: TargetFile,
+    shape: TreeGeometry,
+    version: Version,
+    job: TargetJob,
+    is_continued: bool,
+    device: OnceLock<Arc<dyn BlockDevice>>,
+    journal: Mutex<Option<Journal>>,
+}
+
+impl ContainerFile {
+    /// Claims the place for `target`, so that no other sync writes there.
+    pub(crate) fn claim(
+        target: TargetFile,
+        shape: TreeGeometry,
+        version: &Version,
+        job: &TargetJob,
+    ) -> Result<Self> {
+        Ok(Self {
+            place: WorkPlace::claim(&target.path)?,
+            target,
+            shape,
+            version: version.clone(),
+            job: job.clone(),
+            is_continued: false,
+            device: OnceLock::new(),
+            journal: Mutex::default(),
+        })
+    }
+
+    /// Readies the place for this version and refuses before the first byte if the version cannot fit. From here on a
+    /// killed run can be continued.
+    pub(crate) fn begin(&mut self) -> Result<()> {
+        let state = State {
+            layout: 1,
+            root: self.version.root.0,
+            size: self.version.size,
+            created: self.version.created,
+            format: self.target.format,
+        };
+        self.is_continued = self.place.prepare(&state)?;
+        // What an unfinished attempt occupies already does not count again.
+        let have = if self.is_continued { self.allocated_bytes() } else { 0 };
+        check_space(&self.target, &self.version, have)?;
+        self.place.record(&state)
+    }
+
+    /// An unfinished attempt at another version, as a seed.
+    pub(crate) fn previous(&self) -> Option<Seed> {
+        let (folder, state) = self.place.previous()?;
+        let options = OpenOptions { format: Some(disk_format(state.format)), ..OpenOptions::default() };
+        let file = folder.read_file("disk").ok()?;
+        let image = goldwire_disk::open_file(file, &folder.path().join("disk"), &options).ok()?;
+        let tree = TreeFile::open(&folder, "tree", state.size).ok()?;
+        let root = Root(state.root);
+        tree.verify(&root).ok()?;
+        let present = Bitmap::new(tree.shape().chunks());
+        let chunks = Journal::load(&folder.read_file("journal").ok()?, &root, &present).ok()?;
+        (chunks > 0).then(|| Seed {
+            image,
+            tree,
+            name: "an unfinished earlier sync".into(),
+            present: Some(present),
+        })
+    }
+
+    /// Keeps the descriptor beside the target if it says more than the content does, and gives the place up: the target
+    /// holds the version already.
+    pub(crate) fn already_there(&self) {
+        if self.version.signer.is_some() {
+            // The content is there and proven; what is said about it is worth no failure.
+            let _ = keep_beside(&self.target.path, &self.job.version);
+        }
+        self.place.clear();
+    }
+
+    /// Gives the place up again when nothing was begun. Unfinished work stays.
+    pub(crate) fn release(&self) {
+        self.place.release();
+    }
+
+    fn device(&self) -> Result<&Arc<dyn BlockDevice>> {
+        let missing = || Failure::new(FailureKind::Other, "the container was not laid out");
+        self.device.get().ok_or_else(missing)
+    }
+
+    /// Opens the work file of an earlier attempt, or makes a new one with every block in its place.
+    fn open_or_make(&self, tree: &TreeFile) -> Result<(Arc<dyn BlockDevice>, Option<String>)> {
+        let path = self.place.shown("disk");
+        let format = disk_format(self.target.format);
+        let mut notice = None;
+        if self.place.has("laid-out") {
+            let options =
+                OpenOptions { access: Access::Write, format: Some(format), ..OpenOptions::default() };
+            let opened = self
+                .place
+                .folder()
+                .write_file("disk")
+                .map_err(|error| Failure::io(format!("open {}", path.display()), &error));
+            match opened.and_then(|file| Ok(goldwire_disk::open_file(file, &path, &options)?)) {
+                Ok(image) => return Ok((image.device, None)),
+                Err(failure) => {
+                    let why = failure.report().line();
+                    notice = Some(format!("the unfinished work cannot be continued and begins anew: {why}"));
+                }
+            }
+        }
+        Ok((self.make(tree, &path, format)?, notice))
+    }
+
+    fn make(&self, tree: &TreeFile, path: &Path, format: Format) -> Result<Arc<dyn BlockDevice>> {
+        let folder = self.place.folder();
+        let make = || -> io::Result<File> {
+            for name in ["laid-out", "disk", "journal"] {
+                folder.remove_file(name)?;
+            }
+            folder.create_new("disk", 0o600)
+        };
+        let file = make().map_err(|error| Failure::io(format!("make {}", path.display()), &error))?;
+        let options = CreateOptions {
+            format,
+            size: self.version.size,
+            uuid: uuid_of(&self.version.root),
+            created: self.version.created,
+        };
+        let device = goldwire_disk::create_in(file, path, &options).map_err(|error| match error.kind() {
+            ErrorKind::Invalid => Failure::of(FailureKind::Invalid, &error)
+                .hint("choose another container with --format, for example --format raw"),
+            _ => error.into(),
+        })?;
+        let shape = tree.shape();
+        let nodes = if shape.levels() == 1 { 1 } else { shape.count(1) };
+        for node in 0..nodes {
+            if shape.levels() > 1 && tree.id(1, node)?.is_zero() {
+                continue;
+            }
+            let range = (node * FANOUT)..((node + 1) * FANOUT).min(shape.chunks());
+            let mut first = range.start;
+            for group in tree.ids(0, range)?.chunk_by(|a, b| a.is_zero() == b.is_zero()) {
+                let last = first + group.len() as u64;
+                if !group[0].is_zero() {
+                    let guest = shape.chunk_range(first).start..shape.chunk_range(last - 1).end;
+                    device.allocate(guest.start, guest.end - guest.start)?;
+                }
+                first = last;
+            }
+        }
+        device.flush()?;
+        folder
+            .create_new("laid-out", 0o600)
+            .and_then(|file| file.sync_all())
+            .map_err(|error| Failure::io("mark the layout", &error))?;
+        Ok(device)
+    }
+
+    fn allocated_bytes(&self) -> u64 {
+        let data = self.place.folder().read_file("disk").and_then(|file| file.metadata());
+        data.map_or(0, |data| data.blocks() * 512)
+    }
+
+    fn lock_journal(&self) -> std::sync::MutexGuard<'_, Option<Journal>> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Destination for ContainerFile {
+    fn tree(&self) -> Result<(TreeFile, bool)> {
+        let folder = self.place.folder();
+        if let Ok(tree) = TreeFile::open(folder, "tree", self.shape.size())
+            && tree.verify(&self.version.root).is_ok()
+        {
+            return Ok((tree, true));
+        }
+        Ok((TreeFile::create(folder, "tree", self.shape.clone())?, false))
+    }
+
+    fn lay_out(&self, tree: &TreeFile, done: &Bitmap) -> Result<LaidOut> {
+        let (device, notice) = self.open_or_make(tree)?;
+        let _ = self.device.set(device);
+        let opened = self.place.folder().open_or_create("journal", 0o600);
+        let (journal, resumed) =
+            opened.and_then(|file| Journal::open(file, self.version.root, done)).map_err(|error| {
+                Failure::io(format!("open the journal {}", self.place.shown("journal").display()), &error)
+            })?;
+        *self.lock_journal() = Some(journal);
+        Ok(LaidOut { resumed, is_continued: self.is_continued, notice })
+    }
+
+    fn write(&self, first: u64, bytes: &[u8]) -> Result<()> {
+        write_sparse(self.device()?.as_ref(), first, bytes)
+    }
+
+    fn overwrite(&self, first: u64, bytes: &[u8]) -> Result<()> {
+        let start = first * CHUNK_SIZE as u64;
+        let inside = self.version.size.saturating_sub(start).min(bytes.len() as u64) as usize;
+        Ok(self.device()?.write_at(&bytes[..inside], start)?)
+    }
+
+    fn read(&self, index: u64, chunk: &mut [u8]) -> Result<()> {
+        let guest = self.shape.chunk_range(index);
+        let length = (guest.end - guest.start) as usize;
+        chunk[length..].fill(0);
+        Ok(self.device()?.read_at(&mut chunk[..length], guest.start)?)
+    }
+
+    fn journal(&self, runs: &[(u64, u64)]) -> Result<()> {
+        self.device()?.flush()?;
+        match self.lock_journal().as_mut() {
+            Some(journal) => journal.append(runs).map_err(|error| Failure::io("write the journal", &error)),
+            None => Err(Failure::new(FailureKind::Other, "the container was not laid out")),
+        }
+    }
+
+    fn read_back(&self, options: &BuildOptions<'_>) -> Result<ReadBack> {
+        self.device()?.flush()?;
+        let path = self.place.shown("disk");
+        let file = self
+            .place
+            .folder()
+            .read_file("disk")
+            .map_err(|error| Failure::io(format!("open {}", path.display()), &error))?;
+        drop_page_cache(&file);
+        // A fresh open: what is verified is what a reader of the finished file will see, tables included.
+        // By its known format: a raw disk may begin like anything.
+        let format = Some(disk_format(self.target.format));
+        let image = goldwire_disk::open_file(file, &path, &OpenOptions { format, ..OpenOptions::default() })?;
+        let tree = TreeFile::create(self.place.folder(), "readback", self.shape.clone())?;
+        let size = image.device.size();
+        if size != self.version.size {
+            let text = format!("{} has {size} bytes, not {}", path.display(), self.version.size);
+            return Err(Failure::new(FailureKind::Other, text));
+        }
+        let (root, _) = build_tree(image.device.as_ref(), &tree, options)?;
+        Ok(ReadBack { root, tree })
+    }
+
+    fn publish(&self) -> Result<()> {
+        let format = disk_format(self.target.format);
+        publish(&self.place, &self.target.path, format, &self.version, &self.job)
+    }
+}
+
+/// Refuses a version that cannot fit where `have` bytes of it are already.
+pub(crate) fn check_space(target: &TargetFile, version: &Version, have: u64) -> Result<()> {
+    let free = free_bytes(&target.path)?;
+    let missing = bytes_needed(version, target.format).saturating_sub(have);
+    if missing <= free {
+        return Ok(());
+    }
+    let text = format!(
+        "{} needs {} more, but only {} are free there",
+        target.path.display(),
+        goldwire_stdx::ByteSize(missing),
+        goldwire_stdx::ByteSize(free),
+    );
+    Err(Failure::new(FailureKind::Space, text)
+        .hint("free some space, or choose another target; nothing was sent"))
+}
+
+/// Upper bound of what the new file and its tree occupy.
+fn bytes_needed(version: &Version, format: WireFormat) -> u64 {
+    let chunks = version.chunks_used;
+    let data = chunks.saturating_mul(CHUNK_SIZE as u64);
+    let tables = match format {
+        WireFormat::Raw => 0,
+        // Sector bitmaps, block tables, their alignment.
+        _ => chunks.saturating_mul(4096).min(version.size / 64) + (1 << 20),
+    };
+    // The tree beside it: ids and fingerprints, 160 bytes a chunk, by whole pages.
+    data.saturating_add(tables).saturating_add(chunks.saturating_mul(200)).saturating_add(1 << 16)
+}
+
+pub(crate) fn disk_format(format: WireFormat) -> Format {
+    match format {
+        WireFormat::Raw => Format::Raw,
+        WireFormat::VhdFixed => Format::VhdFixed,
+        WireFormat::VhdDynamic => Format::VhdDynamic,
+        WireFormat::Qcow2 => Format::Qcow2,
+    }
+}
+
+/// The container's uuid, from the content, so that the same version is the same file at every site: version 8 of
+/// RFC 9562 (custom), section 5.8.
+pub(crate) fn uuid_of(root: &Root) -> Uuid {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&root.0[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    Uuid(uuid)
+}
+
+/// Bytes that this process may still write to the file system of `path`'s folder.
+pub(crate) fn free_bytes(path: &Path) -> Result<u64> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(folder).map_err(|error| {
+        Failure::io(format!("ask for the free space of {}", folder.display()), &error.into())
+    })?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Drops the file's clean pages, so that reading it asks the medium. A file system without a medium below
+/// (tmpfs) ignores it.
+fn drop_page_cache(file: &File) {
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
