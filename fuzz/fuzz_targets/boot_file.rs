@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldwire_control::boot::{Policy, Question, explain, parse};
-use goldwire_netboot::content::Links;
+use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::{Architecture, BootPolicy, Device, Firmware, LiveMembers, Mac, Member, Uuid};
 use libfuzzer_sys::fuzz_target;
 
@@ -65,7 +65,7 @@ fuzz_target!(|input: &[u8]| {
         server: Ipv4Addr::new(10, 0, 0, 1),
     };
     for arch in [None, Some(Architecture::EFI_ARM64)] {
-        let explanation = explain(&policy, &question(arch), &Links::default());
+        let explanation = explain(&policy, &question(arch), &UrlBuilder::default());
         assert!(explanation.answers.iter().all(|answer| !answer.rule.is_empty() && !answer.told.is_empty()));
     }
 });

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use goldwire_netboot::content::{
-    Asker, Body, ContentError, Contents, Library, LibrarySettings, LinkKey, Links,
+    Requester, Body, ContentError, Contents, Library, LibrarySettings, TokenKey, UrlBuilder,
 };
 use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, Protocol, What};
 use libfuzzer_sys::fuzz_target;
@@ -66,14 +66,14 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
     symlink(&around, root.join("up")).expect("make a link");
     symlink("a", root.join("in")).expect("make a link");
     let settings = LibrarySettings { root, extra: vec![("x".into(), around.join("extra"))] };
-    let links = Links::new(LinkKey::from_secret(b"fuzz"), Duration::from_secs(600));
-    Library::open(&settings, Arc::new(Policy), links).expect("open the folders")
+    let urls = UrlBuilder::new(TokenKey::from_secret(b"fuzz"), Duration::from_secs(600));
+    Library::open(&settings, Arc::new(Policy), urls).expect("open the folders")
 });
 
 fuzz_target!(|input: &[u8]| {
     let Ok(path) = std::str::from_utf8(input) else { return };
-    let asker = Asker { address: Ipv4Addr::new(10, 0, 0, 7).into(), mac: None, protocol: Protocol::Http };
-    match LIBRARY.open(path, &asker) {
+    let requester = Requester { address: Ipv4Addr::new(10, 0, 0, 7).into(), mac: None, protocol: Protocol::Http };
+    match LIBRARY.open(path, &requester) {
         Ok(content) => {
             let mut bytes = vec![0; content.length as usize];
             assert_eq!(content.read_at(&mut bytes, 0).expect("it can be read"), bytes.len());

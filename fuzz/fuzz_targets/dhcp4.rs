@@ -4,13 +4,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
-use goldwire_netboot::content::Links;
+use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::client::classify;
 use goldwire_netboot::dhcp::destination::Destination;
-use goldwire_netboot::dhcp::dialect::{Role, Told, add_boot};
+use goldwire_netboot::dhcp::dialect::{Role, BootReply, add_boot};
 use goldwire_netboot::dhcp::proxy::ProxyResponder;
 use goldwire_netboot::dhcp::wire::{Message, MessageType, SIZE_MAX, code};
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, Silent, What};
+use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
@@ -59,8 +59,8 @@ fuzz_target!(|input: &[u8]| {
     for role in [Role::Server, Role::Proxy, Role::ProxyWithoutBinl, Role::Binl] {
         let mut reply = Message::reply_to(&message, MessageType::OFFER);
         reply.options.set(code::SERVER_ID, US.octets());
-        let told = add_boot(&mut reply, &message, &device, &boot(), &Links::default(), role);
-        if matches!(told, Told::Nothing(_)) {
+        let boot_reply = add_boot(&mut reply, &message, &device, &boot(), &UrlBuilder::default(), role);
+        if matches!(boot_reply, BootReply::Nothing(_)) {
             assert!(reply.siaddr.is_unspecified() && reply.file.is_empty());
             assert!(!reply.options.has(code::BOOT_FILE) && !reply.options.has(code::VENDOR_CLASS));
         }
@@ -68,7 +68,7 @@ fuzz_target!(|input: &[u8]| {
         let _ = Destination::of(&message, &reply);
     }
     for has_binl in [true, false] {
-        let proxy = ProxyResponder::new(Arc::new(Policy), Links::default(), Arc::new(Silent), has_binl);
+        let proxy = ProxyResponder::new(Arc::new(Policy), UrlBuilder::default(), Arc::new(NoopObserver), has_binl);
         for port in [67, 4011] {
             if let Some((reply, _)) = proxy.handle(&message, CLIENT, US, port) {
                 assert!(reply.yiaddr.is_unspecified() && reply.kind() != Some(MessageType::NAK));
@@ -78,7 +78,7 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// An answer is one that the asker can take and read.
+/// An answer is one that the requester can take and read.
 fn check(request: &Message, reply: &Message) {
     let sent = reply.encode(request.reply_size_max());
     assert!(sent.len() <= request.reply_size_max());

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use goldwire_netboot::content::Links;
+use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::lease::{MemberId, Range, Record, Reservation, Table, Time};
 use goldwire_netboot::dhcp::server::{Arrival, Network, Outputs, Reply, Server, Settings, Subnet};
 use goldwire_netboot::dhcp::wire::{Message, MessageType};
-use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, Silent};
+use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NoopObserver};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -23,7 +23,7 @@ struct Policy;
 
 impl BootPolicy for Policy {
     fn decide(&self, _device: &Device) -> Decision {
-        Decision { rule: "fuzz".into(), action: Action::Local }
+        Decision { rule: "fuzz".into(), action: Action::LocalDisk }
     }
 
     fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
@@ -36,7 +36,7 @@ fuzz_target!(|input: &[u8]| {
     let mut rest = input;
     let settings = settings();
     let (plans, terms) = (settings.plans(), settings.terms);
-    let mut server = Server::new(settings, Arc::new(Policy), Links::default(), Arc::new(Silent));
+    let mut server = Server::new(settings, Arc::new(Policy), UrlBuilder::default(), Arc::new(NoopObserver));
     let mut logged: Vec<Record> = Vec::new();
     let mut now = Time(1_800_000_000_000);
     for _ in 0..PACKETS_MAX {

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use goldwire_netboot::content::Links;
+use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp6::responder::{Responder, classify, server_id};
 use goldwire_netboot::dhcp6::wire::{Packet, RELAYS_MAX, code};
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, Silent, What};
+use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
@@ -47,7 +47,7 @@ fuzz_target!(|input: &[u8]| {
     assert!(packet.encode().len() <= input.len());
     let _ = classify(&packet, CLIENT, US);
     let id = server_id(Mac([2, 0, 0, 0, 0, 2]));
-    let responder = Responder::new(Arc::new(Policy), Links::default(), Arc::new(Silent), id);
+    let responder = Responder::new(Arc::new(Policy), UrlBuilder::default(), Arc::new(NoopObserver), id);
     for port in [547, 4011] {
         if let Some(reply) = responder.handle(&packet, CLIENT, US, port) {
             assert_eq!(reply.relays, packet.relays);

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use goldwire_netboot::content::{Asker, Body, Content, ContentError, Contents};
+use goldwire_netboot::content::{Requester, Body, Content, ContentError, Contents};
 use goldwire_netboot::tftp::receive::Receiver;
 use goldwire_netboot::tftp::server::{Admission, Key, Payload, Server};
 use goldwire_netboot::tftp::wire::{OptionName, Options, Packet};
-use goldwire_netboot::tftp::{Settings, Surroundings};
-use goldwire_netboot::{Silent, Stage};
+use goldwire_netboot::tftp::{Settings, Context};
+use goldwire_netboot::{NoopObserver, Stage};
 use libfuzzer_sys::fuzz_target;
 
 /// More packets than this teach nothing.
@@ -21,7 +21,7 @@ const LENGTH: usize = 5000;
 struct Everything;
 
 impl Contents for Everything {
-    fn open(&self, path: &str, _asker: &Asker) -> Result<Content, ContentError> {
+    fn open(&self, path: &str, _asker: &Requester) -> Result<Content, ContentError> {
         assert!(!path.is_empty() && !path.starts_with('/') && !path.contains(['\\', '\0']), "{path:?}");
         assert!(!path.split('/').any(|part| matches!(part, "" | "." | "..")), "{path:?}");
         Ok(Content {
@@ -47,13 +47,13 @@ fuzz_target!(|input: &[u8]| {
 fn converse(mut input: &[u8]) {
     let settings =
         Arc::new(Settings { transfers_max: 4, transfers_per_address_max: 3, ..Settings::default() });
-    let surroundings = Surroundings {
+    let context = Context {
         contents: Arc::new(Everything),
-        observer: Arc::new(Silent),
+        observer: Arc::new(NoopObserver),
         mac_of: Arc::new(|_| None),
     };
     let admission = Admission::new(&settings);
-    let mut server = Server::new(settings, surroundings, admission);
+    let mut server = Server::new(settings, context, admission);
     let mut options = Options::default();
     options.add(OptionName::BlockSize, 600);
     options.add(OptionName::WindowSize, 4);

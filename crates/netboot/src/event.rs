@@ -14,9 +14,9 @@ pub trait Observer: Send + Sync {
 
 /// Nobody listens.
 #[derive(Clone, Copy, Debug)]
-pub struct Silent;
+pub struct NoopObserver;
 
-impl Observer for Silent {
+impl Observer for NoopObserver {
     fn observe(&self, _event: &Event<'_>) {}
 }
 

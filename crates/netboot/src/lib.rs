@@ -24,7 +24,7 @@ pub mod script;
 pub mod tftp;
 
 pub use device::{Architecture, Device, Firmware, Mac, Uuid};
-pub use event::{Event, EventKind, Observer, Protocol, Silent, Stage, printable};
+pub use event::{Event, EventKind, NoopObserver, Observer, Protocol, Stage, printable};
 pub use member::{LiveMembers, Member, MemberState};
 pub use neighbours::Neighbours;
 pub use network::Network;

@@ -34,7 +34,7 @@ pub enum Action {
     /// It boots this.
     Boot(Box<Boot>),
     /// It gets an address and no boot file, and boots from its own disk.
-    Local,
+    LocalDisk,
     /// It gets no answer.
     Ignore,
 }
@@ -67,7 +67,7 @@ pub enum What {
     /// The iPXE script that is rendered for the device; only for programs that run one.
     Script(Arc<Script>),
     /// A URL or a file name, handed out as it stands.
-    Elsewhere(String),
+    Literal(String),
 }
 
 /// A script template with what it is rendered from.

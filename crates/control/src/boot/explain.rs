@@ -4,9 +4,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use goldwire_netboot::content::Links;
+use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::client::classify;
-use goldwire_netboot::dhcp::dialect::{Role, Told, add_boot};
+use goldwire_netboot::dhcp::dialect::{BootReply, Role, add_boot};
 use goldwire_netboot::dhcp::wire::{Message, MessageType, code};
 use goldwire_netboot::{Action, Architecture, BootPolicy, Device, Firmware, Mac, Uuid, What};
 use serde::Serialize;
@@ -79,7 +79,7 @@ pub struct Answer {
 }
 
 /// Plays every firmware of the device against the policy. Nothing is sent.
-pub fn explain(policy: &Policy, question: &Question, links: &Links) -> Explanation {
+pub fn explain(policy: &Policy, question: &Question, urls: &UrlBuilder) -> Explanation {
     let mut answers = Vec::new();
     let mut rules = Vec::new();
     for (firmware, arch) in programs(question.arch) {
@@ -91,10 +91,10 @@ pub fn explain(policy: &Policy, question: &Question, links: &Links) -> Explanati
             rules = considered(&policy.rules(), &device);
         }
         for role in [Role::Server, Role::Proxy] {
-            let (answer, told) = answer(policy, &request, &device, links, role, question.server);
+            let (answer, boot_reply) = answer(policy, &request, &device, urls, role, question.server);
             answers.push(answer);
-            if told == Some(Told::AskBinl) {
-                answers.push(self::answer(policy, &request, &device, links, Role::Binl, question.server).0);
+            if boot_reply == Some(BootReply::AskBinl) {
+                answers.push(self::answer(policy, &request, &device, urls, Role::Binl, question.server).0);
             }
         }
     }
@@ -167,10 +167,10 @@ fn answer(
     policy: &Policy,
     request: &Message,
     device: &Device,
-    links: &Links,
+    urls: &UrlBuilder,
     role: Role,
     server: Ipv4Addr,
-) -> (Answer, Option<Told>) {
+) -> (Answer, Option<BootReply>) {
     let decision = policy.decide(device);
     let mut answer = Answer {
         firmware: device.firmware.name().into(),
@@ -184,7 +184,7 @@ fn answer(
     };
     let boot = match decision.action {
         Action::Boot(boot) => boot,
-        Action::Local => {
+        Action::LocalDisk => {
             answer.told = "an address where we give them, and no boot file: its own disk".into();
             return (answer, None);
         }
@@ -196,15 +196,15 @@ fn answer(
     let kind = if role == Role::Binl { MessageType::ACK } else { MessageType::OFFER };
     let mut reply = Message::reply_to(request, kind);
     reply.options.set(code::SERVER_ID, server.octets());
-    let told = add_boot(&mut reply, request, device, &boot, links, role);
-    answer.told = match (&told, &boot.what) {
-        (Told::Url(url), What::Script(script)) => format!("{url} (the script {})", script.name),
-        _ => told.to_string(),
+    let boot_reply = add_boot(&mut reply, request, device, &boot, urls, role);
+    answer.told = match (&boot_reply, &boot.what) {
+        (BootReply::Url(url), What::Script(script)) => format!("{url} (the script {})", script.name),
+        _ => boot_reply.to_string(),
     };
     answer.profile = Some(boot.profile);
     answer.members = boot.members.into_iter().map(|member| member.name).collect();
     answer.fields = fields(&reply);
-    (answer, Some(told))
+    (answer, Some(boot_reply))
 }
 
 fn name_of(role: Role) -> &'static str {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use goldwire_netboot::media::{CA_MAX, MediaError, Way, check};
+use goldwire_netboot::media::{CA_MAX, MediaError, ScriptDelivery, check};
 
 use super::file::File;
 use super::problem::Collector;
@@ -46,7 +46,7 @@ pub(super) fn check_media(settings: &Settings, file: &File, problems: &mut Colle
     let span = table.span();
     match check(&settings.medium()) {
         Ok(programs) => {
-            let is_bios = |(_, way): &(String, Way)| *way == Way::Loader;
+            let is_bios = |(_, delivery): &(String, ScriptDelivery)| *delivery == ScriptDelivery::Loader;
             let folder = settings.media.programs.display();
             for (is_there, program, firmware) in [
                 (programs.iter().any(is_bios), "ipxe.lkrn", "a BIOS"),

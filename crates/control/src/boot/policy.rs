@@ -54,15 +54,15 @@ impl Policy {
     }
 
     fn action(&self, found: &Found<'_>, device: &Device) -> Result<Action, String> {
-        let Some(profile) = found.profile else { return Ok(Action::Local) };
+        let Some(profile) = found.profile else { return Ok(Action::LocalDisk) };
         match &*profile.kind {
             Kind::Ignore => return Ok(Action::Ignore),
-            Kind::Local => return Ok(Action::Local),
+            Kind::Local => return Ok(Action::LocalDisk),
             _ => {}
         }
         // An operating system boots nothing, and still has its host name from here.
         let what = match device.firmware {
-            Firmware::Other => What::Elsewhere(String::new()),
+            Firmware::Other => What::Literal(String::new()),
             _ => next_of(profile, device, found.device)?,
         };
         let key = match (device.mac, device.uuid) {
@@ -90,7 +90,7 @@ impl BootPolicy for Policy {
         match self.action(&found, &device) {
             Ok(action) => Decision { rule: found.rule, action },
             // It cannot boot what it should; its own disk is better than nothing, and an address harms nobody.
-            Err(reason) => Decision { rule: format!("{}: {reason}", found.rule), action: Action::Local },
+            Err(reason) => Decision { rule: format!("{}: {reason}", found.rule), action: Action::LocalDisk },
         }
     }
 

@@ -221,7 +221,7 @@ pub(super) fn next_of(profile: &Profile, device: &Device, own: Option<&DeviceRul
             })
         }
         Kind::Url(url) if device.firmware.takes_url() || !url.contains("://") => {
-            Ok(What::Elsewhere(url.clone()))
+            Ok(What::Literal(url.clone()))
         }
         Kind::Url(_) => program(),
         Kind::Local | Kind::Ignore => Err("nothing to load".into()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use goldwire_netboot::dhcp::lease::{self, Plan, Range};
 use goldwire_netboot::media::MediaSettings;
-use goldwire_netboot::member::Seat;
+use goldwire_netboot::member::MemberConfig;
 use goldwire_netboot::{Mac, Member, Network, Uuid};
 
 use super::value::{AddressRange, Secret};
@@ -275,14 +275,14 @@ pub struct MemberSettings {
 }
 
 impl MemberSettings {
-    /// Its seat in the table of members.
-    pub fn seat(&self) -> Seat {
-        Seat {
+    /// Its config in the table of members.
+    pub fn config(&self) -> MemberConfig {
+        MemberConfig {
             tftp_port: self.tftp_port,
             weight: self.weight,
             is_draining: self.is_draining,
             subnets: self.subnets.clone(),
-            ..Seat::new(self.member.clone())
+            ..MemberConfig::new(self.member.clone())
         }
     }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use goldwire_netboot::content::Links;
+use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
     Action, Architecture, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, Member, What,
@@ -333,8 +333,8 @@ fn members_split_a_subnet() {
         ("10.0.0.20".into(), "10.0.0.10".into())
     );
     assert_eq!(plan.reservations.len(), 2, "by MAC address and by client identifier");
-    let seat = loaded.settings.own_member().unwrap().seat();
-    assert_eq!((seat.member.name.as_str(), seat.weight, seat.is_draining), ("b", 3, true));
+    let config = loaded.settings.own_member().unwrap().config();
+    assert_eq!((config.member.name.as_str(), config.weight, config.is_draining), ("b", 3, true));
     assert_eq!(errors(&file("c")), ["no [[member]] is called \"c\""]);
 }
 
@@ -468,7 +468,7 @@ fn device_then_group_then_default() {
 
     let mut by_uuid = device("52:54:00:00:00:77", Firmware::Ipxe, 0);
     by_uuid.uuid = Some("01234567-89ab-cdef-0123-456789000001".parse().unwrap());
-    assert_eq!(policy.decide(&by_uuid).action, Action::Local);
+    assert_eq!(policy.decide(&by_uuid).action, Action::LocalDisk);
     // The MAC address goes before the UUID.
     by_uuid.mac = Some("52:54:00:00:00:01".parse().unwrap());
     assert_eq!(policy.decide(&by_uuid).rule, "device seat-1 (boot.toml:3)");
@@ -476,14 +476,14 @@ fn device_then_group_then_default() {
     let vm = policy.decide(&device("00:16:3e:00:00:01", Firmware::Ipxe, 7));
     assert_eq!(
         (vm.rule.as_str(), what(&vm)),
-        ("group vms (boot.toml:18)", &What::Elsewhere("http://10.9.9.9/boot.ipxe".into()))
+        ("group vms (boot.toml:18)", &What::Literal("http://10.9.9.9/boot.ipxe".into()))
     );
     // Every key of a group has to match.
     let arm = policy.decide(&device("00:16:3e:00:00:01", Firmware::Ipxe, 11));
     assert_eq!(arm.rule, "default-profile (boot.toml:2)");
     assert_eq!(policy.decide(&device("52:54:00:00:00:03", Firmware::Ipxe, 0)).action, Action::Ignore);
     let none = self::policy(MEMBER).decide(&device("52:54:00:00:00:03", Firmware::BiosPxe, 0));
-    assert_eq!((none.rule.as_str(), none.action), ("no rule", Action::Local));
+    assert_eq!((none.rule.as_str(), none.action), ("no rule", Action::LocalDisk));
 }
 
 #[test]
@@ -494,7 +494,7 @@ fn row_1_each_firmware_gets_what_it_can_load_and_ipxe_never_itself() {
         match decision.action {
             Action::Boot(boot) => match boot.what {
                 What::Script(_) => "script".to_owned(),
-                What::File(path) | What::Elsewhere(path) => path,
+                What::File(path) | What::Literal(path) => path,
             },
             _ => decision.rule,
         }
@@ -628,7 +628,7 @@ fn question(mac: &str) -> Question {
 /// `UPDATE_GOLDEN=1 cargo test` writes the file anew.
 #[test]
 fn explain_shows_every_answer() {
-    let text = explain(&rules(), &question("52:54:00:00:00:01"), &Links::default()).to_string();
+    let text = explain(&rules(), &question("52:54:00:00:00:01"), &UrlBuilder::default()).to_string();
     let path = format!("{}/src/boot/golden/explain.txt", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         fs::write(&path, &text).unwrap();
@@ -640,7 +640,7 @@ fn explain_shows_every_answer() {
 fn explain_says_why_other_rules_lost() {
     let mut question = question("00:16:3e:00:00:05");
     question.arch = Some(Architecture::EFI_ARM64);
-    let explanation = explain(&rules(), &question, &Links::default());
+    let explanation = explain(&rules(), &question, &UrlBuilder::default());
     let outcomes: Vec<&str> = explanation.rules.iter().map(|rule| rule.outcome.as_str()).collect();
     assert_eq!(
         outcomes,
@@ -654,7 +654,7 @@ fn explain_says_why_other_rules_lost() {
     assert_eq!(explanation.rules.iter().filter(|rule| rule.is_winner).count(), 1);
     question.circuit_id = Some(b"rack-9".to_vec());
     question.arch = Some(Architecture::BIOS);
-    let explanation = explain(&rules(), &question, &Links::default());
+    let explanation = explain(&rules(), &question, &UrlBuilder::default());
     assert!(
         explanation.answers.iter().all(|answer| answer.profile.as_deref() == Some("pvs")),
         "{explanation}"

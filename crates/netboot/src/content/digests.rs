@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Stat, fstat};
 
-use super::link::Digest;
 use super::tree::Tree;
+use super::url_builder::Digest;
 
 /// Files up to this size are hashed when they are first asked for (10 ms from the page cache); larger ones in the
 /// background.

@@ -10,12 +10,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::Stat;
 
 use super::digests::{Digests, Identity};
-use super::link::{Digest, Links, percent_encode};
-use super::medium::{MediumName, Shelf};
+use super::medium::{MediaStore, MediumName};
 use super::path::{AUTOEXEC, Asked, Named, canonical_script, parse};
 use super::small::Small;
 use super::tree::{Found, Tree};
-use super::{Asker, Body, Content, ContentError, Contents};
+use super::url_builder::{Digest, UrlBuilder, percent_encode};
+use super::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Device;
 use crate::event::Stage;
 use crate::media::Media;
@@ -52,15 +52,15 @@ pub enum LibraryError {
     Thread(#[source] io::Error),
 }
 
-/// Answers for paths (see [`Links`] for their forms) from folders and a policy.
+/// Answers for paths (see [`UrlBuilder`] for their forms) from folders and a policy.
 ///
 /// A file that is replaced (written under another name, then renamed) stays whole for who is fetching it. One that is
 /// overwritten in place does not.
 pub struct Library {
     shelves: Arc<Shelves>,
     policy: Arc<dyn BootPolicy>,
-    links: Links,
-    media: Shelf,
+    urls: UrlBuilder,
+    media: MediaStore,
 }
 
 /// The folders, with what is known of the files in them.
@@ -76,7 +76,7 @@ impl Library {
     pub fn open(
         settings: &LibrarySettings,
         policy: Arc<dyn BootPolicy>,
-        links: Links,
+        urls: UrlBuilder,
     ) -> Result<Self, LibraryError> {
         let tree = |path: &PathBuf| {
             Tree::open(path).map(Arc::new).map_err(|source| LibraryError::Open { path: path.clone(), source })
@@ -88,7 +88,7 @@ impl Library {
             digests: Digests::new().map_err(LibraryError::Thread)?,
             small: Small::default(),
         };
-        Ok(Self { shelves: Arc::new(shelves), policy, links, media: Shelf::default() })
+        Ok(Self { shelves: Arc::new(shelves), policy, urls, media: MediaStore::default() })
     }
 
     /// Starts to read every file in the background, so that large ones have their ETags when they are asked for.
@@ -113,13 +113,13 @@ impl Library {
             Action::Boot(boot) => match &boot.what {
                 What::Script(template) => self.render(template, device, &boot),
                 What::File(path) => {
-                    let path = percent_encode(&self.links.path_to(path, &boot, device));
+                    let path = percent_encode(&self.urls.path_to(path, &boot, device));
                     Ok(format!("#!ipxe\nchain --autofree --timeout 8000 /{path}\n"))
                 }
-                What::Elsewhere(url) => elsewhere(url),
+                What::Literal(url) => elsewhere(url),
             },
             // The next boot option of the firmware, which is the machine's own disk.
-            Action::Local => Ok("#!ipxe\nexit 0\n".to_owned()),
+            Action::LocalDisk => Ok("#!ipxe\nexit 0\n".to_owned()),
             Action::Ignore => Err(ContentError::Forbidden("the policy ignores this device")),
         }
     }
@@ -127,7 +127,7 @@ impl Library {
     /// Scripts name files by their content where it is known, so that a member whose file differs refuses it instead of
     /// giving a device half of two versions.
     fn render(&self, template: &Script, device: &Device, boot: &Boot) -> Result<String, ContentError> {
-        let (shelves, links) = (Arc::clone(&self.shelves), self.links.clone());
+        let (shelves, urls) = (Arc::clone(&self.shelves), self.urls.clone());
         let (for_boot, for_device) = (boot.clone(), device.clone());
         let path_of = move |path: &str| {
             let path = path.trim_start_matches('/');
@@ -136,20 +136,20 @@ impl Library {
                 Some(digest) => format!("c/{digest}/{path}"),
                 None => path.to_owned(),
             };
-            links.path_to(&pinned, &for_boot, &for_device)
+            urls.path_to(&pinned, &for_boot, &for_device)
         };
-        let script_path = self.links.path_to(&canonical_script(device), boot, device);
+        let script_path = self.urls.path_to(&canonical_script(device), boot, device);
         render(template, device, boot, &Context { path_of: Arc::new(path_of), script_path })
     }
 
-    fn may_fetch(&self, path: &str, asked: &Asked, asker: &Asker) -> Result<(), ContentError> {
+    fn may_fetch(&self, path: &str, asked: &Asked, requester: &Requester) -> Result<(), ContentError> {
         let has_token =
-            asked.token.as_ref().is_some_and(|token| self.links.is_good(token, &asked.path, asker.mac));
+            asked.token.as_ref().is_some_and(|token| self.urls.is_good(token, &asked.path, requester.mac));
         let mac = match &asked.what {
-            Named::Script(device) => asker.mac.or(device.mac),
-            _ => asker.mac,
+            Named::Script(device) => requester.mac.or(device.mac),
+            _ => requester.mac,
         };
-        if self.policy.may_fetch(path, asker.address, mac, has_token) {
+        if self.policy.may_fetch(path, requester.address, mac, has_token) {
             return Ok(());
         }
         Err(ContentError::Forbidden(match (&asked.token, has_token) {
@@ -163,19 +163,19 @@ impl Library {
         name: &str,
         pinned: Option<Digest>,
         asked: &Asked,
-        asker: &Asker,
+        requester: &Requester,
     ) -> Result<Content, ContentError> {
         let Some(found) = self.shelves.find(name)? else {
             let is_autoexec = name.rsplit('/').next().is_some_and(|last| last.eq_ignore_ascii_case(AUTOEXEC));
             if !is_autoexec || pinned.is_some() {
                 return Err(ContentError::NotFound);
             }
-            self.may_fetch(AUTOEXEC, asked, asker)?;
+            self.may_fetch(AUTOEXEC, asked, requester)?;
             return Ok(script(autoexec()));
         };
         // By the name that it has, not by the spelling in which it was asked for: a rule about `secret/` is one about
         // `SECRET/` too.
-        self.may_fetch(&found.name, asked, asker)?;
+        self.may_fetch(&found.name, asked, requester)?;
         pinned_or(pinned, self.shelves.content(found)?)
     }
 
@@ -185,25 +185,30 @@ impl Library {
         name: &str,
         pinned: Option<Digest>,
         asked: &Asked,
-        asker: &Asker,
+        requester: &Requester,
     ) -> Option<Result<Content, ContentError>> {
         let content = self.shelves.content_at_once(name)?;
-        if let Err(error) = self.may_fetch(name, asked, asker) {
+        if let Err(error) = self.may_fetch(name, asked, requester) {
             return Some(Err(error));
         }
         Some(pinned_or(pinned, content))
     }
 
-    fn medium(&self, name: MediumName, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
+    fn medium(
+        &self,
+        name: MediumName,
+        asked: &Asked,
+        requester: &Requester,
+    ) -> Result<Content, ContentError> {
         let content = self.media.get(name).ok_or(ContentError::NotFound)?;
-        self.may_fetch(name.path(), asked, asker)?;
+        self.may_fetch(name.path(), asked, requester)?;
         Ok(content)
     }
 
-    fn script(&self, device: &Device, asked: &Asked, asker: &Asker) -> Result<Content, ContentError> {
-        self.may_fetch(&canonical_script(device), asked, asker)?;
+    fn script(&self, device: &Device, asked: &Asked, requester: &Requester) -> Result<Content, ContentError> {
+        self.may_fetch(&canonical_script(device), asked, requester)?;
         let mut device = device.clone();
-        device.subnet = Some(asker.address);
+        device.subnet = Some(requester.address);
         let text = self.script_of(&device)?;
         Ok(script(text))
     }
@@ -269,22 +274,22 @@ fn pinned_or(pinned: Option<Digest>, content: Content) -> Result<Content, Conten
 }
 
 impl Contents for Library {
-    fn open(&self, path: &str, asker: &Asker) -> Result<Content, ContentError> {
+    fn open(&self, path: &str, requester: &Requester) -> Result<Content, ContentError> {
         let asked = parse(path).ok_or(ContentError::NotFound)?;
         match &asked.what {
-            Named::File(name) => self.file(name, None, &asked, asker),
-            Named::Pinned(digest, name) => self.file(name, Some(*digest), &asked, asker),
-            Named::Script(device) => self.script(device, &asked, asker),
-            Named::Medium(name) => self.medium(*name, &asked, asker),
+            Named::File(name) => self.file(name, None, &asked, requester),
+            Named::Pinned(digest, name) => self.file(name, Some(*digest), &asked, requester),
+            Named::Script(device) => self.script(device, &asked, requester),
+            Named::Medium(name) => self.medium(*name, &asked, requester),
         }
     }
 
-    fn open_at_once(&self, path: &str, asker: &Asker) -> Option<Result<Content, ContentError>> {
+    fn open_at_once(&self, path: &str, requester: &Requester) -> Option<Result<Content, ContentError>> {
         let asked = parse(path)?;
         match &asked.what {
-            Named::File(name) => self.file_at_once(name, None, &asked, asker),
-            Named::Pinned(digest, name) => self.file_at_once(name, Some(*digest), &asked, asker),
-            Named::Medium(name) => Some(self.medium(*name, &asked, asker)),
+            Named::File(name) => self.file_at_once(name, None, &asked, requester),
+            Named::Pinned(digest, name) => self.file_at_once(name, Some(*digest), &asked, requester),
+            Named::Medium(name) => Some(self.medium(*name, &asked, requester)),
             Named::Script(_) => None,
         }
     }
@@ -310,8 +315,8 @@ set machine -
 isset ${uuid} && set machine ${uuid} ||
 isset ${netX/mac} && set card ${netX/mac:hexhyp} || set card ${net0/mac:hexhyp}
 chain --timeout 5000 ${here}/s/${card}/${platform}-${buildarch}/${machine}/boot.ipxe && exit 0 ||
-isset ${proxydhcp/filename} && set told ${proxydhcp/filename} || set told ${filename}
-isset ${told} && chain --timeout 5000 ${told} && exit 0 ||
+isset ${proxydhcp/filename} && set bootfile ${proxydhcp/filename} || set bootfile ${filename}
+isset ${bootfile} && chain --timeout 5000 ${bootfile} && exit 0 ||
 :wait
 inc tries
 iseq ${tries} 10 && exit 1 ||

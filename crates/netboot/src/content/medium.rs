@@ -30,7 +30,7 @@ impl MediumName {
 
 /// The media that are served; none at first.
 #[derive(Debug, Default)]
-pub(super) struct Shelf(RwLock<Option<Pair>>);
+pub(super) struct MediaStore(RwLock<Option<Pair>>);
 
 #[derive(Debug)]
 struct Pair {
@@ -38,7 +38,7 @@ struct Pair {
     disk: Content,
 }
 
-impl Shelf {
+impl MediaStore {
     /// Serves these from now on. Whoever is fetching one gets the rest of what it began with.
     pub(super) fn put(&self, media: Option<Media>) {
         let pair = media.map(|media| Pair { iso: content_of(media.iso), disk: content_of(media.disk) });

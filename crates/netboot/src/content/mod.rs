@@ -2,12 +2,12 @@
 
 mod digests;
 mod library;
-mod link;
 mod medium;
 mod path;
 mod small;
 mod token;
 mod tree;
+mod url_builder;
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -19,10 +19,10 @@ use std::time::SystemTime;
 use rustix::io::{ReadWriteFlags, preadv2};
 
 pub use library::{Library, LibraryError, LibrarySettings};
-pub use link::{Digest, Links, percent_encode, without_tokens};
 pub use medium::{DISK_PATH, ISO_PATH};
 pub use path::mac_in;
-pub use token::LinkKey;
+pub use token::TokenKey;
+pub use url_builder::{Digest, UrlBuilder, percent_encode, without_tokens};
 
 use crate::device::Mac;
 use crate::event::Protocol;
@@ -31,18 +31,18 @@ use crate::event::Protocol;
 pub trait Contents: Send + Sync {
     /// What is at `path` (percent-decoded, without a leading slash) for who asks. Does not wait for anybody but the
     /// disk.
-    fn open(&self, path: &str, asker: &Asker) -> Result<Content, ContentError>;
+    fn open(&self, path: &str, requester: &Requester) -> Result<Content, ContentError>;
 
     /// The same for who must not wait: nothing where it cannot be told without asking a disk, or takes its time.
-    fn open_at_once(&self, path: &str, asker: &Asker) -> Option<Result<Content, ContentError>> {
-        let _ = (path, asker);
+    fn open_at_once(&self, path: &str, requester: &Requester) -> Option<Result<Content, ContentError>> {
+        let _ = (path, requester);
         None
     }
 }
 
 /// Who asks for content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asker {
+pub struct Requester {
     /// Its address.
     pub address: IpAddr,
     /// Its hardware address, if somebody knows it.

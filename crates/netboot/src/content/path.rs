@@ -1,8 +1,8 @@
 //! What a path asks for: text ⇄ [`Asked`]. Pure, total and bounded; nothing here touches a file.
 
-use super::link::{Digest, script_path};
 use super::medium::MediumName;
 use super::token::Token;
+use super::url_builder::{Digest, script_path};
 use crate::device::{Architecture, Device, Firmware, Mac, Uuid};
 
 /// Longest path. Firmware holds 255 characters of URL at most; the rest is room for deep trees.
@@ -43,8 +43,8 @@ pub(super) fn parse(path: &str) -> Option<Asked> {
         return None;
     }
     let parts: Vec<&str> = path.split(['/', '\\']).filter(|part| !matches!(*part, "" | ".")).collect();
-    let is_well = |part: &&str| part.len() <= COMPONENT_MAX && !part.starts_with('.');
-    if parts.is_empty() || parts.len() > COMPONENTS_MAX || !parts.iter().all(is_well) {
+    let is_healthy = |part: &&str| part.len() <= COMPONENT_MAX && !part.starts_with('.');
+    if parts.is_empty() || parts.len() > COMPONENTS_MAX || !parts.iter().all(is_healthy) {
         return None;
     }
     match parts.as_slice() {

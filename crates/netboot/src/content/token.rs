@@ -21,22 +21,22 @@ const TAG: usize = 16;
 pub(super) const TEXT_LENGTH: usize = 2 * (4 + 6 + TAG);
 
 /// The secret that the members of a boot group share for their tokens.
-pub struct LinkKey([u8; 32]);
+pub struct TokenKey([u8; 32]);
 
-impl LinkKey {
+impl TokenKey {
     /// A key from a shared secret of any length. It is only as hard to guess as the secret.
     pub fn from_secret(secret: &[u8]) -> Self {
         Self(blake3::derive_key(CONTEXT, secret))
     }
 }
 
-impl fmt::Debug for LinkKey {
+impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("LinkKey(redacted)")
+        f.write_str("TokenKey(redacted)")
     }
 }
 
-impl Drop for LinkKey {
+impl Drop for TokenKey {
     fn drop(&mut self) {
         self.0.fill(0);
         // Keeps the compiler from leaving out a write that nobody reads.
@@ -53,7 +53,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    pub(super) fn sign(key: &LinkKey, end: u32, mac: Option<Mac>, path: &str) -> Self {
+    pub(super) fn sign(key: &TokenKey, end: u32, mac: Option<Mac>, path: &str) -> Self {
         let mac = mac.map_or([0; 6], |mac| mac.0);
         Self { end, mac, tag: tag(key, end, mac, path) }
     }
@@ -69,7 +69,7 @@ impl Token {
     }
 
     /// Whether it was made with this key for this path. Takes the same time for any wrong tag.
-    pub(super) fn is_signed_by(&self, key: &LinkKey, path: &str) -> bool {
+    pub(super) fn is_signed_by(&self, key: &TokenKey, path: &str) -> bool {
         // blake3::Hash compares in constant time.
         let padded = |tag: &[u8; TAG]| {
             let mut bytes = [0; 32];
@@ -103,7 +103,7 @@ impl FromStr for Token {
     }
 }
 
-fn tag(key: &LinkKey, end: u32, mac: [u8; 6], path: &str) -> [u8; TAG] {
+fn tag(key: &TokenKey, end: u32, mac: [u8; 6], path: &str) -> [u8; TAG] {
     let mut hasher = blake3::Hasher::new_keyed(&key.0);
     hasher.update(&end.to_be_bytes()).update(&mac).update(path.as_bytes());
     let mut tag = [0; TAG];
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn every_bit_of_a_token_counts() {
-        let key = LinkKey::from_secret(b"secret");
+        let key = TokenKey::from_secret(b"secret");
         let token = Token::sign(&key, 1_800_000_000, Some(Mac([1, 2, 3, 4, 5, 6])), "a/b");
         let text = token.to_string();
         assert_eq!((text.len(), text.parse()), (52, Ok(token)));

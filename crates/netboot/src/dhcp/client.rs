@@ -39,13 +39,13 @@ pub fn classify(message: &Message, received_on: Ipv4Addr) -> Device {
     let mac = message.mac();
     let arch = architecture(options.get(code::CLIENT_ARCH), vendor_class);
     let relay_agent = options.get(code::RELAY_AGENT).unwrap_or_default();
-    let told = |address: Option<Ipv4Addr>| address.filter(|address| !address.is_unspecified());
-    let relay = told(Some(message.giaddr));
+    let specified = |address: Option<Ipv4Addr>| address.filter(|address| !address.is_unspecified());
+    let relay = specified(Some(message.giaddr));
     let link_selection = sub_option(relay_agent, 5).and_then(|value| <[u8; 4]>::try_from(value).ok());
-    let subnet = told(link_selection.map(Ipv4Addr::from))
-        .or_else(|| told(options.address(code::SUBNET_SELECTION)))
+    let subnet = specified(link_selection.map(Ipv4Addr::from))
+        .or_else(|| specified(options.address(code::SUBNET_SELECTION)))
         .or(relay)
-        .or_else(|| told(Some(message.ciaddr)))
+        .or_else(|| specified(Some(message.ciaddr)))
         .unwrap_or(received_on);
     Device {
         mac,

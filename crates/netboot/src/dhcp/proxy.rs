@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use super::client::classify;
 use super::destination::{Destination, SERVER_PORT};
-use super::dialect::{Role, Told, add_boot};
+use super::dialect::{BootReply, Role, add_boot};
 use super::wire::{Message, MessageType, code};
-use crate::content::Links;
+use crate::content::UrlBuilder;
 use crate::device::{Device, Firmware};
 use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, BootPolicy};
@@ -29,7 +29,7 @@ pub const BINL_PORT: u16 = 4011;
 /// Answers as a proxyDHCP server. Keeps no state: any member can answer any packet of an exchange.
 pub struct ProxyResponder {
     policy: Arc<dyn BootPolicy>,
-    links: Links,
+    urls: UrlBuilder,
     observer: Arc<dyn Observer>,
     has_binl: bool,
 }
@@ -45,11 +45,11 @@ impl ProxyResponder {
     /// no second question.
     pub fn new(
         policy: Arc<dyn BootPolicy>,
-        links: Links,
+        urls: UrlBuilder,
         observer: Arc<dyn Observer>,
         has_binl: bool,
     ) -> Self {
-        Self { policy, links, observer, has_binl }
+        Self { policy, urls, observer, has_binl }
     }
 
     /// Answers a message that came from `from` to our address `received_on` (of the interface, where it was broadcast)
@@ -85,8 +85,8 @@ impl ProxyResponder {
         if role == Role::Binl {
             reply.ciaddr = message.ciaddr;
         }
-        let told = add_boot(&mut reply, message, &device, &boot, &self.links, role);
-        if let Told::Nothing(reason) = told {
+        let boot_reply = add_boot(&mut reply, message, &device, &boot, &self.urls, role);
+        if let BootReply::Nothing(reason) = boot_reply {
             let reason = format!("{}: {reason}", decision.rule);
             self.tell(
                 message,
@@ -97,7 +97,7 @@ impl ProxyResponder {
         if let Some(relay_agent) = message.options.get(code::RELAY_AGENT) {
             reply.options.set(code::RELAY_AGENT, relay_agent);
         }
-        self.reached(message, &device, stages[1], &format!("{told} by {}", decision.rule));
+        self.reached(message, &device, stages[1], &format!("{boot_reply} by {}", decision.rule));
         let destination = match port {
             // From whichever port it asked: EDK2 from 4011, iPXE and ROMs from 68.
             BINL_PORT => Destination::Unicast(from),

@@ -288,8 +288,8 @@ impl Message {
     /// The most bytes of UDP payload that the client takes (option 57, RFC 2132 §9.10, which counts the headers of IP
     /// and UDP).
     pub fn reply_size_max(&self) -> usize {
-        let told = self.options.array::<2>(code::MESSAGE_SIZE_MAX).map(u16::from_be_bytes);
-        told.map_or(SIZE_MIN, |size| usize::from(size).saturating_sub(28)).clamp(SIZE_MIN, SIZE_MAX)
+        let announced = self.options.array::<2>(code::MESSAGE_SIZE_MAX).map(u16::from_be_bytes);
+        announced.map_or(SIZE_MIN, |size| usize::from(size).saturating_sub(28)).clamp(SIZE_MIN, SIZE_MAX)
     }
 
     /// Reads a message.
@@ -538,9 +538,9 @@ mod tests {
     fn sizes_follow_option_57() {
         let mut message = message();
         assert_eq!(message.reply_size_max(), 548);
-        for (told, size) in [(100_u16, 548), (576, 548), (1472, 1444), (65280, 1472)] {
-            message.options.set(code::MESSAGE_SIZE_MAX, told.to_be_bytes());
-            assert_eq!(message.reply_size_max(), size, "{told}");
+        for (announced, size) in [(100_u16, 548), (576, 548), (1472, 1444), (65280, 1472)] {
+            message.options.set(code::MESSAGE_SIZE_MAX, announced.to_be_bytes());
+            assert_eq!(message.reply_size_max(), size, "{announced}");
         }
     }
 

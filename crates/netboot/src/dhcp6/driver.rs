@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::responder::{BINL_PORT, Responder, SERVER_PORT, server_id};
 use super::wire::{Packet, RECEIVE_MAX};
-use crate::content::Links;
+use crate::content::UrlBuilder;
 use crate::device::Mac;
 use crate::event::{self, Event, EventKind, Observer};
 use crate::policy::BootPolicy;
@@ -34,7 +34,7 @@ pub struct Settings {
     /// What devices boot.
     pub policy: Arc<dyn BootPolicy>,
     /// The paths of what they boot.
-    pub links: Links,
+    pub urls: UrlBuilder,
     /// Who hears of it.
     pub observer: Arc<dyn Observer>,
 }
@@ -138,8 +138,8 @@ impl Bound {
         }
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| BindError::Start(error.into()))?;
         let server_id = server_id(own_mac.unwrap_or(Mac([0; 6])));
-        let Settings { policy, links, observer, .. } = settings;
-        let responder = Responder::new(policy, links, Arc::clone(&observer), server_id);
+        let Settings { policy, urls, observer, .. } = settings;
+        let responder = Responder::new(policy, urls, Arc::clone(&observer), server_id);
         Ok(Self { listeners, responder, observer: Observers(observer), stop: Arc::new(stop) })
     }
 
@@ -264,7 +264,7 @@ mod tests {
             interfaces: vec!["lo".into()],
             ports: [0, 0],
             policy: Arc::new(Always(action)),
-            links: Links::default(),
+            urls: UrlBuilder::default(),
             observer: notes.clone(),
         });
         let bound = match bound {

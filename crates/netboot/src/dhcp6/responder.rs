@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use super::wire::{Message, MessageType, Options, Packet, code, strings};
-use crate::content::Links;
+use crate::content::UrlBuilder;
 use crate::device::{Architecture, Device, Firmware, Mac, Uuid};
 use crate::dhcp::client::firmware_of;
-use crate::dhcp::dialect::{Reason, Target, Told, target};
+use crate::dhcp::dialect::{BootReply, Reason, Target, target};
 use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, Boot, BootPolicy};
 
@@ -25,7 +25,7 @@ const NO_ADDRESSES: [u8; 2] = 2_u16.to_be_bytes();
 /// Answers with boot options and nothing else.
 pub struct Responder {
     policy: Arc<dyn BootPolicy>,
-    links: Links,
+    urls: UrlBuilder,
     observer: Arc<dyn Observer>,
     server_id: Vec<u8>,
 }
@@ -48,11 +48,11 @@ impl Responder {
     /// `server_id` names this member, see [`server_id`].
     pub fn new(
         policy: Arc<dyn BootPolicy>,
-        links: Links,
+        urls: UrlBuilder,
         observer: Arc<dyn Observer>,
         server_id: Vec<u8>,
     ) -> Self {
-        Self { policy, links, observer, server_id }
+        Self { policy, urls, observer, server_id }
     }
 
     /// Answers a packet that came from `from` to `port` (547 or 4011) of the interface that has our address
@@ -88,7 +88,7 @@ impl Responder {
         let url = match self.url(&boot, &device, kind, received_on) {
             Ok(url) => url,
             Err(reason) => {
-                let reason = format!("{}: {}", decision.rule, Told::Nothing(reason));
+                let reason = format!("{}: {}", decision.rule, BootReply::Nothing(reason));
                 let kind =
                     EventKind::Refused { protocol: Protocol::Dhcp6, path: &boot.profile, reason: &reason };
                 self.tell(&device, from, kind);
@@ -147,7 +147,7 @@ impl Responder {
         kind: MessageType,
         received_on: Ipv6Addr,
     ) -> Result<String, Reason> {
-        match target(boot, device, &self.links, IpAddr::is_ipv6)? {
+        match target(boot, device, &self.urls, IpAddr::is_ipv6)? {
             Target::Url(url) => Ok(url),
             Target::RootPath(_) => Err(Reason::NothingNamed),
             Target::File { server, file } => {

@@ -189,18 +189,19 @@ fn for_script(client: Client, script: &str, timeout: Duration) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut looked_at: HashMap<&str, Option<Failure>> = HashMap::new();
     for line in script::fetches(script) {
-        for link in &line.links {
+        for link in &line.urls {
             if looked_at.len() < LINKS_MAX && !looked_at.contains_key(link) {
                 looked_at.insert(link, fetch_fails(link, timeout));
             }
         }
         // What was not looked at may be there.
         let failures: Vec<(&str, &Failure)> =
-            line.links.iter().filter_map(|link| Some((*link, looked_at.get(link)?.as_ref()?))).collect();
-        if line.is_needed && failures.len() == line.links.len() {
-            let told: Vec<String> =
+            line.urls.iter().filter_map(|link| Some((*link, looked_at.get(link)?.as_ref()?))).collect();
+        if line.is_needed && failures.len() == line.urls.len() {
+            let missing: Vec<String> =
                 failures.iter().map(|(link, failure)| format!("{link}: {}", failure.what)).collect();
-            let what = format!("the script has no place left for a file that it needs: {}", told.join(", "));
+            let what =
+                format!("the script has no place left for a file that it needs: {}", missing.join(", "));
             // The last one's error is what the machine shows.
             let problem = failures.last().map_or(Problem::HttpStatus, |(_, failure)| failure.problem);
             findings.push(Finding::error(problem, client, what));

@@ -12,7 +12,7 @@ const LINES_MAX: usize = 10_000;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FetchLine<'a> {
     /// The plain URLs in it, in their order. Those with variables are only known to the machine.
-    pub(super) links: Vec<&'a str>,
+    pub(super) urls: Vec<&'a str>,
     /// Whether the machine, left alone, comes here and has no other choice when all its URLs fail.
     pub(super) is_needed: bool,
 }
@@ -26,10 +26,10 @@ pub(super) fn fetches(script: &str) -> Vec<FetchLine<'_>> {
     let all = way.iter().copied().map(|at| (at, true)).chain(elsewhere.map(|at| (at, false)));
     let fetch = |(at, is_on_way): (usize, bool)| {
         let line = lines[at];
-        let links: Vec<&str> = line.split_whitespace().filter(|word| is_link(word)).collect();
+        let urls: Vec<&str> = line.split_whitespace().filter(|word| is_link(word)).collect();
         let is_known = !line.split_whitespace().any(|word| word.contains("://") && !is_link(word));
-        let is_fetch = !line.starts_with('#') && !links.is_empty();
-        is_fetch.then(|| FetchLine { links, is_needed: is_on_way && is_known && !has_choice(line) })
+        let is_fetch = !line.starts_with('#') && !urls.is_empty();
+        is_fetch.then(|| FetchLine { urls, is_needed: is_on_way && is_known && !has_choice(line) })
     };
     all.filter_map(fetch).collect()
 }
@@ -96,12 +96,12 @@ mod tests {
     use super::*;
 
     /// The links of the lines, each with whether it is needed.
-    fn links(script: &str) -> Vec<(String, bool)> {
-        fetches(script).into_iter().map(|line| (line.links.join(" "), line.is_needed)).collect()
+    fn urls(script: &str) -> Vec<(String, bool)> {
+        fetches(script).into_iter().map(|line| (line.urls.join(" "), line.is_needed)).collect()
     }
 
-    fn line(links: &str, is_needed: bool) -> (String, bool) {
-        (links.to_owned(), is_needed)
+    fn line(urls: &str, is_needed: bool) -> (String, bool) {
+        (urls.to_owned(), is_needed)
     }
 
     #[test]
@@ -109,20 +109,20 @@ mod tests {
         let script = "#!ipxe\n# http://a/comment\n\
             imgfetch --name kernel --timeout 8000 http://a/k || imgfetch --name kernel http://b/k || goto failed\n\
             boot kernel || goto failed\n:failed\nchain --replace http://a/s || goto failed\n";
-        assert_eq!(links(script), [line("http://a/k http://b/k", true), line("http://a/s", false)]);
+        assert_eq!(urls(script), [line("http://a/k http://b/k", true), line("http://a/s", false)]);
         let san =
             "#!ipxe\nsanboot --no-describe http://a/disk http://b/disk || goto failed\n:failed\nshell\n";
-        assert_eq!(links(san), [line("http://a/disk http://b/disk", true)]);
-        assert_eq!(links("#!ipxe\nkernel http://a/k\nboot\n"), [line("http://a/k", true)]);
+        assert_eq!(urls(san), [line("http://a/disk http://b/disk", true)]);
+        assert_eq!(urls("#!ipxe\nkernel http://a/k\nboot\n"), [line("http://a/k", true)]);
     }
 
     #[test]
     fn a_line_with_another_choice_is_not_needed() {
         let script = "#!ipxe\nkernel http://a/k || goto second\nboot\n:second\nkernel http://b/k\nboot\n";
-        assert_eq!(links(script), [line("http://a/k", false), line("http://b/k", false)]);
-        assert_eq!(links("#!ipxe\nimgfetch http://a/logo ||\n"), [line("http://a/logo", false)]);
+        assert_eq!(urls(script), [line("http://a/k", false), line("http://b/k", false)]);
+        assert_eq!(urls("#!ipxe\nimgfetch http://a/logo ||\n"), [line("http://a/logo", false)]);
         let known_to_the_machine = "#!ipxe\nkernel http://a/k || kernel http://${next-server}/k\n";
-        assert_eq!(links(known_to_the_machine), [line("http://a/k", false)]);
+        assert_eq!(urls(known_to_the_machine), [line("http://a/k", false)]);
     }
 
     #[test]
@@ -132,7 +132,7 @@ mod tests {
                 "#!ipxe\nmenu Boot\nitem 1 One\nitem 2 Two\n{choose} choice || goto closed\ngoto ${{choice}}\n\
                  :1\nkernel http://a/1 || goto 1-failed\nboot\n:2\nkernel http://a/2 || goto 2-failed\nboot\n"
             );
-            links(&script)
+            urls(&script)
         };
         assert_eq!(menu("choose --default 2"), [line("http://a/2", true), line("http://a/1", false)]);
         assert_eq!(menu("choose"), [line("http://a/1", true), line("http://a/2", false)]);
@@ -141,10 +141,10 @@ mod tests {
     #[test]
     fn a_script_without_an_end_ends() {
         assert_eq!(
-            links("#!ipxe\n:a\nkernel http://a/k || goto failed\ngoto a\n"),
+            urls("#!ipxe\n:a\nkernel http://a/k || goto failed\ngoto a\n"),
             [line("http://a/k", true)]
         );
-        assert_eq!(links("goto nowhere\n"), []);
-        assert_eq!(links(":\ngoto \nchoose\ngoto ${x}\n||\n"), []);
+        assert_eq!(urls("goto nowhere\n"), []);
+        assert_eq!(urls(":\ngoto \nchoose\ngoto ${x}\n||\n"), []);
     }
 }

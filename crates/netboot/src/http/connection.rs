@@ -18,7 +18,7 @@ use super::request::{BadHead, HEAD_MAX, Method, Request};
 use super::respond::{self, Answer, Piece};
 use super::wire::Wire;
 use super::{Health, Limits, Listener, Phase, request};
-use crate::content::{Asker, Body, Content, ContentError, Contents};
+use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol, printable};
 use crate::neighbours::Neighbours;
@@ -30,7 +30,7 @@ const ONE_WRITE_MAX: u64 = 64 << 10;
 /// Bytes read at once from a file that cannot go by `sendfile`.
 const COPY: usize = 64 << 10;
 /// Reads of one path on one connection are told of once in so long: of a disk's thousand reads, nobody wants a line each.
-const READS_TOLD: Duration = Duration::from_secs(1);
+const READS_REPORTED: Duration = Duration::from_secs(1);
 /// After an answer that ends a connection, what the client still sends is read for so long and so much: closing with
 /// unread bytes would reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -121,9 +121,9 @@ async fn serve(
         },
     };
     let mac = shared.neighbours.mac_of(address);
-    let asker = Asker { address, mac, protocol: Protocol::Http };
+    let requester = Requester { address, mac, protocol: Protocol::Http };
     let mut connection =
-        Connection { shared, wire, buffer, phase, asker, reached: String::new(), reads: Reads::new() };
+        Connection { shared, wire, buffer, phase, requester, reached: String::new(), reads: Reads::new() };
     connection.run().await;
     connection.tell_reads();
 }
@@ -165,7 +165,7 @@ struct Connection {
     /// What came and has not been read as a head yet: at most one head and what was sent behind it.
     buffer: Vec<u8>,
     phase: watch::Receiver<Phase>,
-    asker: Asker,
+    requester: Requester,
     /// The path of the last event of a stage: a disk's thousand reads reach it once.
     reached: String,
     reads: Reads,
@@ -176,12 +176,12 @@ struct Reads {
     count: u64,
     bytes: u64,
     seconds: f64,
-    told: Instant,
+    reported: Instant,
 }
 
 impl Reads {
     fn new() -> Self {
-        Self { count: 0, bytes: 0, seconds: 0.0, told: Instant::now() }
+        Self { count: 0, bytes: 0, seconds: 0.0, reported: Instant::now() }
     }
 }
 
@@ -278,8 +278,8 @@ impl Connection {
         }
         let contents = &self.shared.contents;
         let opened = contents
-            .open_at_once(&request.path, &self.asker)
-            .unwrap_or_else(|| block_in_place(|| contents.open(&request.path, &self.asker)));
+            .open_at_once(&request.path, &self.requester)
+            .unwrap_or_else(|| block_in_place(|| contents.open(&request.path, &self.requester)));
         let content = match opened {
             Ok(content) => content,
             Err(error) => {
@@ -334,7 +334,7 @@ impl Connection {
         self.reads.bytes += bytes;
         self.reads.seconds += seconds;
         self.reads.count += 1;
-        if is_first || !is_complete || self.reads.told.elapsed() >= READS_TOLD {
+        if is_first || !is_complete || self.reads.reported.elapsed() >= READS_REPORTED {
             self.tell(is_complete);
         }
     }
@@ -363,12 +363,12 @@ impl Connection {
             "health" | "health.json" => {
                 let mut health = match &self.shared.health {
                     Some(health) => health(),
-                    None => Health { is_well: true, reason: "alive".into() },
+                    None => Health { is_healthy: true, reason: "alive".into() },
                 };
                 if *self.phase.borrow() >= Phase::Draining {
-                    health = Health { is_well: false, reason: "draining".into() };
+                    health = Health { is_healthy: false, reason: "draining".into() };
                 }
-                let status = if health.is_well { 200 } else { 503 };
+                let status = if health.is_healthy { 200 } else { 503 };
                 let is_json = request.takes_json || request.path.ends_with(".json");
                 let (media_type, body) = if is_json {
                     let reason: String = health
@@ -376,7 +376,10 @@ impl Connection {
                         .chars()
                         .filter(|c| !c.is_control() && !matches!(c, '"' | '\\'))
                         .collect();
-                    ("application/json", format!("{{\"well\":{},\"reason\":\"{reason}\"}}\n", health.is_well))
+                    (
+                        "application/json",
+                        format!("{{\"well\":{},\"reason\":\"{reason}\"}}\n", health.is_healthy),
+                    )
                 } else {
                     ("text/plain", format!("{}\n", health.reason))
                 };
@@ -496,7 +499,7 @@ impl Connection {
     }
 
     fn event(&self, kind: EventKind<'_>) {
-        self.shared.event(self.asker.address, self.asker.mac, kind);
+        self.shared.event(self.requester.address, self.requester.mac, kind);
     }
 
     fn refused(&self, path: &str, reason: &str) {

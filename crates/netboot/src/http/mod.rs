@@ -146,7 +146,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Whether balancers and members shall send devices here.
-    pub is_well: bool,
+    pub is_healthy: bool,
     /// Why, in a few words: `alive`, `draining`, `boot tree not readable`.
     pub reason: String,
 }

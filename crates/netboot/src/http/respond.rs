@@ -100,7 +100,7 @@ pub(super) fn content(request: &Request, content: &Content, is_kept: bool, now: 
     }
 }
 
-/// Answers that there is no content, and why as far as it is the asker's business.
+/// Answers that there is no content, and why as far as it is the requester's business.
 pub(super) fn failure(request: &Request, error: &ContentError, is_kept: bool, now: SystemTime) -> Answer {
     match error {
         ContentError::NotFound => text(request, 404, is_kept, now),

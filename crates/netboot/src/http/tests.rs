@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 
 use super::*;
 use crate::certificate::{Authority, KeyKind};
-use crate::content::{Asker, Body, Content, ContentError, Digest, Library, LibrarySettings, Links};
+use crate::content::{Body, Content, ContentError, Digest, Library, LibrarySettings, Requester, UrlBuilder};
 use crate::device::{Device, Mac};
 use crate::event::{Event, EventKind, Stage};
 use crate::policy::{Action, BootPolicy, Decision};
@@ -21,7 +21,7 @@ struct Policy;
 
 impl BootPolicy for Policy {
     fn decide(&self, _device: &Device) -> Decision {
-        Decision { rule: "test".into(), action: Action::Local }
+        Decision { rule: "test".into(), action: Action::LocalDisk }
     }
 
     fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
@@ -75,7 +75,7 @@ fn tree() -> tempfile::TempDir {
 fn start(change: impl FnOnce(&mut Settings)) -> Server {
     let folder = tree();
     let settings = LibrarySettings { root: folder.path().join("tree"), extra: Vec::new() };
-    let library = Library::open(&settings, Arc::new(Policy), Links::default()).unwrap();
+    let library = Library::open(&settings, Arc::new(Policy), UrlBuilder::default()).unwrap();
     start_with(folder, Arc::new(library), change)
 }
 
@@ -287,8 +287,8 @@ fn a_renewed_certificate_is_shown_to_the_next_client() {
         fs::write(path("chain.pem"), &issued.chain_pem).unwrap();
         fs::write(path("key.pem"), &issued.key_pem).unwrap();
         let chain = path("chain.pem").display().to_string();
-        let told = run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", &chain])?;
-        Some(String::from_utf8(told.stdout).unwrap())
+        let output = run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", &chain])?;
+        Some(String::from_utf8(output.stdout).unwrap())
     };
     let Some(first) = write() else { return };
     let server = start(|settings| {
@@ -303,8 +303,8 @@ fn a_renewed_certificate_is_shown_to_the_next_client() {
         assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
         fs::write(path("shown"), &client.stdout).unwrap();
         let shown = path("shown").display().to_string();
-        let told = run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", &shown]).unwrap();
-        String::from_utf8(told.stdout).unwrap()
+        let output = run("openssl", &["x509", "-noout", "-fingerprint", "-sha256", "-in", &shown]).unwrap();
+        String::from_utf8(output.stdout).unwrap()
     };
     let running = server.running.as_ref().unwrap();
     assert_eq!(shown(), first);
@@ -552,7 +552,7 @@ fn row_18_a_small_window_gets_everything_and_reads_are_quick() {
 struct Slow(Mutex<std::sync::mpsc::Receiver<()>>);
 
 impl Contents for Slow {
-    fn open(&self, path: &str, _asker: &Asker) -> Result<Content, ContentError> {
+    fn open(&self, path: &str, _asker: &Requester) -> Result<Content, ContentError> {
         if path == "slow" {
             let _ = self.0.lock().unwrap().recv_timeout(PATIENCE);
         }
@@ -693,9 +693,9 @@ fn a_storm_of_many_sockets_boots_in_the_end() {
     let firmware = ask_and_stall(&server, "huge", "UefiHttpBoot/1.0");
     assert_eq!(firmware.0, 200);
     drop(firmware);
-    let told =
+    let output =
         server.heard.0.lock().unwrap().iter().filter(|line| line.contains("asked to come back")).count();
-    assert_eq!(told, put_off.len());
+    assert_eq!(output, put_off.len());
     for (_, _, stream) in &mut served {
         assert!(read_body(stream, HUGE) == huge);
     }

@@ -6,12 +6,12 @@
 
 mod fat;
 mod iso;
+mod keystroke_stub;
 mod loader;
 mod programs;
 mod script;
 #[cfg(test)]
 mod tests;
-mod typist;
 
 use std::fs;
 use std::io::{self, Write};
@@ -92,7 +92,7 @@ pub enum Address {
 
 /// How a program comes by its script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ScriptDelivery {
     /// Our loader hands it over as initial RAM disk (BIOS).
     Loader,
     /// iPXE reads `autoexec.ipxe` itself.
@@ -100,14 +100,14 @@ pub enum Way {
     /// The same, behind a signed shim, for Secure Boot.
     Shim,
     /// Old iPXE: the command is typed at its prompt.
-    Typed,
+    Keystrokes,
 }
 
 /// What a medium has become.
 #[derive(Clone, Debug)]
 pub struct MediaReport {
     /// The programs on it and how each comes by its script.
-    pub programs: Vec<(String, Way)>,
+    pub programs: Vec<(String, ScriptDelivery)>,
     /// Bytes.
     pub size: u64,
     /// BLAKE3 of an image; of a tree, of its files in order.
@@ -207,7 +207,7 @@ pub enum MediaError {
 
 /// Whether media can be made, without making one: the programs that would be on them, and how each would come by its
 /// script.
-pub fn check(settings: &MediaSettings) -> Result<Vec<(String, Way)>, MediaError> {
+pub fn check(settings: &MediaSettings) -> Result<Vec<(String, ScriptDelivery)>, MediaError> {
     Parts::gather(settings).map(|parts| parts.programs)
 }
 
@@ -277,7 +277,7 @@ pub fn write_esp(settings: &MediaSettings, folder: &Path) -> Result<MediaReport,
         });
     }
     // A BIOS finds nothing in a folder.
-    parts.programs.retain(|(_, way)| *way != Way::Loader);
+    parts.programs.retain(|(_, delivery)| *delivery != ScriptDelivery::Loader);
     let taken = parts.files.iter().map(|file| folder.join(&file.path)).find(|path| path.exists());
     if let Some(path) = taken.filter(|_| !settings.replaces) {
         return Err(MediaError::Exists { path });
@@ -302,7 +302,7 @@ struct Parts {
     /// The EFI tree.
     files: Vec<fat::File>,
     signature: u32,
-    programs: Vec<(String, Way)>,
+    programs: Vec<(String, ScriptDelivery)>,
     notes: Vec<String>,
 }
 
@@ -323,7 +323,7 @@ impl Parts {
             notes: Vec::new(),
         };
         match parts.payload {
-            Some(_) => parts.programs.push(("ipxe.lkrn".into(), Way::Loader)),
+            Some(_) => parts.programs.push(("ipxe.lkrn".into(), ScriptDelivery::Loader)),
             None => parts.notes.push("There is no ipxe.lkrn, so it does not boot on a BIOS.".into()),
         }
         if found.efi.is_empty() {
@@ -338,9 +338,9 @@ impl Parts {
                     return Err(MediaError::Program { name: program.name, why });
                 }
             }
-            let (files, way) = program.files()?;
+            let (files, delivery) = program.files()?;
             parts.files.extend(files);
-            parts.programs.push((program.name, way));
+            parts.programs.push((program.name, delivery));
         }
         if parts.payload.is_some() && (settings.vlan.is_some() || settings.is_secure) {
             parts.notes.push(
@@ -369,7 +369,7 @@ impl Parts {
     }
 
     fn is_bios_only(&self) -> bool {
-        self.programs.iter().all(|(_, way)| *way == Way::Loader)
+        self.programs.iter().all(|(_, delivery)| *delivery == ScriptDelivery::Loader)
     }
 
     /// The EFI tree as a file system, if there is a program in it.

@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use super::fat::File;
-use super::typist;
-use super::{MediaError, Way};
+use super::keystroke_stub;
+use super::{MediaError, ScriptDelivery};
 
 /// Larger than any iPXE or shim (2.0's largest has about 1.2 MiB).
 const PROGRAM_MAX: u64 = 16 << 20;
@@ -83,11 +83,11 @@ impl Programs {
 impl Efi {
     /// Whether some text is in it; iPXE's programs for UEFI are not compressed.
     pub(super) fn has(&self, text: &str) -> bool {
-        typist::contains(&self.bytes, &[b"\0", text.as_bytes(), b"\0"].concat())
+        keystroke_stub::contains(&self.bytes, &[b"\0", text.as_bytes(), b"\0"].concat())
     }
 
     /// Its files on a medium, and how it comes by its script.
-    pub(super) fn files(&self) -> Result<(Vec<File>, Way), MediaError> {
+    pub(super) fn files(&self) -> Result<(Vec<File>, ScriptDelivery), MediaError> {
         let first = match self.machine {
             Machine::X64 => "EFI/BOOT/BOOTX64.EFI",
             Machine::Ia32 => "EFI/BOOT/BOOTIA32.EFI",
@@ -95,7 +95,7 @@ impl Efi {
         };
         let file = |path: &str, bytes: &[u8]| File { path: path.into(), bytes: bytes.to_vec() };
         if let Some((_, shim)) = &self.shim {
-            if !typist::reads_script(&self.bytes) {
+            if !keystroke_stub::reads_script(&self.bytes) {
                 return Err(self
                     .wrong("it stands beside a shim and reads no autoexec.ipxe: it has to be 2.0 or later"));
             }
@@ -105,16 +105,16 @@ impl Efi {
                 if self.machine == Machine::Arm64 { "EFI/BOOT/grubaa64.efi" } else { "EFI/BOOT/grubx64.efi" };
             let files =
                 vec![file(first, shim), file("EFI/BOOT/ipxe.efi", &self.bytes), file(stock, &self.bytes)];
-            return Ok((files, Way::Shim));
+            return Ok((files, ScriptDelivery::Shim));
         }
-        if typist::reads_script(&self.bytes) {
-            return Ok((vec![file(first, &self.bytes)], Way::Autoexec));
+        if keystroke_stub::reads_script(&self.bytes) {
+            return Ok((vec![file(first, &self.bytes)], ScriptDelivery::Autoexec));
         }
         if self.machine != Machine::X64 || !self.has("file") {
             return Err(self.wrong("it reads no autoexec.ipxe: take iPXE 1.21 or later"));
         }
-        match typist::with_typist(&self.bytes) {
-            Some(bytes) => Ok((vec![File { path: first.into(), bytes }], Way::Typed)),
+        match keystroke_stub::with_keystrokes(&self.bytes) {
+            Some(bytes) => Ok((vec![File { path: first.into(), bytes }], ScriptDelivery::Keystrokes)),
             None => {
                 Err(self.wrong("it reads no autoexec.ipxe and cannot be extended: take iPXE 1.21 or later"))
             }

@@ -90,7 +90,7 @@ pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
     Ok(text)
 }
 
-/// A word that means nothing else to iPXE, which expands `${…}` and ends commands at `||`, and has no way to quote them.
+/// A word that means nothing else to iPXE, which expands `${…}` and ends commands at `||`, and has no delivery to quote them.
 fn checked<'a>(what: &str, word: &'a str) -> Result<&'a str, MediaError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if word.is_empty() || !word.chars().all(is_plain) {

@@ -155,7 +155,7 @@ fn the_same_settings_give_the_same_bytes() {
 fn what_a_program_cannot_do_is_refused() {
     let programs = folder(&[("ipxe.efi", program(0x8664, "autoexec.ipxe"))]);
     let good = settings(&programs);
-    assert_eq!(iso(&good).unwrap().report.programs, [("ipxe.efi".into(), Way::Autoexec)]);
+    assert_eq!(iso(&good).unwrap().report.programs, [("ipxe.efi".into(), ScriptDelivery::Autoexec)]);
     let vlan = MediaSettings { vlan: Some(7), ..good.clone() };
     let secure = MediaSettings { is_secure: true, ..good };
     for settings in [vlan, secure] {
@@ -187,7 +187,10 @@ fn signed_programs_are_laid_out_and_not_touched() {
     let report = write_esp(&settings(&programs), goal.path()).unwrap();
     assert_eq!(
         report.programs,
-        [("x86_64-sb/ipxe.efi".into(), Way::Shim), ("arm64/ipxe.efi".into(), Way::Autoexec)]
+        [
+            ("x86_64-sb/ipxe.efi".into(), ScriptDelivery::Shim),
+            ("arm64/ipxe.efi".into(), ScriptDelivery::Autoexec)
+        ]
     );
     let boot = goal.path().join("EFI/BOOT");
     assert_eq!(fs::read(boot.join("BOOTX64.EFI")).unwrap(), shim);
@@ -195,7 +198,7 @@ fn signed_programs_are_laid_out_and_not_touched() {
         assert_eq!(fs::read(boot.join(name)).unwrap(), loader);
     }
     assert!(boot.join("BOOTAA64.EFI").is_file() && boot.join("autoexec.ipxe").is_file());
-    // A second time it is in the way; an old loader behind a shim would start nothing.
+    // A second time it is in the delivery; an old loader behind a shim would start nothing.
     assert!(matches!(write_esp(&settings(&programs), goal.path()), Err(MediaError::Exists { .. })));
     assert!(write_esp(&MediaSettings { replaces: true, ..settings(&programs) }, goal.path()).is_ok());
     let old = folder(&[("ipxe.efi", program(0x8664, "file")), ("shimx64.efi", shim)]);
@@ -240,9 +243,9 @@ fn the_loaders_are_what_their_source_says() {
     let link = ["-m", "elf_i386", "-Ttext", "0x7c00", "-e", "start", "--oformat", "binary", "-o"];
     run(&linker, &[&link[..], &[&path("l.bin"), &path("l.o")]].concat());
     assert!(fs::read(path("l.bin")).unwrap() == loader::ASSEMBLED);
-    run(&assembler, &["--64", "-o", &path("t.o"), &source("typist.S")]);
+    run(&assembler, &["--64", "-o", &path("t.o"), &source("keystroke_stub.S")]);
     run(&copy, &["-O", "binary", "-j", ".text", &path("t.o"), &path("t.bin")]);
-    assert!(fs::read(path("t.bin")).unwrap() == typist::ASSEMBLED);
+    assert!(fs::read(path("t.bin")).unwrap() == keystroke_stub::ASSEMBLED);
 }
 
 #[test]

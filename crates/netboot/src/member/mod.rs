@@ -9,7 +9,7 @@ mod table;
 use std::net::IpAddr;
 
 pub use probe::{ProbeSettings, Prober};
-pub use table::{Known, MEMBERS_MAX, NAME_MAX, Seat, Table, TableError};
+pub use table::{Known, MEMBERS_MAX, MemberConfig, NAME_MAX, Table, TableError};
 
 /// What a member is just now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::health::Health;
-use super::{MemberState, Seat, Table};
+use super::{MemberConfig, MemberState, Table};
 
 /// Most bytes of a health answer's head that are read.
 const HEAD_MAX: usize = 8 * 1024;
@@ -52,9 +52,10 @@ impl Prober {
     /// When a thread cannot be started.
     pub fn start(table: &Arc<Table>, settings: &ProbeSettings) -> io::Result<Self> {
         let mut prober = Self { stopping: Arc::default(), threads: Vec::new() };
-        for known in table.all().iter().filter(|known| Some(known.seat.member.name.as_str()) != table.own()) {
+        for known in table.all().iter().filter(|known| Some(known.config.member.name.as_str()) != table.own())
+        {
             let asking = Asking {
-                seat: known.seat.clone(),
+                config: known.config.clone(),
                 settings: settings.clone(),
                 table: Arc::clone(table),
                 stopping: Arc::clone(&prober.stopping),
@@ -100,7 +101,7 @@ impl Stopping {
 }
 
 struct Asking {
-    seat: Seat,
+    config: MemberConfig,
     settings: ProbeSettings,
     table: Arc<Table>,
     stopping: Arc<Stopping>,
@@ -109,12 +110,12 @@ struct Asking {
 impl Asking {
     fn run(self) {
         let epoch = Instant::now();
-        let name = &self.seat.member.name;
+        let name = &self.config.member.name;
         let mut health = Health::new(self.settings.returns);
         let mut failures = 0;
         loop {
             let asked_at = Instant::now();
-            match ask(&self.seat, &self.settings, asked_at + self.settings.timeout) {
+            match ask(&self.config, &self.settings, asked_at + self.settings.timeout) {
                 Ok(state) => {
                     failures = 0;
                     health.sign(epoch.elapsed());
@@ -140,16 +141,16 @@ impl Asking {
 }
 
 /// Asks once.
-fn ask(seat: &Seat, settings: &ProbeSettings, deadline: Instant) -> Result<MemberState, String> {
-    let state = ask_http(seat, deadline)?;
+fn ask(config: &MemberConfig, settings: &ProbeSettings, deadline: Instant) -> Result<MemberState, String> {
+    let state = ask_http(config, deadline)?;
     if let Some(path) = &settings.tftp_path {
-        ask_tftp(seat, path, deadline).map_err(|error| format!("its TFTP server: {error}"))?;
+        ask_tftp(config, path, deadline).map_err(|error| format!("its TFTP server: {error}"))?;
     }
     Ok(state)
 }
 
-fn ask_http(seat: &Seat, deadline: Instant) -> Result<MemberState, String> {
-    let address = SocketAddr::new(seat.member.address, seat.member.http_port);
+fn ask_http(config: &MemberConfig, deadline: Instant) -> Result<MemberState, String> {
+    let address = SocketAddr::new(config.member.address, config.member.http_port);
     let status = status_of(address, deadline).map_err(|error| format!("its HTTP server: {error}"))?;
     match status {
         200 => Ok(MemberState::Alive),
@@ -186,8 +187,8 @@ fn status_of(address: SocketAddr, deadline: Instant) -> io::Result<u16> {
 }
 
 /// Asks for a file and takes anything that comes back from the member for an answer.
-fn ask_tftp(seat: &Seat, path: &str, deadline: Instant) -> io::Result<()> {
-    let address = SocketAddr::new(seat.member.address, seat.tftp_port);
+fn ask_tftp(config: &MemberConfig, path: &str, deadline: Instant) -> io::Result<()> {
+    let address = SocketAddr::new(config.member.address, config.tftp_port);
     let any: SocketAddr = match address {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -230,7 +231,7 @@ mod tests {
 
     use super::super::Member;
     use super::*;
-    use crate::event::Silent;
+    use crate::event::NoopObserver;
 
     /// Answers with the status that is set; 0 accepts and never answers.
     fn server(status: Arc<AtomicU16>) -> SocketAddr {
@@ -252,8 +253,8 @@ mod tests {
         address
     }
 
-    fn seat(address: SocketAddr) -> Seat {
-        Seat::new(Member {
+    fn config(address: SocketAddr) -> MemberConfig {
+        MemberConfig::new(Member {
             name: "a".into(),
             address: address.ip(),
             http_port: address.port(),
@@ -274,7 +275,7 @@ mod tests {
     fn who_answers_is_alive_and_who_accepts_and_hangs_is_dead() {
         let status = Arc::new(AtomicU16::new(200));
         let address = server(Arc::clone(&status));
-        let table = Arc::new(Table::new(vec![seat(address)], None, Arc::new(Silent)).unwrap());
+        let table = Arc::new(Table::new(vec![config(address)], None, Arc::new(NoopObserver)).unwrap());
         // A loaded machine answers late; that is not what is tested here.
         let settings = ProbeSettings { timeout: Duration::from_secs(2), ..ProbeSettings::default() };
         let prober = Prober::start(&table, &settings).unwrap();
@@ -295,10 +296,10 @@ mod tests {
     fn a_silent_tftp_server_fails_the_check_and_any_answer_passes_it() {
         let http = server(Arc::new(AtomicU16::new(200)));
         let tftp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let seat = Seat { tftp_port: tftp.local_addr().unwrap().port(), ..seat(http) };
+        let config = MemberConfig { tftp_port: tftp.local_addr().unwrap().port(), ..config(http) };
         let settings = ProbeSettings { tftp_path: Some("x".into()), ..ProbeSettings::default() };
         let soon = || Instant::now() + Duration::from_millis(300);
-        assert!(ask(&seat, &settings, soon()).unwrap_err().contains("TFTP"));
+        assert!(ask(&config, &settings, soon()).unwrap_err().contains("TFTP"));
         let answering = std::thread::spawn(move || {
             let mut request = [0; 512];
             loop {
@@ -311,7 +312,7 @@ mod tests {
                 }
             }
         });
-        assert_eq!(ask(&seat, &settings, Instant::now() + Duration::from_secs(30)), Ok(MemberState::Alive));
+        assert_eq!(ask(&config, &settings, Instant::now() + Duration::from_secs(30)), Ok(MemberState::Alive));
         answering.join().unwrap();
     }
 }

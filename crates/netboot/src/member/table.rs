@@ -20,7 +20,7 @@ pub const NAME_MAX: usize = 63;
 
 /// One member and its part in the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct MemberConfig {
     /// How devices reach it.
     pub member: Member,
     /// Port of its TFTP server.
@@ -36,7 +36,7 @@ pub struct Seat {
     pub is_found: bool,
 }
 
-impl Seat {
+impl MemberConfig {
     /// A configured member with the usual part in its group.
     pub fn new(member: Member) -> Self {
         Self { member, tftp_port: 69, weight: 1, is_draining: false, subnets: Vec::new(), is_found: false }
@@ -57,7 +57,7 @@ impl Seat {
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The member.
-    pub seat: Seat,
+    pub config: MemberConfig,
     /// What it is now.
     pub state: MemberState,
     /// Since when.
@@ -104,12 +104,12 @@ impl Table {
     /// # Errors
     /// When the list is no group.
     pub fn new(
-        seats: Vec<Seat>,
+        configs: Vec<MemberConfig>,
         own: Option<String>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, TableError> {
         let table = Self { known: RwLock::default(), own, observer };
-        table.configure(seats)?;
+        table.configure(configs)?;
         Ok(table)
     }
 
@@ -118,31 +118,31 @@ impl Table {
     ///
     /// # Errors
     /// When the list is no group; the former one stays.
-    pub fn configure(&self, seats: Vec<Seat>) -> Result<(), TableError> {
-        check(&seats, self.own.as_deref())?;
+    pub fn configure(&self, configs: Vec<MemberConfig>) -> Result<(), TableError> {
+        check(&configs, self.own.as_deref())?;
         let mut guard = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let former = Arc::clone(&guard);
-        let mut known: Vec<Known> = seats
+        let mut known: Vec<Known> = configs
             .into_iter()
-            .map(|seat| {
-                let name = &seat.member.name;
-                let before = former.iter().find(|before| before.seat.member.name == *name);
+            .map(|config| {
+                let name = &config.member.name;
+                let before = former.iter().find(|before| before.config.member.name == *name);
                 let is_own = self.own.as_ref() == Some(name);
                 let (reported, why) = match before {
                     Some(before) => (before.reported, before.why.clone()),
                     None if is_own => (MemberState::Alive, "it is this process".into()),
                     None => (MemberState::Dead, "nothing was heard of it yet".into()),
                 };
-                let state = effective(reported, &seat);
+                let state = effective(reported, &config);
                 let since = before
                     .filter(|before| before.state == state)
                     .map_or_else(SystemTime::now, |before| before.since);
-                Known { seat, state, since, why, reported }
+                Known { config, state, since, why, reported }
             })
             .collect();
         let found: Vec<Known> = former
             .iter()
-            .filter(|before| before.seat.is_found && find(&known, &before.seat.member.name).is_none())
+            .filter(|before| before.config.is_found && find(&known, &before.config.member.name).is_none())
             .cloned()
             .collect();
         known.extend(found);
@@ -150,9 +150,9 @@ impl Table {
         let changed: Vec<(String, MemberState)> = known
             .iter()
             .filter_map(|now| {
-                let before = find(&former, &now.seat.member.name).map(|at| former[at].state);
+                let before = find(&former, &now.config.member.name).map(|at| former[at].state);
                 (before.unwrap_or(MemberState::Dead) != now.state)
-                    .then(|| (now.seat.member.name.clone(), now.state))
+                    .then(|| (now.config.member.name.clone(), now.state))
             })
             .collect();
         *guard = Arc::new(known);
@@ -174,7 +174,7 @@ impl Table {
         let known = &mut Arc::make_mut(&mut guard)[at];
         let before = known.state;
         known.reported = state;
-        known.state = effective(state, &known.seat);
+        known.state = effective(state, &known.config);
         known.why = why.into();
         let now = known.state;
         if now != before {
@@ -188,19 +188,19 @@ impl Table {
 
     /// Takes in a member that proved the key and announced itself, or what it announces anew. False when the table is
     /// full or the name belongs to a configured member.
-    pub fn found(&self, seat: Seat) -> bool {
-        let seat = Seat { is_found: true, ..seat };
-        if check(std::slice::from_ref(&seat), None).is_err() {
+    pub fn found(&self, config: MemberConfig) -> bool {
+        let config = MemberConfig { is_found: true, ..config };
+        if check(std::slice::from_ref(&config), None).is_err() {
             return false;
         }
         let mut guard = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        match find(&guard, &seat.member.name) {
-            Some(at) if !guard[at].seat.is_found => return false,
-            Some(at) if guard[at].seat == seat => {}
-            Some(at) => Arc::make_mut(&mut guard)[at].seat = seat,
+        match find(&guard, &config.member.name) {
+            Some(at) if !guard[at].config.is_found => return false,
+            Some(at) if guard[at].config == config => {}
+            Some(at) => Arc::make_mut(&mut guard)[at].config = config,
             None if guard.len() >= MEMBERS_MAX => return false,
             None => Arc::make_mut(&mut guard).push(Known {
-                seat,
+                config,
                 state: MemberState::Dead,
                 since: SystemTime::now(),
                 why: "it was found just now".into(),
@@ -213,7 +213,7 @@ impl Table {
     /// Forgets a found member.
     pub fn forget(&self, name: &str) {
         let mut guard = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = find(&guard, name).filter(|at| guard[*at].seat.is_found) {
+        if let Some(at) = find(&guard, name).filter(|at| guard[*at].config.is_found) {
             Arc::make_mut(&mut guard).remove(at);
         }
     }
@@ -235,21 +235,21 @@ impl Table {
     }
 
     /// The live members for a client, the best first: see [`LiveMembers::ordered_for`].
-    pub fn seats_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<Seat> {
+    pub fn ranked_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<MemberConfig> {
         let known = self.all();
-        let mut ranked: Vec<(u8, Score, &Seat)> = known
+        let mut ranked: Vec<(u8, Score, &MemberConfig)> = known
             .iter()
             .filter(|known| known.state == MemberState::Alive)
-            .map(|Known { seat, .. }| {
-                (seat.tier(subnet), Score::of(&seat.member.name, seat.weight, key), seat)
+            .map(|Known { config, .. }| {
+                (config.tier(subnet), Score::of(&config.member.name, config.weight, key), config)
             })
             .collect();
-        ranked.sort_by(|(tier, score, seat), (other_tier, other_score, other)| {
+        ranked.sort_by(|(tier, score, config), (other_tier, other_score, other)| {
             tier.cmp(other_tier)
                 .then(score.better_first(*other_score))
-                .then_with(|| seat.member.name.cmp(&other.member.name))
+                .then_with(|| config.member.name.cmp(&other.member.name))
         });
-        ranked.into_iter().map(|(_, _, seat)| seat.clone()).collect()
+        ranked.into_iter().map(|(_, _, config)| config.clone()).collect()
     }
 
     fn tell(&self, name: &str, state: MemberState, why: &str) {
@@ -264,24 +264,24 @@ impl Table {
 
 impl LiveMembers for Table {
     fn ordered_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<Member> {
-        self.seats_for(key, subnet).into_iter().map(|seat| seat.member).collect()
+        self.ranked_for(key, subnet).into_iter().map(|config| config.member).collect()
     }
 }
 
 /// What follows from what is heard and what the administrator wants.
-fn effective(reported: MemberState, seat: &Seat) -> MemberState {
-    if reported == MemberState::Alive && seat.is_draining { MemberState::Draining } else { reported }
+fn effective(reported: MemberState, config: &MemberConfig) -> MemberState {
+    if reported == MemberState::Alive && config.is_draining { MemberState::Draining } else { reported }
 }
 
 fn find(known: &[Known], name: &str) -> Option<usize> {
-    known.iter().position(|known| known.seat.member.name == name)
+    known.iter().position(|known| known.config.member.name == name)
 }
 
-fn check(seats: &[Seat], own: Option<&str>) -> Result<(), TableError> {
-    if seats.len() > MEMBERS_MAX {
+fn check(configs: &[MemberConfig], own: Option<&str>) -> Result<(), TableError> {
+    if configs.len() > MEMBERS_MAX {
         return Err(TableError::TooMany);
     }
-    for (at, Seat { member, weight, .. }) in seats.iter().enumerate() {
+    for (at, MemberConfig { member, weight, .. }) in configs.iter().enumerate() {
         let is_plain = member.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !is_plain || member.name.is_empty() || member.name.len() > NAME_MAX {
             return Err(TableError::Name(member.name.clone()));
@@ -289,12 +289,12 @@ fn check(seats: &[Seat], own: Option<&str>) -> Result<(), TableError> {
         if *weight == 0 {
             return Err(TableError::Weight(member.name.clone()));
         }
-        if seats[..at].iter().any(|other| other.member.name == member.name) {
+        if configs[..at].iter().any(|other| other.member.name == member.name) {
             return Err(TableError::Twice(member.name.clone()));
         }
     }
     match own {
-        Some(own) if !seats.iter().any(|seat| seat.member.name == own) => {
+        Some(own) if !configs.iter().any(|config| config.member.name == own) => {
             Err(TableError::NotOne(own.to_owned()))
         }
         _ => Ok(()),
@@ -318,8 +318,8 @@ mod tests {
         }
     }
 
-    fn seat(name: &str) -> Seat {
-        Seat::new(Member {
+    fn config(name: &str) -> MemberConfig {
+        MemberConfig::new(Member {
             name: name.into(),
             address: "10.0.0.1".parse().unwrap(),
             http_port: 80,
@@ -328,9 +328,9 @@ mod tests {
         })
     }
 
-    fn group(seats: Vec<Seat>) -> (Table, Arc<Seen>) {
+    fn group(configs: Vec<MemberConfig>) -> (Table, Arc<Seen>) {
         let seen = Arc::new(Seen::default());
-        (Table::new(seats, Some("a".into()), Arc::clone(&seen) as _).unwrap(), seen)
+        (Table::new(configs, Some("a".into()), Arc::clone(&seen) as _).unwrap(), seen)
     }
 
     fn names(table: &Table, key: &[u8], subnet: Option<&str>) -> Vec<String> {
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn only_the_living_are_given_and_each_change_is_told_once() {
-        let (table, seen) = group(["a", "b", "c"].map(seat).into());
+        let (table, seen) = group(["a", "b", "c"].map(config).into());
         assert_eq!(names(&table, b"x", None), ["a"]);
         table.report("b", MemberState::Alive, "heard");
         table.report("b", MemberState::Alive, "heard");
@@ -351,18 +351,18 @@ mod tests {
         assert_eq!(order, ["a", "b"]);
         table.report("b", MemberState::Dead, "silent");
         assert_eq!(names(&table, b"x", None), ["a"]);
-        let told = [
+        let reported = [
             ("a", MemberState::Alive),
             ("b", MemberState::Alive),
             ("c", MemberState::Draining),
             ("b", MemberState::Dead),
         ];
-        assert_eq!(*seen.0.lock().unwrap(), told.map(|(name, state)| (name.to_owned(), state)));
+        assert_eq!(*seen.0.lock().unwrap(), reported.map(|(name, state)| (name.to_owned(), state)));
     }
 
     #[test]
     fn losing_a_member_moves_only_its_clients() {
-        let (table, _) = group(["a", "b", "c", "d"].map(seat).into());
+        let (table, _) = group(["a", "b", "c", "d"].map(config).into());
         for name in ["b", "c", "d"] {
             table.report(name, MemberState::Alive, "heard");
         }
@@ -376,9 +376,9 @@ mod tests {
 
     #[test]
     fn subnets_go_before_the_hash() {
-        let (mut near, far) = (seat("b"), seat("c"));
+        let (mut near, far) = (config("b"), config("c"));
         near.subnets = vec!["10.1.0.0/16".parse().unwrap()];
-        let (table, _) = group(vec![seat("a"), near, far]);
+        let (table, _) = group(vec![config("a"), near, far]);
         table.report("b", MemberState::Alive, "heard");
         table.report("c", MemberState::Alive, "heard");
         for client in 0..50_u32 {
@@ -389,13 +389,13 @@ mod tests {
 
     #[test]
     fn a_new_configuration_keeps_what_is_known() {
-        let (table, seen) = group(vec![seat("a"), seat("b"), seat("c")]);
+        let (table, seen) = group(vec![config("a"), config("b"), config("c")]);
         table.report("b", MemberState::Alive, "heard");
-        assert!(table.found(seat("f")) && !table.found(seat("a")));
+        assert!(table.found(config("f")) && !table.found(config("a")));
         table.report("f", MemberState::Alive, "heard");
         let since = table.all()[1].since;
-        let drained = Seat { is_draining: true, ..seat("a") };
-        table.configure(vec![drained, seat("b"), seat("d")]).unwrap();
+        let drained = MemberConfig { is_draining: true, ..config("a") };
+        table.configure(vec![drained, config("b"), config("d")]).unwrap();
         assert_eq!(table.all()[1].since, since);
         let mut order = names(&table, b"x", None);
         order.sort();
@@ -408,14 +408,17 @@ mod tests {
 
     #[test]
     fn what_is_no_group_is_refused() {
-        let new = |seats: Vec<Seat>, own: &str| {
-            Table::new(seats, Some(own.into()), Arc::new(crate::event::Silent)).err()
+        let new = |configs: Vec<MemberConfig>, own: &str| {
+            Table::new(configs, Some(own.into()), Arc::new(crate::event::NoopObserver)).err()
         };
-        assert_eq!(new(vec![seat("a"), seat("a")], "a"), Some(TableError::Twice("a".into())));
-        assert_eq!(new(vec![seat("a b")], "a b"), Some(TableError::Name("a b".into())));
-        assert_eq!(new(vec![Seat { weight: 0, ..seat("a") }], "a"), Some(TableError::Weight("a".into())));
-        assert_eq!(new(vec![seat("a")], "b"), Some(TableError::NotOne("b".into())));
-        let many = (0..=MEMBERS_MAX).map(|at| seat(&at.to_string())).collect();
+        assert_eq!(new(vec![config("a"), config("a")], "a"), Some(TableError::Twice("a".into())));
+        assert_eq!(new(vec![config("a b")], "a b"), Some(TableError::Name("a b".into())));
+        assert_eq!(
+            new(vec![MemberConfig { weight: 0, ..config("a") }], "a"),
+            Some(TableError::Weight("a".into()))
+        );
+        assert_eq!(new(vec![config("a")], "b"), Some(TableError::NotOne("b".into())));
+        let many = (0..=MEMBERS_MAX).map(|at| config(&at.to_string())).collect();
         assert_eq!(new(many, "0"), Some(TableError::TooMany));
     }
 }

@@ -18,7 +18,7 @@ use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Socket, Type};
 
 use super::send::{Batch, Route, SendMethod, send};
-use super::server::{Admission, Key, Mode, Server, Settings, Surroundings, Transmit};
+use super::server::{Admission, Context, Key, Mode, Server, Settings, Transmit};
 
 /// No request and no ACK is longer; what is cut off was no packet of a client.
 const DATAGRAM_MAX: usize = 1024;
@@ -117,13 +117,12 @@ impl Bound {
     ///
     /// # Errors
     /// `Prepare`.
-    pub fn run(self, surroundings: Surroundings) -> Result<Running, BindError> {
+    pub fn run(self, context: Context) -> Result<Running, BindError> {
         let admission = Admission::new(&self.settings);
         let mut running =
             Running { addresses: self.addresses, stop: Arc::clone(&self.stop), workers: Vec::new() };
         for (number, sockets) in self.sockets.into_iter().enumerate() {
-            let server =
-                Server::new(Arc::clone(&self.settings), surroundings.clone(), Arc::clone(&admission));
+            let server = Server::new(Arc::clone(&self.settings), context.clone(), Arc::clone(&admission));
             let mut worker = Worker::new(&self.stop, self.settings.mode, sockets, self.method, server)
                 .map_err(BindError::Prepare)?;
             let thread = std::thread::Builder::new()

@@ -16,4 +16,4 @@ mod tests;
 
 pub use driver::{BindError, Bound, Running, bind};
 pub use send::SendMethod;
-pub use server::{BlockSizeCap, Mode, Settings, Surroundings};
+pub use server::{BlockSizeCap, Context, Mode, Settings};

@@ -21,7 +21,7 @@ use goldwire_stdx::Report;
 
 use super::transfer::{self, Limits, Outcome, Transfer};
 use super::wire::{self, BLOCK_SIZE_DEFAULT, ErrorCode, FILE_NAME_MAX, Packet, Request};
-use crate::content::{Asker, Body, Content, ContentError, Contents};
+use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
 use crate::network::Network;
@@ -117,7 +117,7 @@ impl Settings {
 
 /// Whom the server asks and tells.
 #[derive(Clone)]
-pub struct Surroundings {
+pub struct Context {
     /// Has the files.
     pub contents: Arc<dyn Contents>,
     /// Hears what happens.
@@ -264,7 +264,7 @@ impl Session {
 /// The transfers of one worker.
 pub struct Server {
     settings: Arc<Settings>,
-    surroundings: Surroundings,
+    context: Context,
     admission: Arc<Admission>,
     sessions: HashMap<Key, Session>,
     /// Transfers that may have something to send, in turn.
@@ -280,10 +280,10 @@ pub struct Server {
 
 impl Server {
     /// No transfers yet.
-    pub fn new(settings: Arc<Settings>, surroundings: Surroundings, admission: Arc<Admission>) -> Self {
+    pub fn new(settings: Arc<Settings>, context: Context, admission: Arc<Admission>) -> Self {
         Self {
             settings,
-            surroundings,
+            context,
             admission,
             sessions: HashMap::new(),
             ready: VecDeque::new(),
@@ -304,12 +304,12 @@ impl Server {
                 let Some(session) = self.sessions.get_mut(&key) else { return };
                 session.heard = now;
                 session.transfer.handle_ack(block);
-                self.attend(now, key);
+                self.drive(now, key);
             }
             Ok(Packet::Error { code, message }) => {
                 let Some(session) = self.sessions.get_mut(&key) else { return };
                 session.transfer.handle_error(code, message);
-                self.attend(now, key);
+                self.drive(now, key);
             }
             Ok(Packet::Read(request)) => self.handle_request(now, key, &request, bytes),
             Ok(Packet::Write(request)) => {
@@ -353,7 +353,7 @@ impl Server {
             if let Some(session) = self.sessions.get_mut(&key) {
                 session.transfer.handle_timeout(now);
             }
-            self.attend(now, key);
+            self.drive(now, key);
         }
     }
 
@@ -467,9 +467,9 @@ impl Server {
             Ok(permit) => permit,
             Err(reason) => return self.dropped(key, reason),
         };
-        let mac = (self.surroundings.mac_of)(address);
+        let mac = (self.context.mac_of)(address);
         let content =
-            match self.surroundings.contents.open(&path, &Asker { address, mac, protocol: Protocol::Tftp }) {
+            match self.context.contents.open(&path, &Requester { address, mac, protocol: Protocol::Tftp }) {
                 Ok(content) => content,
                 Err(error) => {
                     let (code, message) = match &error {
@@ -499,11 +499,11 @@ impl Server {
             _permit: permit,
         };
         self.sessions.insert(key, session);
-        self.attend(now, key);
+        self.drive(now, key);
     }
 
     /// Something happened to a transfer: it may have something to send, or be over.
-    fn attend(&mut self, now: Instant, key: Key) {
+    fn drive(&mut self, now: Instant, key: Key) {
         let Some(session) = self.sessions.get_mut(&key) else { return };
         if session.transfer.outcome().is_some() {
             return self.end(now, key);
@@ -549,7 +549,7 @@ impl Server {
     }
 
     fn refuse(&mut self, key: Key, path: &str, code: ErrorCode, message: &str, reason: &str) {
-        let mac = (self.surroundings.mac_of)(key.peer.ip());
+        let mac = (self.context.mac_of)(key.peer.ip());
         self.refuse_as(key, mac, path, code, message, reason);
     }
 
@@ -572,7 +572,7 @@ impl Server {
     }
 
     fn tell(&self, key: Key, mac: Option<Mac>, kind: EventKind<'_>) {
-        self.surroundings.observer.observe(&Event { mac, address: Some(key.peer.ip()), kind });
+        self.context.observer.observe(&Event { mac, address: Some(key.peer.ip()), kind });
     }
 }
 

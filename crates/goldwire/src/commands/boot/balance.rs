@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::info;
 
-use super::serve::seats_of;
+use super::serve::member_configs;
 use super::{load, log};
 use crate::args::boot::BalanceArgs;
 use crate::exit::Code;
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
     let observer: Arc<dyn Observer> =
         Arc::new(Telemetry::new("balance".into(), None, Arc::new(Neighbours::new())));
-    let table = Arc::new(Table::new(seats_of(&settings), None, Arc::clone(&observer))?);
+    let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer))?);
     let balance = Balance::bind(BalanceSettings {
         http: args.http.clone(),
         tftp: args.tftp.clone(),

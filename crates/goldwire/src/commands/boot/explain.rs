@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use goldwire_control::boot::{Loaded, Policy, Question, explain as play};
 use goldwire_netboot::content::{Library, LibrarySettings};
-use goldwire_netboot::{Device, Firmware, LiveMembers, MemberState, Silent};
+use goldwire_netboot::{Device, Firmware, LiveMembers, MemberState, NoopObserver};
 
 use super::serve::{library_settings, table_of};
-use super::{links_of, load};
+use super::{load, url_builder};
 use crate::args::boot::{DeviceArgs, ExplainArgs, ScriptArgs};
 use crate::exit::Code;
 
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
     let loaded = load(&args.file.config)?;
-    let links = links_of(&loaded);
+    let urls = url_builder(&loaded);
     let question = Question {
         mac: args.device.mac,
         uuid: args.device.uuid,
@@ -31,7 +31,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
             .unwrap_or(Ipv4Addr::UNSPECIFIED),
     };
     let policy = policy_of(loaded)?;
-    let explanation = play(&policy, &question, &links);
+    let explanation = play(&policy, &question, &urls);
     let mut out = std::io::stdout().lock();
     if args.file.json {
         writeln!(out, "{}", serde_json::to_string(&explanation)?)?;
@@ -44,7 +44,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
 pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
     let loaded = load(&args.config)?;
     let settings: LibrarySettings = library_settings(&loaded.settings);
-    let links = links_of(&loaded);
+    let urls = url_builder(&loaded);
     let device = Device {
         uuid: args.device.uuid,
         arch: args.device.arch,
@@ -52,7 +52,7 @@ pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
         ..Device::new(Some(args.device.mac), Firmware::Ipxe)
     };
     let policy = Arc::new(policy_of(loaded)?);
-    let text = Library::open(&settings, policy, links)?.script_of(&device)?;
+    let text = Library::open(&settings, policy, urls)?.script_of(&device)?;
     write!(std::io::stdout(), "{text}")?;
     Ok(Code::Well)
 }
@@ -69,7 +69,7 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 }
 
 fn policy_of(loaded: Loaded) -> anyhow::Result<Policy> {
-    let table = table_of(&loaded.settings, Arc::new(Silent))?;
+    let table = table_of(&loaded.settings, Arc::new(NoopObserver))?;
     for member in &loaded.settings.members {
         table.report(&member.member.name, MemberState::Alive, "it is assumed");
     }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Context;
 use goldwire_netboot::media::{
-    Address, CA_MAX, MediaError, MediaReport, MediaSettings, Way, write_esp, write_iso, write_usb,
+    Address, CA_MAX, MediaError, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
 };
 use goldwire_stdx::{ByteSize, read_bounded};
 use serde_json::json;
@@ -78,7 +78,7 @@ fn show(report: &MediaReport, path: &str, is_json: bool) -> anyhow::Result<()> {
         let programs: Vec<_> = report
             .programs
             .iter()
-            .map(|(name, way)| json!({ "name": name, "way": way_name(*way) }))
+            .map(|(name, delivery)| json!({ "name": name, "delivery": delivery_name(*delivery) }))
             .collect();
         let (size, digest) = (report.size, report.digest.to_hex().to_string());
         writeln!(
@@ -89,8 +89,8 @@ fn show(report: &MediaReport, path: &str, is_json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     writeln!(out, "{path}: {}, blake3 {}", ByteSize(report.size), report.digest.to_hex())?;
-    for (name, way) in &report.programs {
-        writeln!(out, "  {name:<24} {}", way_name(*way))?;
+    for (name, delivery) in &report.programs {
+        writeln!(out, "  {name:<24} {}", delivery_name(*delivery))?;
     }
     for note in &report.notes {
         writeln!(out, "note: {note}")?;
@@ -98,11 +98,11 @@ fn show(report: &MediaReport, path: &str, is_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn way_name(way: Way) -> &'static str {
-    match way {
-        Way::Loader => "gets its script from our loader",
-        Way::Autoexec => "reads autoexec.ipxe",
-        Way::Shim => "reads autoexec.ipxe, behind a signed shim",
-        Way::Typed => "gets its command typed at its prompt",
+fn delivery_name(delivery: ScriptDelivery) -> &'static str {
+    match delivery {
+        ScriptDelivery::Loader => "gets its script from our loader",
+        ScriptDelivery::Autoexec => "reads autoexec.ipxe",
+        ScriptDelivery::Shim => "reads autoexec.ipxe, behind a signed shim",
+        ScriptDelivery::Keystrokes => "gets its command typed at its prompt",
     }
 }

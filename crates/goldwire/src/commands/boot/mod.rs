@@ -14,7 +14,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use goldwire_control::boot::{Loaded, load as load_file};
-use goldwire_netboot::content::{LinkKey, Links};
+use goldwire_netboot::content::{TokenKey, UrlBuilder};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::BootCommand;
@@ -60,10 +60,10 @@ fn say(text: &str) {
 }
 
 /// The links of a group; with tokens, if it has a secret.
-fn links_of(loaded: &Loaded) -> Links {
+fn url_builder(loaded: &Loaded) -> UrlBuilder {
     match &loaded.settings.server.secret {
-        Some(secret) => Links::new(LinkKey::from_secret(secret.expose()), TOKEN_LIFETIME),
-        None => Links::default(),
+        Some(secret) => UrlBuilder::new(TokenKey::from_secret(secret.expose()), TOKEN_LIFETIME),
+        None => UrlBuilder::default(),
     }
 }
 

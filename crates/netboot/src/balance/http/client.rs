@@ -15,7 +15,7 @@ use super::super::{
 use super::head::{HEAD_MAX, Refusal, RequestHead, ResponseHead};
 use super::upstream::{Failure, Upstream, within};
 use crate::event::{Event, EventKind, Protocol};
-use crate::member::Seat;
+use crate::member::MemberConfig;
 use crate::proxy_header::{self, HEADER_MAX, Origin};
 
 /// A client's connection.
@@ -120,9 +120,9 @@ impl Client<'_> {
     /// Answers one request; whether the connection stays.
     async fn answer(&mut self, request: &RequestHead) -> io::Result<bool> {
         let keeps = request.keeps && self.shared.phase() == Phase::Serving;
-        let seats = self.seats();
+        let configs = self.configs();
         if request.is_for("/health") {
-            let is_healthy = !seats.is_empty() && self.shared.phase() == Phase::Serving;
+            let is_healthy = !configs.is_empty() && self.shared.phase() == Phase::Serving;
             let status = if is_healthy { "200 OK" } else { "503 Service Unavailable" };
             return self.say(request, status, "", keeps).await;
         }
@@ -130,11 +130,11 @@ impl Client<'_> {
         // What a member said that could not serve: better than what we would say, if nobody can.
         let mut excuse = None;
         let mut failure = Failure { why: "no member of the group is alive".into(), is_timeout: false };
-        let attempts = seats.len().min(ATTEMPTS_MAX);
-        for (at, seat) in seats.into_iter().take(attempts).enumerate() {
+        let attempts = configs.len().min(ATTEMPTS_MAX);
+        for (at, config) in configs.into_iter().take(attempts).enumerate() {
             let patience = if at + 1 == attempts { LAST_FIRST_BYTE_TIMEOUT } else { FIRST_BYTE_TIMEOUT };
-            let bytes = request.forward(self.address, address_of(&seat), self.is_proxied);
-            match self.ask(&seat, &bytes, request.is_head, patience).await {
+            let bytes = request.forward(self.address, address_of(&config), self.is_proxied);
+            match self.ask(&config, &bytes, request.is_head, patience).await {
                 Ok((upstream, head)) if head.is_failure() => {
                     failure.why = format!("the member {} answers {}", upstream.name, head.status);
                     tracing::warn!(client = %self.address, why = failure.why, "another member is tried");
@@ -143,7 +143,7 @@ impl Client<'_> {
                 Ok((upstream, head)) => return self.pass(request, upstream, head, keeps, started).await,
                 Err(wrong) => {
                     failure = wrong;
-                    failure.why = format!("the member {}: {}", seat.member.name, failure.why);
+                    failure.why = format!("the member {}: {}", config.member.name, failure.why);
                     tracing::warn!(client = %self.address, why = failure.why, "another member is tried");
                 }
             }
@@ -159,23 +159,23 @@ impl Client<'_> {
     }
 
     /// The members for this client, the best first.
-    pub(super) fn seats(&self) -> Vec<Seat> {
+    pub(super) fn configs(&self) -> Vec<MemberConfig> {
         let key = match self.address {
             IpAddr::V4(address) => address.octets().to_vec(),
             IpAddr::V6(address) => address.octets().to_vec(),
         };
-        self.shared.table.seats_for(&key, Some(self.address))
+        self.shared.table.ranked_for(&key, Some(self.address))
     }
 
     /// Asks a member, over the connection that is there already if it is to this one.
     pub(super) async fn ask(
         &mut self,
-        seat: &Seat,
+        config: &MemberConfig,
         request: &[u8],
         is_head: bool,
         patience: Duration,
     ) -> Result<(Upstream, ResponseHead), Failure> {
-        if let Some(mut kept) = self.idle.take_if(|idle| idle.name == seat.member.name) {
+        if let Some(mut kept) = self.idle.take_if(|idle| idle.name == config.member.name) {
             match kept.ask(request, is_head, patience).await {
                 Ok(head) => return Ok((kept, head)),
                 Err(failure) if failure.is_timeout => return Err(failure),
@@ -183,7 +183,7 @@ impl Client<'_> {
                 Err(_) => {}
             }
         }
-        let mut upstream = Upstream::connect(seat, self.proxy_header.as_deref()).await?;
+        let mut upstream = Upstream::connect(config, self.proxy_header.as_deref()).await?;
         let head = upstream.ask(request, is_head, patience).await?;
         Ok((upstream, head))
     }
@@ -246,6 +246,6 @@ impl Client<'_> {
 }
 
 /// Where a member takes HTTP.
-pub(super) fn address_of(seat: &Seat) -> SocketAddr {
-    SocketAddr::new(seat.member.address, seat.member.http_port)
+pub(super) fn address_of(config: &MemberConfig) -> SocketAddr {
+    SocketAddr::new(config.member.address, config.member.http_port)
 }

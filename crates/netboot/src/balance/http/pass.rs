@@ -163,22 +163,22 @@ impl Client<'_> {
     ) -> Option<Upstream> {
         let deadline = Instant::now() + RESUME_WITHIN;
         while Instant::now() < deadline {
-            let mut seats = self.seats();
+            let mut configs = self.configs();
             // Whoever broke off comes last: it may only have been the connection.
-            seats.sort_by_key(|seat| seat.member.name == broken);
-            for seat in seats {
+            configs.sort_by_key(|config| config.member.name == broken);
+            for config in configs {
                 let bytes =
-                    request.forward_rest(self.address, address_of(&seat), self.is_proxied, part, done);
-                match self.ask(&seat, &bytes, false, FIRST_BYTE_TIMEOUT).await {
+                    request.forward_rest(self.address, address_of(&config), self.is_proxied, part, done);
+                match self.ask(&config, &bytes, false, FIRST_BYTE_TIMEOUT).await {
                     Ok((upstream, head)) if head.is_rest_of(part, done) => return Some(upstream),
                     Ok((_, head)) => tracing::debug!(
-                        member = seat.member.name,
+                        member = config.member.name,
                         status = head.status,
                         "a member has no such rest"
                     ),
                     Err(failure) => {
                         tracing::debug!(
-                            member = seat.member.name,
+                            member = config.member.name,
                             why = failure.why,
                             "a member cannot go on"
                         );

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::CONNECT_TIMEOUT;
 use super::head::ResponseHead;
-use crate::member::Seat;
+use crate::member::MemberConfig;
 
 /// Bytes that are read at once.
 pub(super) const BUFFER: usize = 64 * 1024;
@@ -44,8 +44,8 @@ impl Failure {
 
 impl Upstream {
     /// Connects, and writes the PROXY header if there is one.
-    pub(super) async fn connect(seat: &Seat, proxy_header: Option<&[u8]>) -> Result<Self, Failure> {
-        let address = SocketAddr::new(seat.member.address, seat.member.http_port);
+    pub(super) async fn connect(config: &MemberConfig, proxy_header: Option<&[u8]>) -> Result<Self, Failure> {
+        let address = SocketAddr::new(config.member.address, config.member.http_port);
         let deadline = Instant::now() + CONNECT_TIMEOUT;
         let connecting = async {
             let mut stream = TcpStream::connect(address).await?;
@@ -56,7 +56,7 @@ impl Upstream {
             Ok(stream)
         };
         match within(deadline, connecting).await {
-            Ok(stream) => Ok(Self { name: seat.member.name.clone(), stream, rest: Vec::new() }),
+            Ok(stream) => Ok(Self { name: config.member.name.clone(), stream, rest: Vec::new() }),
             Err(error) => Err(Failure::of("connect", &error)),
         }
     }

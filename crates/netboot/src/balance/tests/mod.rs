@@ -15,7 +15,7 @@ use goldwire_stdx::testing;
 use self::member::{Mode, TestMember};
 use super::*;
 use crate::event::{Event, EventKind, Observer};
-use crate::member::{Member, MemberState, Seat};
+use crate::member::{Member, MemberConfig, MemberState};
 
 /// What was observed, as lines.
 #[derive(Default)]
@@ -67,14 +67,14 @@ impl Front {
 /// name members so that the hash agrees.
 fn front_of(members: &[(SocketAddr, u16)], change: impl FnOnce(&mut BalanceSettings)) -> Front {
     let seen = Arc::new(Seen::default());
-    let seats = members.iter().zip(ranked_names(members.len())).map(|((http, tftp_port), name)| {
+    let configs = members.iter().zip(ranked_names(members.len())).map(|((http, tftp_port), name)| {
         let member =
             Member { name, address: http.ip(), http_port: http.port(), https_port: None, https_name: None };
-        Seat { tftp_port: *tftp_port, ..Seat::new(member) }
+        MemberConfig { tftp_port: *tftp_port, ..MemberConfig::new(member) }
     });
-    let table = Table::new(seats.collect(), None, Arc::new(crate::event::Silent)).unwrap();
+    let table = Table::new(configs.collect(), None, Arc::new(crate::event::NoopObserver)).unwrap();
     for known in table.all().iter() {
-        table.report(&known.seat.member.name, MemberState::Alive, "the test says so");
+        table.report(&known.config.member.name, MemberState::Alive, "the test says so");
     }
     let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut settings = BalanceSettings {
@@ -96,16 +96,16 @@ fn front(members: &[&TestMember]) -> Front {
 
 /// `a`, `b`, …, the best for the client 127.0.0.1 first.
 fn ranked_names(count: usize) -> Vec<String> {
-    let seats = (b'a'..).take(count).map(|letter| {
+    let configs = (b'a'..).take(count).map(|letter| {
         let name = char::from(letter).to_string();
         let address = "127.0.0.1".parse().unwrap();
-        Seat::new(Member { name, address, http_port: 0, https_port: None, https_name: None })
+        MemberConfig::new(Member { name, address, http_port: 0, https_port: None, https_name: None })
     });
-    let table = Table::new(seats.collect(), None, Arc::new(crate::event::Silent)).unwrap();
+    let table = Table::new(configs.collect(), None, Arc::new(crate::event::NoopObserver)).unwrap();
     for known in table.all().iter() {
-        table.report(&known.seat.member.name, MemberState::Alive, "");
+        table.report(&known.config.member.name, MemberState::Alive, "");
     }
-    table.seats_for(&[127, 0, 0, 1], None).into_iter().map(|seat| seat.member.name).collect()
+    table.ranked_for(&[127, 0, 0, 1], None).into_iter().map(|config| config.member.name).collect()
 }
 
 /// Whether a program is there; says that a test is skipped if not.

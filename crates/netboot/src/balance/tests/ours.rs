@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use super::member::content;
 use super::*;
-use crate::content::{Asker, Body, Content, ContentError, Contents, Digest};
-use crate::event::{Silent, Stage};
+use crate::content::{Body, Content, ContentError, Contents, Digest, Requester};
+use crate::event::{NoopObserver, Stage};
 use crate::{http, tftp};
 
 /// One file under every name.
 struct OneFile(Arc<[u8]>);
 
 impl Contents for OneFile {
-    fn open(&self, _path: &str, _asker: &Asker) -> Result<Content, ContentError> {
+    fn open(&self, _path: &str, _asker: &Requester) -> Result<Content, ContentError> {
         Ok(Content {
             body: Body::Memory(Arc::clone(&self.0)),
             length: self.0.len() as u64,
@@ -40,7 +40,7 @@ fn a_member_that_is_killed_in_the_middle_of_a_download_is_not_missed() {
     }
     let contents = Arc::new(OneFile(content(32 << 20).into()));
     let rest = Arc::new(Seen::default());
-    let first = http_member(&contents, Arc::new(Silent));
+    let first = http_member(&contents, Arc::new(NoopObserver));
     let second = http_member(&contents, Arc::clone(&rest) as _);
     let front = front_of(&[(first.addresses()[0], 0), (second.addresses()[0], 0)], |_| {});
     let folder = tempfile::tempdir().unwrap();
@@ -81,12 +81,12 @@ fn our_tftp_server_is_reached_in_both_its_modes() {
             mode,
             ..tftp::Settings::default()
         };
-        let surroundings = tftp::Surroundings {
+        let context = tftp::Context {
             contents: Arc::clone(&contents) as _,
-            observer: Arc::new(Silent),
+            observer: Arc::new(NoopObserver),
             mac_of: Arc::new(|_| None),
         };
-        let member = tftp::bind(settings).unwrap().run(surroundings).unwrap();
+        let member = tftp::bind(settings).unwrap().run(context).unwrap();
         let http: SocketAddr = "127.0.0.1:9".parse().unwrap();
         let front = front_of(&[(http, member.addresses()[0].port())], |_| {});
         let url = format!("tftp://{}/f", front.tftp());

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use self::session::{Action, Session};
 use super::{ATTEMPTS_MAX, Phase, Shared};
 use crate::event::{Event, EventKind, Protocol};
-use crate::member::Seat;
+use crate::member::MemberConfig;
 
 /// Sessions at once. One costs a socket, and a buffer of which only as much is touched as a block is long.
 const SESSIONS_MAX: usize = 4096;
@@ -195,19 +195,20 @@ impl Relay {
         if self.tried.len() >= ATTEMPTS_MAX {
             return None;
         }
-        let seats = self.shared.table.seats_for(&key, Some(self.client.ip()));
-        let seat: Seat = seats.into_iter().find(|seat| !self.tried.contains(&seat.member.name))?;
+        let configs = self.shared.table.ranked_for(&key, Some(self.client.ip()));
+        let config: MemberConfig =
+            configs.into_iter().find(|config| !self.tried.contains(&config.member.name))?;
         if let Some(last) = self.tried.last() {
             tracing::warn!(client = %self.client, member = last, "a TFTP server is silent; another one is tried");
         }
-        self.tried.push(seat.member.name);
-        let member = seat.member.address;
+        self.tried.push(config.member.name);
+        let member = config.member.address;
         let any =
             if member.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
         let socket = UdpSocket::bind((any, 0)).await;
         let socket =
             socket.inspect_err(|error| tracing::warn!(%error, "no socket for a TFTP session")).ok()?;
-        Some(Upstream { socket, member, to: (member, seat.tftp_port).into(), has_answered: false })
+        Some(Upstream { socket, member, to: (member, config.tftp_port).into(), has_answered: false })
     }
 
     fn tell(&self, path: &str, session: &Session) {

@@ -1,17 +1,17 @@
 //! What each firmware family wants to hear: the one answer of the policy, in its dialect.
 //!
-//! [`Shape`] is the table of dialects with their stories; this file turns a [`Boot`] into a server and a file, or into a
+//! [`ReplyProfile`] is the table of dialects with their rationales; this file turns a [`Boot`] into a server and a file, or into a
 //! URL, and writes it as the row says.
 
-mod shape;
+mod profile;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-pub use shape::{Shape, Way};
+pub use profile::{ReplyProfile, UrlPlacement};
 
 use super::wire::{Message, code};
-use crate::content::Links;
+use crate::content::UrlBuilder;
 use crate::device::{Device, Firmware};
 use crate::policy::{Boot, What};
 
@@ -30,7 +30,7 @@ pub enum Role {
 
 /// What an answer says about booting.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum BootReply {
     /// To load a URL.
     Url(String),
     /// To load a file by TFTP.
@@ -85,7 +85,7 @@ impl fmt::Display for Reason {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for BootReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url(url) => f.write_str(url),
@@ -107,17 +107,19 @@ pub fn add_boot(
     request: &Message,
     device: &Device,
     boot: &Boot,
-    links: &Links,
+    urls: &UrlBuilder,
     role: Role,
-) -> Told {
+) -> BootReply {
     if let Some(name) = boot.host_name.as_ref().filter(|_| role == Role::Server) {
         reply.options.set(code::HOST_NAME, name.as_bytes());
     }
-    let Some(shape) = Shape::of(device.firmware, role) else { return Told::Nothing(Reason::NoBootClient) };
+    let Some(profile) = ReplyProfile::of(device.firmware, role) else {
+        return BootReply::Nothing(Reason::NoBootClient);
+    };
     let us = reply.options.address(code::SERVER_ID).unwrap_or(Ipv4Addr::UNSPECIFIED);
-    match target(boot, device, links, IpAddr::is_ipv4) {
-        Ok(target) => write(reply, request, boot, shape, target, us),
-        Err(reason) => Told::Nothing(reason),
+    match target(boot, device, urls, IpAddr::is_ipv4) {
+        Ok(target) => write(reply, request, boot, profile, target, us),
+        Err(reason) => BootReply::Nothing(reason),
     }
 }
 
@@ -136,19 +138,19 @@ pub(crate) enum Target {
 pub(crate) fn target(
     boot: &Boot,
     device: &Device,
-    links: &Links,
+    urls: &UrlBuilder,
     is_reachable: fn(&IpAddr) -> bool,
 ) -> Result<Target, Reason> {
     let takes_url = device.firmware.takes_url();
     let mut members = boot.members.iter().filter(|member| is_reachable(&member.address));
     let target = match &boot.what {
-        What::Elsewhere(text) if text.is_empty() => match &boot.root_path {
+        What::Literal(text) if text.is_empty() => match &boot.root_path {
             Some(path) if matches!(device.firmware, Firmware::Ipxe | Firmware::Gpxe) => {
                 Target::RootPath(path.clone())
             }
             _ => return Err(Reason::NothingNamed),
         },
-        What::Elsewhere(text) if text.contains("://") => {
+        What::Literal(text) if text.contains("://") => {
             if takes_url {
                 Target::Url(text.clone())
             } else {
@@ -157,8 +159,8 @@ pub(crate) fn target(
                 Target::File { server, file }
             }
         }
-        What::Elsewhere(_) if device.firmware == Firmware::HttpClient => return Err(Reason::FileForHttp),
-        What::Elsewhere(file) => {
+        What::Literal(_) if device.firmware == Firmware::HttpClient => return Err(Reason::FileForHttp),
+        What::Literal(file) => {
             let server = members.next().ok_or(Reason::NoMember)?;
             Target::File { server: server.address, file: file.clone() }
         }
@@ -166,7 +168,7 @@ pub(crate) fn target(
             return Err(Reason::ScriptForFirmware);
         }
         What::File(_) | What::Script(_) => {
-            let path = links.path_of(boot, device).ok_or(Reason::NothingNamed)?;
+            let path = urls.path_of(boot, device).ok_or(Reason::NothingNamed)?;
             if takes_url {
                 // A profile that wants https is not handed out as http.
                 let member = members
@@ -195,23 +197,23 @@ const URL_MAX: usize = 255;
 /// The header's field, less a NUL.
 const FILE_MAX: usize = 127;
 
-/// Writes a target as the shape says.
+/// Writes a target as the profile says.
 fn write(
     reply: &mut Message,
     request: &Message,
     boot: &Boot,
-    shape: &Shape,
+    profile: &ReplyProfile,
     target: Target,
     us: Ipv4Addr,
-) -> Told {
+) -> BootReply {
     // RFC 4578 §2.3 has it from the client only; PXE 2.1 has the server echo it, and some ROMs drop offers without.
     if let Some(uuid) = request.options.get(code::CLIENT_UUID) {
         reply.options.set(code::CLIENT_UUID, uuid);
     }
     for (code, value) in [
-        (code::VENDOR_CLASS, shape.vendor_class),
-        (code::VENDOR_SPECIFIC, shape.vendor_options),
-        (code::IPXE, shape.ipxe_options),
+        (code::VENDOR_CLASS, profile.vendor_class),
+        (code::VENDOR_SPECIFIC, profile.vendor_options),
+        (code::IPXE, profile.ipxe_options),
     ] {
         if let Some(value) = value {
             reply.options.set(code, value);
@@ -224,17 +226,17 @@ fn write(
     {
         reply.options.set(code::ROOT_PATH, path.as_bytes());
     }
-    if shape.way == Way::AskBinl {
+    if profile.placement == UrlPlacement::AskBinl {
         reply.siaddr = us;
-        return Told::AskBinl;
+        return BootReply::AskBinl;
     }
     match target {
-        Target::RootPath(path) => Told::RootPath(path),
+        Target::RootPath(path) => BootReply::RootPath(path),
         Target::File { server, file } => {
             // `target` was asked for IPv4.
             let server = ipv4_of(server).unwrap_or(us);
             reply.siaddr = server;
-            if shape.has_server_name {
+            if profile.has_server_name {
                 reply.options.set(code::TFTP_SERVER, server.to_string());
             }
             if file.len() <= FILE_MAX {
@@ -242,20 +244,20 @@ fn write(
             } else {
                 reply.options.set(code::BOOT_FILE, file.as_bytes());
             }
-            Told::File { server, file }
+            BootReply::File { server, file }
         }
         Target::Url(url) => {
-            if shape.way == Way::UrlAndServer {
+            if profile.placement == UrlPlacement::UrlAndServer {
                 let first = boot.members.iter().find_map(|member| ipv4_of(member.address));
                 reply.siaddr = first.unwrap_or(us);
             }
             // Only in option 67: the header's field holds 128 bytes.
             let mut value = url.clone().into_bytes();
-            if shape.way == Way::UrlWithNul && value.len() < URL_MAX {
+            if profile.placement == UrlPlacement::UrlWithNul && value.len() < URL_MAX {
                 value.push(0);
             }
             reply.options.set(code::BOOT_FILE, value);
-            Told::Url(url)
+            BootReply::Url(url)
         }
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::probe::Sighting;
+use super::probe::ArpReply;
 use super::raw::FrameSocket;
 use crate::device::Mac;
 
@@ -35,10 +35,10 @@ impl ArpProber {
     }
 
     /// What the next packet tells: `WouldBlock` when there is none, none when it is of no use.
-    pub(super) fn answer(&self) -> io::Result<Option<Sighting>> {
+    pub(super) fn answer(&self) -> io::Result<Option<ArpReply>> {
         let mut frame = [0; ETHERNET_HEADER + PACKET];
         let length = self.0.receive(&mut frame)?;
-        let seen = frame[..length].get(ETHERNET_HEADER..).and_then(sighting);
+        let seen = frame[..length].get(ETHERNET_HEADER..).and_then(arp_reply);
         // A loop in the network brings our own probes back.
         Ok(seen.filter(|seen| seen.mac.is_some_and(|mac| !self.0.is_own(mac))))
     }
@@ -65,7 +65,7 @@ fn probe(own: Mac, address: Ipv4Addr) -> [u8; ETHERNET_HEADER + PACKET] {
 
 /// Whose address an ARP packet tells of: the sender's, or the one that another machine probes because it is about to use
 /// it (RFC 5227 §2.1.1 takes both for a conflict).
-fn sighting(packet: &[u8]) -> Option<Sighting> {
+fn arp_reply(packet: &[u8]) -> Option<ArpReply> {
     let packet = packet.get(..PACKET)?;
     if !packet.starts_with(&ETHERNET_AND_IPV4) {
         return None;
@@ -75,7 +75,7 @@ fn sighting(packet: &[u8]) -> Option<Sighting> {
     let (sender, target) = (address(14)?, address(24)?);
     let is_probe = sender.is_unspecified() && packet[6..8] == REQUEST;
     let address = if is_probe { target } else { sender };
-    (!address.is_unspecified()).then_some(Sighting { address, mac: Some(mac) })
+    (!address.is_unspecified()).then_some(ArpReply { address, mac: Some(mac) })
 }
 
 #[cfg(test)]
@@ -108,14 +108,14 @@ mod tests {
             [&[0, 1, 8, 0, 6, 4, 0, operation][..], &OTHER, &sender, &[0; 6], &target].concat()
         };
         let (free, used) = ([0; 4], [10, 0, 0, 100]);
-        let seen = Some(Sighting { address: used.into(), mac: Some(Mac(OTHER)) });
-        assert_eq!(sighting(&packet(2, used, free)), seen, "a reply to our probe");
-        assert_eq!(sighting(&packet(1, used, [10, 0, 0, 1])), seen, "it asks for somebody else");
-        assert_eq!(sighting(&packet(1, free, used)), seen, "it probes the address itself");
-        assert_eq!(sighting(&packet(2, free, used)), None, "a reply from nobody");
-        assert_eq!(sighting(&packet(1, used, free)[..27]), None);
+        let seen = Some(ArpReply { address: used.into(), mac: Some(Mac(OTHER)) });
+        assert_eq!(arp_reply(&packet(2, used, free)), seen, "a reply to our probe");
+        assert_eq!(arp_reply(&packet(1, used, [10, 0, 0, 1])), seen, "it asks for somebody else");
+        assert_eq!(arp_reply(&packet(1, free, used)), seen, "it probes the address itself");
+        assert_eq!(arp_reply(&packet(2, free, used)), None, "a reply from nobody");
+        assert_eq!(arp_reply(&packet(1, used, free)[..27]), None);
         let mut other = packet(2, used, free);
         other[1] = 32;
-        assert_eq!(sighting(&other), None, "no Ethernet");
+        assert_eq!(arp_reply(&other), None, "no Ethernet");
     }
 }

@@ -33,7 +33,7 @@ pub use clock::Clock;
 
 use self::commit::LogState;
 use self::probe::Prober;
-use self::serve::Loop;
+use self::serve::ServeLoop;
 use self::socket::{Datagram, SocketSet};
 use super::lease::{Log, LogError, Opened, Record, Time, Volume};
 use super::proxy::ProxyResponder;
@@ -230,7 +230,7 @@ impl Sockets {
         let (work, work_receiver) = sync_channel(WORK_MAX);
         let (commands, command_receiver) = channel();
         let (server, log) = service.server.unzip();
-        let serving = Loop {
+        let serving = ServeLoop {
             sockets: Arc::clone(&sockets),
             server,
             proxy: service.proxy,

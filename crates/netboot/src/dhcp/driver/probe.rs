@@ -19,7 +19,7 @@ pub(super) struct Prober {
 
 /// Somebody uses an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sighting {
+pub(super) struct ArpReply {
     pub(super) address: Ipv4Addr,
     /// Whose it is; unknown behind a router.
     pub(super) mac: Option<Mac>,
@@ -52,14 +52,14 @@ impl Prober {
     }
 
     /// Hands everything that has come and tells of somebody to `visit`, of at most `count` packets of each kind.
-    pub(super) fn answers(&self, count: usize, mut visit: impl FnMut(Sighting)) {
+    pub(super) fn answers(&self, count: usize, mut visit: impl FnMut(ArpReply)) {
         for _ in 0..count {
             let Some(Ok(seen)) = self.arp.as_ref().map(ArpProber::answer) else { break };
             seen.into_iter().for_each(&mut visit);
         }
         for _ in 0..count {
             let Some(Ok(seen)) = self.icmp.as_ref().map(IcmpProber::answer) else { break };
-            seen.map(|address| Sighting { address, mac: None }).into_iter().for_each(&mut visit);
+            seen.map(|address| ArpReply { address, mac: None }).into_iter().for_each(&mut visit);
         }
     }
 

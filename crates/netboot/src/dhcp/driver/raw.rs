@@ -21,7 +21,7 @@ const UDP_HEADER: usize = 8;
 #[derive(Debug)]
 pub(super) struct FrameSocket {
     socket: OwnedFd,
-    links: HashMap<u32, (LinkAddr, Mac)>,
+    urls: HashMap<u32, (LinkAddr, Mac)>,
 }
 
 impl FrameSocket {
@@ -30,16 +30,16 @@ impl FrameSocket {
         let protocol = Protocol::from(i32::from(ethertype.to_be()));
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
         socket.set_nonblocking(true)?;
-        let mut links = HashMap::new();
+        let mut urls = HashMap::new();
         for interface in getifaddrs()? {
             let link = interface.address.as_ref().and_then(|address| address.as_link_addr().copied());
             if let Some(link) = link
                 && let (Ok(index), Some(mac)) = (u32::try_from(link.ifindex()), link.addr())
             {
-                links.insert(index, (link, Mac(mac)));
+                urls.insert(index, (link, Mac(mac)));
             }
         }
-        Ok(Self { socket: socket.into(), links })
+        Ok(Self { socket: socket.into(), urls })
     }
 
     /// Sends a datagram to a hardware address on the interface of this index.
@@ -57,7 +57,7 @@ impl FrameSocket {
 
     /// Sends a frame as it is on the interface of this index.
     pub(super) fn send_frame(&self, interface: u32, frame: &[u8]) -> io::Result<()> {
-        let (link, _) = self.links.get(&interface).ok_or(io::ErrorKind::NotFound)?;
+        let (link, _) = self.urls.get(&interface).ok_or(io::ErrorKind::NotFound)?;
         debug_assert!(link.family() == Some(nix::sys::socket::AddressFamily::Packet));
         sendto(self.socket.as_raw_fd(), frame, link, MsgFlags::empty())?;
         Ok(())
@@ -70,12 +70,12 @@ impl FrameSocket {
 
     /// The hardware address of an interface.
     pub(super) fn mac_of(&self, interface: u32) -> Option<Mac> {
-        self.links.get(&interface).map(|(_, own)| *own)
+        self.urls.get(&interface).map(|(_, own)| *own)
     }
 
     /// Whether a hardware address is one of ours.
     pub(super) fn is_own(&self, mac: Mac) -> bool {
-        self.links.values().any(|(_, own)| *own == mac)
+        self.urls.values().any(|(_, own)| *own == mac)
     }
 }
 

@@ -32,7 +32,7 @@ const PIECE: usize = 4096;
 const PIECES_MAX: usize = 2;
 
 /// All that the thread has.
-pub(super) struct Loop {
+pub(super) struct ServeLoop {
     pub(super) sockets: Arc<SocketSet>,
     pub(super) server: Option<Server>,
     pub(super) proxy: Option<ProxyResponder>,
@@ -51,7 +51,7 @@ pub(super) struct Loop {
     pub(super) rewriting: Option<Option<Ipv4Addr>>,
 }
 
-impl Loop {
+impl ServeLoop {
     /// Serves until it is told to stop.
     pub(super) fn run(mut self) {
         while !self.is_stopping.load(Ordering::Acquire) {
@@ -64,10 +64,10 @@ impl Loop {
             }
             let now = self.clock.now();
             let mut outputs = Outputs::default();
-            self.obey(now, &mut outputs);
+            self.handle_commands(now, &mut outputs);
             self.answer(now, &mut outputs);
-            self.look_at_probes(now, &mut outputs);
-            self.put_out(outputs);
+            self.poll_probes(now, &mut outputs);
+            self.send_outputs(outputs);
             self.rewrite(now);
             self.hand_over();
             let is_awaited = self.is_congested() || self.rewriting.is_some();
@@ -139,7 +139,7 @@ impl Loop {
         }
     }
 
-    fn obey(&mut self, now: Time, outputs: &mut Outputs) {
+    fn handle_commands(&mut self, now: Time, outputs: &mut Outputs) {
         while let Ok(command) = self.commands.try_recv() {
             let Some(server) = &mut self.server else { continue };
             match command {
@@ -184,7 +184,7 @@ impl Loop {
         }
     }
 
-    fn look_at_probes(&mut self, now: Time, outputs: &mut Outputs) {
+    fn poll_probes(&mut self, now: Time, outputs: &mut Outputs) {
         let Some(server) = &mut self.server else { return };
         if let Some(prober) = &self.prober {
             prober
@@ -196,7 +196,7 @@ impl Loop {
         }
     }
 
-    fn put_out(&mut self, outputs: Outputs) {
+    fn send_outputs(&mut self, outputs: Outputs) {
         let Outputs { replies, records, durable_replies, .. } = outputs;
         for reply in replies {
             super::send(&self.sockets, &datagram(reply));

@@ -119,7 +119,7 @@ impl fmt::Debug for Key {
 
 /// A client, as far as its message tells.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Holder {
+pub struct ClientId {
     /// By which of these it is known.
     pub identified_by: IdentifiedBy,
     /// Its hardware address.
@@ -132,7 +132,7 @@ pub struct Holder {
     pub is_boot: bool,
 }
 
-impl Holder {
+impl ClientId {
     /// A client that sent this; none if nothing of it tells who it is.
     pub fn new(
         hardware: Option<Hardware>,
@@ -178,13 +178,16 @@ mod tests {
     fn boot_stages_of_a_machine_are_one_client() {
         let hardware = Some(Hardware::from(Mac([2, 0, 0, 0, 0, 1])));
         let uuid = Some(Uuid([7; 16]));
-        let firmware = Holder::new(hardware, uuid, &[], true).unwrap();
-        let ipxe = Holder::new(hardware, uuid, &[1, 2, 0, 0, 0, 0, 1], true).unwrap();
-        let grub = Holder::new(hardware, None, b"\xffsomething", true).unwrap();
+        let firmware = ClientId::new(hardware, uuid, &[], true).unwrap();
+        let ipxe = ClientId::new(hardware, uuid, &[1, 2, 0, 0, 0, 0, 1], true).unwrap();
+        let grub = ClientId::new(hardware, None, b"\xffsomething", true).unwrap();
         assert_eq!((firmware.key(), ipxe.key()), (ipxe.key(), grub.key()));
         // An operating system whose identifier says no more than the hardware address is the same one, too.
-        assert_eq!(Holder::new(hardware, None, &[1, 2, 0, 0, 0, 0, 1], false).unwrap().key(), firmware.key());
-        let system = Holder::new(hardware, None, b"\xffsomething", false).unwrap();
+        assert_eq!(
+            ClientId::new(hardware, None, &[1, 2, 0, 0, 0, 0, 1], false).unwrap().key(),
+            firmware.key()
+        );
+        let system = ClientId::new(hardware, None, b"\xffsomething", false).unwrap();
         assert_eq!(system.identified_by, IdentifiedBy::ClientId);
         assert_ne!(system.key(), firmware.key());
     }
@@ -192,7 +195,7 @@ mod tests {
     #[test]
     fn clones_of_an_image_are_different_clients() {
         let clone = |last| {
-            Holder::new(Some(Mac([2, 0, 0, 0, 0, last]).into()), None, b"\xffmachine-id", false).unwrap()
+            ClientId::new(Some(Mac([2, 0, 0, 0, 0, last]).into()), None, b"\xffmachine-id", false).unwrap()
         };
         assert_ne!(clone(1).key(), clone(2).key());
     }
@@ -201,8 +204,11 @@ mod tests {
     fn infiniband_is_known_by_what_it_tells() {
         assert_eq!(Hardware::new(32, 0, [0; 16]), None);
         let uuid = Some(Uuid([7; 16]));
-        assert_eq!(Holder::new(None, uuid, b"\x00id", true).unwrap().identified_by, IdentifiedBy::Uuid);
-        assert_eq!(Holder::new(None, uuid, b"\x00id", false).unwrap().identified_by, IdentifiedBy::ClientId);
-        assert_eq!(Holder::new(None, None, &[], false), None);
+        assert_eq!(ClientId::new(None, uuid, b"\x00id", true).unwrap().identified_by, IdentifiedBy::Uuid);
+        assert_eq!(
+            ClientId::new(None, uuid, b"\x00id", false).unwrap().identified_by,
+            IdentifiedBy::ClientId
+        );
+        assert_eq!(ClientId::new(None, None, &[], false), None);
     }
 }

@@ -11,12 +11,12 @@ mod subnet;
 mod table;
 mod volume;
 
-pub use identity::{Hardware, Holder, IdentifiedBy, Key};
+pub use identity::{ClientId, Hardware, IdentifiedBy, Key};
 pub use log::{Log, LogError, Opened};
 pub use pool::{Pool, Range};
 pub use record::{MemberId, Record, RecordState, RelayAgent};
 pub use scan::{Damage, Header, Scan, scan};
-pub use subnet::{Asker, Plan, Reservation, Terms};
+pub use subnet::{Plan, Requester, Reservation, Terms};
 pub use table::{Denied, Held, Lease, State, Table};
 pub use volume::{Folder, Volume};
 

@@ -71,7 +71,7 @@ impl Pool {
     }
 
     /// Gives an address of the range back.
-    pub fn give_back(&mut self, address: Ipv4Addr) {
+    pub fn refund(&mut self, address: Ipv4Addr) {
         if let Some((word, bit)) = self.place(address)
             && self.words[word] & bit != 0
         {
@@ -127,7 +127,7 @@ mod tests {
                     pool.take(address);
                     model.remove(&address.into());
                 } else {
-                    pool.give_back(address);
+                    pool.refund(address);
                     if pool.range().contains(address) {
                         model.insert(address.into());
                     }

@@ -3,14 +3,14 @@
 use std::net::Ipv4Addr;
 
 use super::Time;
-use super::identity::{CLIENT_ID_MAX, Hardware, Holder, IdentifiedBy};
+use super::identity::{CLIENT_ID_MAX, ClientId, Hardware, IdentifiedBy};
 use crate::device::Uuid;
 
 /// What a record begins with.
 pub(super) const MARKER: [u8; 4] = *b"GWLR";
 /// Bytes before the client identifier and what a relay told.
 const FIXED: usize = 112;
-/// Most bytes of a relay agent information (option 82) that are kept: what one option holds.
+/// Most bytes of a relay agent information (option 82) that are grace_until: what one option holds.
 const RELAY_AGENT_MAX: usize = 255;
 /// The longest record.
 pub(super) const LENGTH_MAX: usize = FIXED + (CLIENT_ID_MAX + 1 + RELAY_AGENT_MAX).next_multiple_of(8);
@@ -68,7 +68,7 @@ pub struct Record {
     /// What it says.
     pub state: RecordState,
     /// Whom it concerns.
-    pub holder: Holder,
+    pub client: ClientId,
     /// What the relay told of itself and of its port when the client asked last (option 82); empty if none did.
     pub relay_agent: RelayAgent,
     /// The member that decided this.
@@ -80,7 +80,7 @@ pub struct Record {
     /// When the lease, or the time for which the address is put aside, ends.
     pub expires: Time,
     /// Until when the address's owner keeps it for this client, as it said last.
-    pub kept: Time,
+    pub grace_until: Time,
 }
 
 /// Where a record stands in a file.
@@ -105,27 +105,27 @@ impl Record {
     /// Writes the record at the end of `bytes`.
     pub(super) fn encode(&self, place: Place, bytes: &mut Vec<u8>) {
         let start = bytes.len();
-        let client_id = &self.holder.client_id[..self.holder.client_id.len().min(CLIENT_ID_MAX)];
+        let client_id = &self.client.client_id[..self.client.client_id.len().min(CLIENT_ID_MAX)];
         let relay_agent = self.relay_agent.value();
         let has_relay_agent = !relay_agent.is_empty();
-        let told = client_id.len() + if has_relay_agent { 1 + relay_agent.len() } else { 0 };
-        let length = FIXED + told.next_multiple_of(8);
-        let identified_by = match self.holder.identified_by {
+        let variable_length = client_id.len() + if has_relay_agent { 1 + relay_agent.len() } else { 0 };
+        let length = FIXED + variable_length.next_multiple_of(8);
+        let identified_by = match self.client.identified_by {
             IdentifiedBy::Hardware => 1,
             IdentifiedBy::Uuid => 2,
             IdentifiedBy::ClientId => 3,
         };
         let mut flags = 0;
-        if self.holder.is_boot {
+        if self.client.is_boot {
             flags |= FLAG_BOOT;
         }
-        if self.holder.uuid.is_some() {
+        if self.client.uuid.is_some() {
             flags |= FLAG_UUID;
         }
         if has_relay_agent {
             flags |= FLAG_RELAY_AGENT;
         }
-        let hardware = self.holder.hardware.unwrap_or(Hardware { kind: 0, length: 0, address: [0; 16] });
+        let hardware = self.client.hardware.unwrap_or(Hardware { kind: 0, length: 0, address: [0; 16] });
         bytes.extend_from_slice(&MARKER);
         bytes.extend_from_slice(&(length as u16).to_le_bytes());
         bytes.extend_from_slice(&[self.state as u8, flags]);
@@ -133,13 +133,15 @@ impl Record {
         bytes.extend_from_slice(&place.sequence.to_le_bytes());
         bytes.extend_from_slice(&place.position.to_le_bytes());
         bytes.extend_from_slice(&self.address.octets());
-        for number in [self.member.0, self.member_sequence, self.changed.0, self.expires.0, self.kept.0] {
+        for number in
+            [self.member.0, self.member_sequence, self.changed.0, self.expires.0, self.grace_until.0]
+        {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.extend_from_slice(&[hardware.kind, hardware.length, client_id.len() as u8, identified_by]);
         bytes.extend_from_slice(&place.generation.to_le_bytes());
         bytes.extend_from_slice(&hardware.address);
-        bytes.extend_from_slice(&self.holder.uuid.map_or([0; 16], |uuid| uuid.0));
+        bytes.extend_from_slice(&self.client.uuid.map_or([0; 16], |uuid| uuid.0));
         bytes.extend_from_slice(client_id);
         if has_relay_agent {
             bytes.push(relay_agent.len() as u8);
@@ -191,7 +193,7 @@ impl Record {
             3 => IdentifiedBy::ClientId,
             _ => return None,
         };
-        let holder = Holder {
+        let client = ClientId {
             identified_by,
             hardware,
             uuid,
@@ -201,13 +203,13 @@ impl Record {
         let record = Self {
             address: Ipv4Addr::from(array::<4>(bytes, 28)?),
             state,
-            holder,
+            client,
             relay_agent: RelayAgent::new(relay_agent),
             member: MemberId(number(32)?),
             member_sequence: number(40)?,
             changed: Time(number(48)?),
             expires: Time(number(56)?),
-            kept: Time(number(64)?),
+            grace_until: Time(number(64)?),
         };
         let place = Place {
             generation: u32::from_le_bytes(array(bytes, 76)?),

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use super::Time;
-use super::identity::Holder;
+use super::identity::ClientId;
 use super::pool::{Pool, Range};
 use super::table::{Lease, State};
 use crate::device::{Mac, Uuid};
@@ -57,9 +57,9 @@ impl Default for Terms {
 
 /// Who asks for an address, and where from.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct Requester<'a> {
     /// The client.
-    pub holder: &'a Holder,
+    pub client: &'a ClientId,
     /// The relay's port behind which it is (option 82, sub-option 1); empty if unknown.
     pub circuit_id: &'a [u8],
     /// All that the relay told (option 82), which is nothing where the client was heard without a relay. None if the
@@ -127,16 +127,16 @@ impl Subnet {
         self.peer_pools.iter().any(|range| range.contains(address)) && !self.has(address)
     }
 
-    pub(super) fn reservation_for(&self, asker: Asker<'_>) -> Option<Ipv4Addr> {
+    pub(super) fn reservation_for(&self, requester: Requester<'_>) -> Option<Ipv4Addr> {
         if self.reservations.is_empty() {
             return None;
         }
-        let holder = asker.holder;
+        let client = requester.client;
         let names = [
-            holder.hardware.and_then(|hardware| hardware.mac()).map(Reservation::Mac),
-            holder.uuid.map(Reservation::Uuid),
-            (!holder.client_id.is_empty()).then(|| Reservation::ClientId(holder.client_id.to_vec())),
-            (!asker.circuit_id.is_empty()).then(|| Reservation::CircuitId(asker.circuit_id.to_vec())),
+            client.hardware.and_then(|hardware| hardware.mac()).map(Reservation::Mac),
+            client.uuid.map(Reservation::Uuid),
+            (!client.client_id.is_empty()).then(|| Reservation::ClientId(client.client_id.to_vec())),
+            (!requester.circuit_id.is_empty()).then(|| Reservation::CircuitId(requester.circuit_id.to_vec())),
         ];
         names.iter().flatten().find_map(|name| self.reservations.get(name)).copied()
     }
@@ -147,7 +147,7 @@ impl Subnet {
         let end = match lease.state {
             State::Offered => lease.held_until,
             // Another member may have extended it as far as this without telling us.
-            State::Granted if is_shared => lease.expires.max(lease.kept.after(grace)),
+            State::Granted if is_shared => lease.expires.max(lease.grace_until.after(grace)),
             State::Granted | State::Released | State::Declined => lease.expires,
         };
         end.max(lease.held_until)

@@ -22,9 +22,9 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use super::Time;
-use super::identity::{Hardware, Holder, Key};
+use super::identity::{ClientId, Hardware, Key};
 use super::record::{MemberId, Record, RecordState, RelayAgent};
-use super::subnet::{Asker, Plan, Subnet, Terms};
+use super::subnet::{Plan, Requester, Subnet, Terms};
 
 /// The state of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Lease {
     /// Its state.
     pub state: State,
     /// Whose it is, or was.
-    pub holder: Holder,
+    pub client: ClientId,
     /// What the relay told when the client asked last.
     pub relay_agent: RelayAgent,
     /// The member that decided this.
@@ -57,7 +57,7 @@ pub struct Lease {
     /// When the lease ends.
     pub expires: Time,
     /// Until when the address's owner keeps it for the client.
-    pub kept: Time,
+    pub grace_until: Time,
     /// Until when an offer of it stands.
     pub held_until: Time,
     key: Key,
@@ -90,7 +90,7 @@ pub enum Denied {
     Exhausted,
     /// Too many offers to clients without a lease stand open.
     #[error("too many offers stand open")]
-    Crowded,
+    TooManyOffers,
 }
 
 /// All leases of a server.
@@ -162,8 +162,8 @@ impl Table {
     }
 
     /// Whether an address is known to be this client's, now or until its lease ended.
-    pub fn is_of(&self, address: Ipv4Addr, holder: &Holder) -> bool {
-        self.leases.get(&address).is_some_and(|lease| lease.is_of(holder) && lease.state == State::Granted)
+    pub fn is_of(&self, address: Ipv4Addr, client: &ClientId) -> bool {
+        self.leases.get(&address).is_some_and(|lease| lease.is_of(client) && lease.state == State::Granted)
     }
 
     /// The latest lease of a hardware address in each subnet.
@@ -204,19 +204,19 @@ impl Table {
     /// has one.
     ///
     /// # Errors
-    /// `Exhausted`, `Crowded`.
+    /// `Exhausted`, `TooManyOffers`.
     pub fn hold(
         &mut self,
         link: &[usize],
         now: Time,
-        asker: Asker<'_>,
+        requester: Requester<'_>,
         wanted: Option<Ipv4Addr>,
     ) -> Result<Held, Denied> {
         link.iter().for_each(|subnet| self.end_holds(*subnet, now));
-        let holder = self.with_uuid(link, asker.holder);
-        let asker = Asker { holder: &holder, ..asker };
-        if let Some((subnet, address)) = self.known_address(link, now, asker) {
-            self.hold_address(subnet, now, asker.holder, address);
+        let client = self.with_uuid(link, requester.client);
+        let requester = Requester { client: &client, ..requester };
+        if let Some((subnet, address)) = self.known_address(link, now, requester) {
+            self.hold_address(subnet, now, requester.client, address);
             return Ok(Held { address, is_known: true });
         }
         let has_room = |subnet: &usize| {
@@ -225,17 +225,17 @@ impl Table {
         };
         let roomy: Vec<usize> = link.iter().copied().filter(has_room).collect();
         if roomy.is_empty() {
-            return Err(Denied::Crowded);
+            return Err(Denied::TooManyOffers);
         }
         let wanted = wanted.and_then(|address| {
             let subnet = roomy.iter().copied().find(|subnet| self.subnets[*subnet].has(address))?;
-            self.usable(subnet, now, asker, address).ok().map(|()| (subnet, address))
+            self.usable(subnet, now, requester, address).ok().map(|()| (subnet, address))
         });
         let (subnet, address) = wanted
             .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].fresh()?))))
             .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].reusable(now)?))))
             .ok_or(Denied::Exhausted)?;
-        self.hold_address(subnet, now, asker.holder, address);
+        self.hold_address(subnet, now, requester.client, address);
         Ok(Held { address, is_known: false })
     }
 
@@ -248,44 +248,44 @@ impl Table {
         &mut self,
         link: &[usize],
         now: Time,
-        asker: Asker<'_>,
+        requester: Requester<'_>,
         address: Ipv4Addr,
         duration: Duration,
     ) -> Result<(Time, Vec<Record>), Denied> {
-        let holder = self.with_uuid(link, asker.holder);
-        let asker = Asker { holder: &holder, ..asker };
+        let client = self.with_uuid(link, requester.client);
+        let requester = Requester { client: &client, ..requester };
         let subnet = link.iter().copied().find(|subnet| self.subnets[*subnet].manages(address));
         let subnet = subnet.ok_or(Denied::Unmanaged)?;
-        self.usable(subnet, now, asker, address)?;
+        self.usable(subnet, now, requester, address)?;
         let mut expires = now.after(duration);
-        let mut kept = expires;
+        let mut grace_until = expires;
         if self.is_of_peer(subnet, address) {
-            kept = self.leases.get(&address).map_or(now, |lease| lease.kept);
-            expires = expires.min(kept.after(self.terms.grace));
+            grace_until = self.leases.get(&address).map_or(now, |lease| lease.grace_until);
+            expires = expires.min(grace_until.after(self.terms.grace));
         }
-        let key = asker.holder.key();
+        let key = requester.client.key();
         let mut records = Vec::with_capacity(1);
         for subnet in link {
             if let Some(other) = self.by_key.get(&(*subnet, key)).copied().filter(|other| *other != address) {
                 records.extend(self.end(*subnet, now, other, State::Released, now));
             }
         }
-        let relay_agent = match asker.relay_agent {
-            Some(told) => RelayAgent::new(told),
+        let relay_agent = match requester.relay_agent {
+            Some(value) => RelayAgent::new(value),
             None => {
-                let known = self.leases.get(&address).filter(|lease| lease.is_of(asker.holder));
+                let known = self.leases.get(&address).filter(|lease| lease.is_of(requester.client));
                 known.map(|lease| lease.relay_agent.clone()).unwrap_or_default()
             }
         };
         let lease = Lease {
             state: State::Granted,
-            holder: asker.holder.clone(),
+            client: requester.client.clone(),
             relay_agent,
             member: self.member,
             member_sequence: self.next_number(),
             changed: now,
             expires,
-            kept,
+            grace_until,
             held_until: Time(0),
             key,
         };
@@ -299,10 +299,10 @@ impl Table {
         &mut self,
         subnet: usize,
         now: Time,
-        asker: Asker<'_>,
+        requester: Requester<'_>,
         address: Ipv4Addr,
     ) -> Option<Record> {
-        let lease = self.leases.get(&address).filter(|lease| lease.is_of(asker.holder))?;
+        let lease = self.leases.get(&address).filter(|lease| lease.is_of(requester.client))?;
         match lease.state {
             State::Granted => self.end(subnet, now, address, State::Released, now),
             State::Offered => {
@@ -319,24 +319,24 @@ impl Table {
         &mut self,
         subnet: usize,
         now: Time,
-        asker: Asker<'_>,
+        requester: Requester<'_>,
         address: Ipv4Addr,
     ) -> Option<Record> {
         self.leases
             .get(&address)
-            .filter(|lease| lease.is_of(asker.holder) && lease.state != State::Declined)?;
-        self.put_aside(subnet, now, address)
+            .filter(|lease| lease.is_of(requester.client) && lease.state != State::Declined)?;
+        self.quarantine(subnet, now, address)
     }
 
     /// Our own probe has found that somebody uses an address that is held. Returns what has to be logged.
-    pub fn put_aside(&mut self, subnet: usize, now: Time, address: Ipv4Addr) -> Option<Record> {
+    pub fn quarantine(&mut self, subnet: usize, now: Time, address: Ipv4Addr) -> Option<Record> {
         self.end(subnet, now, address, State::Declined, now.after(self.terms.decline))
     }
 
     /// Ends a hold before its time: the client has chosen another server.
-    pub fn let_go(&mut self, link: &[usize], holder: &Holder) {
+    pub fn release_offer(&mut self, link: &[usize], client: &ClientId) {
         for subnet in link {
-            if let Some(address) = self.by_key.get(&(*subnet, holder.key())).copied()
+            if let Some(address) = self.by_key.get(&(*subnet, client.key())).copied()
                 && self.leases.get(&address).is_some_and(|lease| lease.state == State::Offered)
             {
                 self.forget(*subnet, address);
@@ -355,10 +355,10 @@ impl Table {
                 return false;
             }
             if self.subnets[subnet].has(record.address) {
-                if known.is_active(now) && !lease.is_of(&known.holder) {
+                if known.is_active(now) && !lease.is_of(&known.client) {
                     return false;
                 }
-                lease.kept = lease.kept.max(known.kept);
+                lease.grace_until = lease.grace_until.max(known.grace_until);
             }
         }
         self.put(subnet, record.address, lease);
@@ -367,15 +367,15 @@ impl Table {
 
     /// The client with the UUID that its firmware told: an operating system does not tell it, and may have an address
     /// that is reserved by UUID.
-    fn with_uuid<'a>(&self, link: &[usize], holder: &'a Holder) -> Cow<'a, Holder> {
+    fn with_uuid<'a>(&self, link: &[usize], client: &'a ClientId) -> Cow<'a, ClientId> {
         let has_uuids = link.iter().any(|subnet| self.subnets[*subnet].has_uuids);
-        if let (None, Some(hardware), true) = (holder.uuid, holder.hardware, has_uuids) {
+        if let (None, Some(hardware), true) = (client.uuid, client.hardware, has_uuids) {
             let known = link.iter().filter_map(|subnet| self.by_hardware.get(&(*subnet, hardware)));
-            if let Some(uuid) = known.filter_map(|address| self.leases.get(address)?.holder.uuid).next() {
-                return Cow::Owned(Holder { uuid: Some(uuid), ..holder.clone() });
+            if let Some(uuid) = known.filter_map(|address| self.leases.get(address)?.client.uuid).next() {
+                return Cow::Owned(ClientId { uuid: Some(uuid), ..client.clone() });
             }
         }
-        Cow::Borrowed(holder)
+        Cow::Borrowed(client)
     }
 
     /// The subnet in whose plan an address is.
@@ -389,32 +389,44 @@ impl Table {
     }
 
     /// The address that a client has a claim to, with its subnet: reserved for it, or its own from earlier.
-    fn known_address(&self, link: &[usize], now: Time, asker: Asker<'_>) -> Option<(usize, Ipv4Addr)> {
-        let holder = asker.holder;
-        let reserved =
-            link.iter().filter_map(|subnet| Some((*subnet, self.subnets[*subnet].reservation_for(asker)?)));
-        let key = holder.key();
+    fn known_address(
+        &self,
+        link: &[usize],
+        now: Time,
+        requester: Requester<'_>,
+    ) -> Option<(usize, Ipv4Addr)> {
+        let client = requester.client;
+        let reserved = link
+            .iter()
+            .filter_map(|subnet| Some((*subnet, self.subnets[*subnet].reservation_for(requester)?)));
+        let key = client.key();
         let own = link.iter().flat_map(|subnet| {
             let by_key = self.by_key.get(&(*subnet, key));
-            let by_hardware = holder.hardware.and_then(|known| self.by_hardware.get(&(*subnet, known)));
+            let by_hardware = client.hardware.and_then(|known| self.by_hardware.get(&(*subnet, known)));
             by_key.into_iter().chain(by_hardware).map(|address| (*subnet, *address))
         });
         let lease = |address: &Ipv4Addr| self.leases.get(address);
-        let own = own.filter(|(_, address)| lease(address).is_some_and(|lease| lease.is_of(holder)));
+        let own = own.filter(|(_, address)| lease(address).is_some_and(|lease| lease.is_of(client)));
         // The address that the machine uses now comes first: a disk may hang on it.
         let is_active = |address: &Ipv4Addr| lease(address).is_some_and(|lease| lease.is_active(now));
         let active = own.clone().filter(|(_, address)| is_active(address));
         reserved
             .chain(active)
             .chain(own)
-            .find(|(subnet, address)| self.usable(*subnet, now, asker, *address).is_ok())
+            .find(|(subnet, address)| self.usable(*subnet, now, requester, *address).is_ok())
     }
 
     /// Whether a client can have an address now.
-    fn usable(&self, subnet: usize, now: Time, asker: Asker<'_>, address: Ipv4Addr) -> Result<(), Denied> {
+    fn usable(
+        &self,
+        subnet: usize,
+        now: Time,
+        requester: Requester<'_>,
+        address: Ipv4Addr,
+    ) -> Result<(), Denied> {
         let entry = &self.subnets[subnet];
         let is_reserved = entry.reserved.contains(&address);
-        if is_reserved && entry.reservation_for(asker) != Some(address) {
+        if is_reserved && entry.reservation_for(requester) != Some(address) {
             return Err(Denied::Taken);
         }
         let lease = self.leases.get(&address);
@@ -424,7 +436,7 @@ impl Table {
             if lease.state == State::Declined {
                 return Err(Denied::Declined);
             }
-            if !lease.is_of(asker.holder) {
+            if !lease.is_of(requester.client) {
                 return Err(Denied::Taken);
             }
         }
@@ -435,26 +447,28 @@ impl Table {
             return Err(Denied::Unmanaged);
         }
         let is_proven = lease.is_some_and(|lease| {
-            lease.is_active(now) && lease.is_of(asker.holder) && lease.kept.after(self.terms.grace) > now
+            lease.is_active(now)
+                && lease.is_of(requester.client)
+                && lease.grace_until.after(self.terms.grace) > now
         });
         if is_proven { Ok(()) } else { Err(Denied::Unproven) }
     }
 
-    fn hold_address(&mut self, subnet: usize, now: Time, holder: &Holder, address: Ipv4Addr) {
+    fn hold_address(&mut self, subnet: usize, now: Time, client: &ClientId, address: Ipv4Addr) {
         let held_until = now.after(self.terms.hold);
-        let lease = match self.leases.get(&address).filter(|lease| lease.is_of(holder)) {
+        let lease = match self.leases.get(&address).filter(|lease| lease.is_of(client)) {
             Some(known) if known.state != State::Offered => Lease { held_until, ..known.clone() },
             _ => Lease {
                 state: State::Offered,
-                holder: holder.clone(),
+                client: client.clone(),
                 relay_agent: RelayAgent::default(),
                 member: self.member,
                 member_sequence: 0,
                 changed: now,
                 expires: Time(0),
-                kept: Time(0),
+                grace_until: Time(0),
                 held_until,
-                key: holder.key(),
+                key: client.key(),
             },
         };
         self.put(subnet, address, lease);
@@ -520,11 +534,11 @@ impl Table {
             entry.holds.insert((lease.held_until, address));
         }
         self.by_key.insert((subnet, lease.key), address);
-        if let Some(hardware) = lease.holder.hardware {
+        if let Some(hardware) = lease.client.hardware {
             self.by_hardware.insert((subnet, hardware), address);
         }
-        if !lease.holder.client_id.is_empty() {
-            self.by_client_id.insert((subnet, Key::of_client_id(&lease.holder.client_id)), address);
+        if !lease.client.client_id.is_empty() {
+            self.by_client_id.insert((subnet, Key::of_client_id(&lease.client.client_id)), address);
         }
         self.leases.insert(address, lease);
     }
@@ -535,14 +549,14 @@ impl Table {
         entry.reusable.remove(&(entry.free_from(address, &lease, self.terms.grace), address));
         entry.holds.remove(&(lease.held_until, address));
         if !entry.reserved.contains(&address) {
-            entry.pools.iter_mut().for_each(|pool| pool.give_back(address));
+            entry.pools.iter_mut().for_each(|pool| pool.refund(address));
         }
         remove_if(&mut self.by_key, &(subnet, lease.key), address);
-        if let Some(hardware) = lease.holder.hardware {
+        if let Some(hardware) = lease.client.hardware {
             remove_if(&mut self.by_hardware, &(subnet, hardware), address);
         }
-        if !lease.holder.client_id.is_empty() {
-            let key = Key::of_client_id(&lease.holder.client_id);
+        if !lease.client.client_id.is_empty() {
+            let key = Key::of_client_id(&lease.client.client_id);
             remove_if(&mut self.by_client_id, &(subnet, key), address);
         }
     }
@@ -558,9 +572,9 @@ fn remove_if<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Ipv4Addr>, key: &K,
 impl Lease {
     /// Whether it is this client's: by its key, or because one of a machine's boot stages has it. An operating system
     /// takes over what its firmware has, and firmware what the machine had before it was restarted.
-    fn is_of(&self, holder: &Holder) -> bool {
-        let is_same_hardware = holder.hardware.is_some() && holder.hardware == self.holder.hardware;
-        self.key == holder.key() || (is_same_hardware && (holder.is_boot || self.holder.is_boot))
+    fn is_of(&self, client: &ClientId) -> bool {
+        let is_same_hardware = client.hardware.is_some() && client.hardware == self.client.hardware;
+        self.key == client.key() || (is_same_hardware && (client.is_boot || self.client.is_boot))
     }
 
     /// What the log says of it; nothing of an offer.
@@ -574,13 +588,13 @@ impl Lease {
         Some(Record {
             address,
             state,
-            holder: self.holder.clone(),
+            client: self.client.clone(),
             relay_agent: self.relay_agent.clone(),
             member: self.member,
             member_sequence: self.member_sequence,
             changed: self.changed,
             expires: self.expires,
-            kept: self.kept,
+            grace_until: self.grace_until,
         })
     }
 }
@@ -594,14 +608,14 @@ impl From<Record> for Lease {
         };
         Self {
             state,
-            key: record.holder.key(),
-            holder: record.holder,
+            key: record.client.key(),
+            client: record.client,
             relay_agent: record.relay_agent,
             member: record.member,
             member_sequence: record.member_sequence,
             changed: record.changed,
             expires: record.expires,
-            kept: record.kept,
+            grace_until: record.grace_until,
             held_until: Time(0),
         }
     }

@@ -12,7 +12,8 @@ const CLIENT: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68);
 
 fn proxy(action: Action, has_binl: bool) -> (ProxyResponder, Arc<Notes>) {
     let notes = Arc::new(Notes::default());
-    let responder = ProxyResponder::new(Arc::new(Always(action)), Links::default(), notes.clone(), has_binl);
+    let responder =
+        ProxyResponder::new(Arc::new(Always(action)), UrlBuilder::default(), notes.clone(), has_binl);
     (responder, notes)
 }
 
@@ -28,7 +29,7 @@ impl BootPolicy for Lab {
         let what = match (device.firmware, self.0) {
             (Firmware::EfiPxe, _) => file("snponly.efi"),
             (Firmware::HttpClient, _) => file("marker.efi"),
-            (_, Some(url)) => What::Elsewhere(url.into()),
+            (_, Some(url)) => What::Literal(url.into()),
             (_, None) => file("hello.ipxe"),
         };
         // iPXE in the lab was named the proxy's own address, and a URL of the server's.
@@ -64,8 +65,12 @@ fn whole_answers_are_those_that_real_firmware_took() {
         ("ovmf-pxe-proxy-43", None, false, 1),
         ("ovmf-pxe-proxy-binl", None, true, 3),
     ] {
-        let responder =
-            ProxyResponder::new(Arc::new(Lab(url)), Links::default(), Arc::new(Notes::default()), has_binl);
+        let responder = ProxyResponder::new(
+            Arc::new(Lab(url)),
+            UrlBuilder::default(),
+            Arc::new(Notes::default()),
+            has_binl,
+        );
         let exchanges = exchanges(name, "10.77.0.2");
         assert_eq!(exchanges.len(), answers, "{name}");
         for (request, golden) in exchanges {
@@ -91,7 +96,8 @@ fn uefi_turns_to_the_next_proxy_where_one_died() {
         .map(|packet| packet.to.ip().to_string())
         .collect();
     assert_eq!(asked, ["10.77.0.2", "10.77.0.2", "10.77.0.2", "10.77.0.2", "10.77.0.3"]);
-    let second = ProxyResponder::new(Arc::new(Lab(None)), Links::default(), Arc::new(Notes::default()), true);
+    let second =
+        ProxyResponder::new(Arc::new(Lab(None)), UrlBuilder::default(), Arc::new(Notes::default()), true);
     let mut answers = 0;
     for (request, golden) in exchanges("ovmf-pxe-proxy-failover", "10.77.0.3") {
         let us = Ipv4Addr::new(10, 77, 0, 3);
@@ -170,7 +176,7 @@ fn row_13_answers_name_the_address_that_was_asked_and_go_back_through_the_relay(
 /// Row 22: what one protocol denies, another gives away.
 #[test]
 fn row_22_who_may_not_boot_hears_nothing_on_either_port() {
-    for action in [Action::Local, Action::Ignore, to_boot(boot(file("grubx64.efi"), &[]))] {
+    for action in [Action::LocalDisk, Action::Ignore, to_boot(boot(file("grubx64.efi"), &[]))] {
         let (proxy, notes) = proxy(action, true);
         for vendor_class in ["PXEClient:Arch:00007:UNDI:003000", "HTTPClient:Arch:00016:UNDI:003000"] {
             for (kind, port) in [
@@ -230,7 +236,7 @@ fn the_timeline_hears_what_was_told_and_why_nothing() {
 }
 
 proptest! {
-    /// Whatever is asked, an answer is one that the asker can take: its size, its number, no address, never a NAK.
+    /// Whatever is asked, an answer is one that the requester can take: its size, its number, no address, never a NAK.
     #[test]
     fn any_message_gets_a_sound_answer_or_none(
         options in proptest::collection::btree_map(1_u8..255, proptest::collection::vec(any::<u8>(), 0..40), 0..12),

@@ -18,8 +18,9 @@ const USUAL: [u8; 3] = [code::ROUTER, code::DNS, code::DOMAIN_NAME];
 /// between (RFC 5107).
 pub(super) fn server_id(request: &Message, received_on: Ipv4Addr) -> Ipv4Addr {
     let relay_agent = request.options.get(code::RELAY_AGENT).unwrap_or_default();
-    let told = sub_option(relay_agent, SERVER_ID_OVERRIDE).and_then(|value| <[u8; 4]>::try_from(value).ok());
-    told.map_or(received_on, Ipv4Addr::from)
+    let override_address =
+        sub_option(relay_agent, SERVER_ID_OVERRIDE).and_then(|value| <[u8; 4]>::try_from(value).ok());
+    override_address.map_or(received_on, Ipv4Addr::from)
 }
 
 /// Says for how long a client has its address; it renews at half of that, and asks anybody at seven eighths.
@@ -47,11 +48,11 @@ pub(super) fn add_network(reply: &mut Message, request: &Message, subnet: &Subne
             added.push(*code);
         }
     }
-    give_back(reply, request, &mut added);
+    echo_options(reply, request, &mut added);
 }
 
 /// RFC 6842: the client identifier; RFC 3011: the subnet selection; RFC 3046 §2.2: the relay's option, last of all.
-fn give_back(reply: &mut Message, request: &Message, optional: &mut Vec<u8>) {
+fn echo_options(reply: &mut Message, request: &Message, optional: &mut Vec<u8>) {
     for code in [code::SUBNET_SELECTION, code::CLIENT_ID, code::RELAY_AGENT] {
         if let Some(value) = request.options.get(code) {
             reply.options.remove(code);
@@ -73,7 +74,7 @@ fn give_back(reply: &mut Message, request: &Message, optional: &mut Vec<u8>) {
 
 /// Gives back what has to be, in an answer that says nothing about the network.
 pub(super) fn finish(reply: &mut Message, request: &Message) {
-    give_back(reply, request, &mut Vec::new());
+    echo_options(reply, request, &mut Vec::new());
 }
 
 fn value_of(code: u8, subnet: &Subnet) -> Option<Vec<u8>> {

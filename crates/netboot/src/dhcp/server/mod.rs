@@ -31,9 +31,9 @@ pub use settings::{Network, Settings, Subnet};
 use super::client::{classify, sub_option};
 use super::destination::Destination;
 use super::dialect::{Role, add_boot};
-use super::lease::{Asker, Denied, Hardware, Holder, MemberId, Record, Table, Time};
+use super::lease::{ClientId, Denied, Hardware, MemberId, Record, Requester, Table, Time};
 use super::wire::{BROADCAST, Message, MessageType, code};
-use crate::content::Links;
+use crate::content::UrlBuilder;
 use crate::device::{Device, Firmware, Mac};
 use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, BootPolicy, Decision};
@@ -101,7 +101,7 @@ pub struct Server {
     settings: Settings,
     table: Table,
     policy: Arc<dyn BootPolicy>,
-    links: Links,
+    urls: UrlBuilder,
     observer: Arc<dyn Observer>,
     probes: HashMap<Ipv4Addr, Probing>,
     /// For each subnet, those on its link.
@@ -127,7 +127,7 @@ struct Request<'a> {
     message: &'a Message,
     arrival: Arrival,
     device: Device,
-    holder: Holder,
+    client: ClientId,
     /// The subnet of the address that it is about; before there is one, that of where the client was heard.
     subnet: usize,
     /// The subnets of which the client can have an address.
@@ -139,12 +139,12 @@ impl Server {
     pub fn new(
         settings: Settings,
         policy: Arc<dyn BootPolicy>,
-        links: Links,
+        urls: UrlBuilder,
         observer: Arc<dyn Observer>,
     ) -> Self {
         let table = Table::new(MemberId::of(&settings.member), settings.plans(), settings.terms);
         let shared = (0..settings.subnets.len()).map(|subnet| settings.link_of(subnet).into()).collect();
-        Self { settings, table, policy, links, observer, probes: HashMap::new(), shared }
+        Self { settings, table, policy, urls, observer, probes: HashMap::new(), shared }
     }
 
     /// Its settings.
@@ -180,7 +180,7 @@ impl Server {
         let is_boot = device.firmware != Firmware::Other;
         let hardware = Hardware::new(message.htype, message.hlen, message.chaddr);
         let client_id = message.options.get(code::CLIENT_ID).unwrap_or_default();
-        let Some(holder) = Holder::new(hardware, device.uuid, client_id, is_boot) else {
+        let Some(client) = ClientId::new(hardware, device.uuid, client_id, is_boot) else {
             self.dropped(message, "nothing in the request tells who sends it");
             return;
         };
@@ -189,7 +189,7 @@ impl Server {
             return;
         };
         let link = Arc::clone(&self.shared[subnet]);
-        let request = Request { message, arrival, device, holder, subnet, link };
+        let request = Request { message, arrival, device, client, subnet, link };
         match kind {
             MessageType::DISCOVER => self.discover(now, request, 1, outputs),
             MessageType::REQUEST => self.request(now, request, outputs),
@@ -242,15 +242,15 @@ impl Server {
         let hardware = Hardware::new(message.htype, message.hlen, message.chaddr);
         let client_id = message.options.get(code::CLIENT_ID).unwrap_or_default();
         let is_boot = device.firmware != Firmware::Other;
-        let Some(holder) = Holder::new(hardware, device.uuid, client_id, is_boot) else { return };
+        let Some(client) = ClientId::new(hardware, device.uuid, client_id, is_boot) else { return };
         let Some(subnet) = self.subnet_of(message, probing.arrival) else { return };
         if let Some(address) = in_use {
             let own = self.on_link(&self.shared[subnet], address).unwrap_or(subnet);
-            outputs.records.extend(self.table.put_aside(own, now, address));
+            outputs.records.extend(self.table.quarantine(own, now, address));
             self.refused(message, Some(address), "somebody answers at an address that is free by our books");
         }
         let link = Arc::clone(&self.shared[subnet]);
-        let request = Request { message, arrival: probing.arrival, device, holder, subnet, link };
+        let request = Request { message, arrival: probing.arrival, device, client, subnet, link };
         let attempt = if in_use.is_some() { probing.attempt + 1 } else { 0 };
         self.discover(now, request, attempt, outputs);
     }
@@ -259,7 +259,7 @@ impl Server {
     fn discover(&mut self, now: Time, mut request: Request<'_>, attempt: u32, outputs: &mut Outputs) {
         let Some(decision) = self.decide(&request, Stage::Discover) else { return };
         let wanted = request.message.options.address(code::REQUESTED_ADDRESS);
-        let held = match self.table.hold(&request.link, now, request.asker(), wanted) {
+        let held = match self.table.hold(&request.link, now, request.requester(), wanted) {
             Ok(held) => held,
             Err(denied) => {
                 let network = self.settings.subnets[request.subnet].network;
@@ -290,15 +290,15 @@ impl Server {
 
     fn request(&mut self, now: Time, mut request: Request<'_>, outputs: &mut Outputs) {
         let message = request.message;
-        let told = |address: Ipv4Addr| Some(address).filter(|address| !address.is_unspecified());
-        let wanted = message.options.address(code::REQUESTED_ADDRESS).and_then(told);
+        let specified = |address: Ipv4Addr| Some(address).filter(|address| !address.is_unspecified());
+        let wanted = message.options.address(code::REQUESTED_ADDRESS).and_then(specified);
         let is_selecting = message.options.has(code::SERVER_ID);
         if is_selecting && !is_asked_of(&self.settings, message, request.arrival.received_on) {
             // It has taken another server's offer.
-            self.table.let_go(&request.link, &request.holder);
+            self.table.release_offer(&request.link, &request.client);
             return;
         }
-        let Some(address) = wanted.or(told(message.ciaddr)) else {
+        let Some(address) = wanted.or(specified(message.ciaddr)) else {
             self.dropped(message, "the request names no address");
             return;
         };
@@ -315,10 +315,10 @@ impl Server {
         request.subnet = subnet;
         // RFC 2131 §4.3.2: a server that has no record of the client stays silent, unless it is the only one that could
         // have any.
-        if !may_refuse && !self.table.is_of(address, &request.holder) {
+        if !may_refuse && !self.table.is_of(address, &request.client) {
             return;
         }
-        match self.table.grant(&request.link, now, request.asker(), address, self.duration(&request)) {
+        match self.table.grant(&request.link, now, request.requester(), address, self.duration(&request)) {
             Ok((expires, records)) => {
                 outputs.records.extend(records);
                 let lease = expires.remaining(now);
@@ -338,7 +338,7 @@ impl Server {
             return;
         }
         let subnet = self.on_link(&request.link, address).unwrap_or(request.subnet);
-        if let Some(record) = self.table.decline(subnet, now, request.asker(), address) {
+        if let Some(record) = self.table.decline(subnet, now, request.requester(), address) {
             outputs.records.push(record);
             self.refused(
                 request.message,
@@ -355,7 +355,7 @@ impl Server {
         // It may have moved since: the address tells the subnet.
         let address = request.message.ciaddr;
         if let Some(subnet) = self.subnet_with(address) {
-            outputs.records.extend(self.table.release(subnet, now, request.asker(), address));
+            outputs.records.extend(self.table.release(subnet, now, request.requester(), address));
         }
     }
 
@@ -368,8 +368,8 @@ impl Server {
         request.subnet = self.on_link(&request.link, request.message.ciaddr).unwrap_or(request.subnet);
         let mut reply = self.reply(&request, MessageType::ACK);
         reply.ciaddr = request.message.ciaddr;
-        let told = self.describe(&request, &decision, &mut reply);
-        self.reached(&request, Stage::Ack, Some(reply.ciaddr), &told);
+        let boot_reply = self.describe(&request, &decision, &mut reply);
+        self.reached(&request, Stage::Ack, Some(reply.ciaddr), &boot_reply);
         outputs.replies.push(request.answer(reply));
     }
 
@@ -388,15 +388,15 @@ impl Server {
     /// The subnet where the client is: by the relay's link selection (RFC 3527), the subnet selection (RFC 3011), the
     /// relay, the address that it already uses, or the interface.
     fn subnet_of(&self, message: &Message, arrival: Arrival) -> Option<usize> {
-        let told = |address: &Ipv4Addr| !address.is_unspecified();
+        let is_specified = |address: &Ipv4Addr| !address.is_unspecified();
         let relay_agent = message.options.get(code::RELAY_AGENT).unwrap_or_default();
         let link = sub_option(relay_agent, LINK_SELECTION).and_then(|value| <[u8; 4]>::try_from(value).ok());
         let address = link
             .map(Ipv4Addr::from)
-            .filter(told)
-            .or_else(|| message.options.address(code::SUBNET_SELECTION).filter(told))
-            .or_else(|| Some(message.giaddr).filter(told))
-            .or_else(|| Some(message.ciaddr).filter(told).filter(|_| !arrival.is_broadcast))
+            .filter(is_specified)
+            .or_else(|| message.options.address(code::SUBNET_SELECTION).filter(is_specified))
+            .or_else(|| Some(message.giaddr).filter(is_specified))
+            .or_else(|| Some(message.ciaddr).filter(is_specified).filter(|_| !arrival.is_broadcast))
             .unwrap_or(arrival.received_on);
         self.subnet_with(address)
     }
@@ -424,7 +424,7 @@ impl Server {
     /// For how long a client gets its address: not longer than it asks for.
     fn duration(&self, request: &Request<'_>) -> Duration {
         let subnet = &self.settings.subnets[request.subnet];
-        let ours = if request.holder.is_boot { subnet.boot_lease } else { subnet.lease };
+        let ours = if request.client.is_boot { subnet.boot_lease } else { subnet.lease };
         let asked = request.message.options.array::<4>(code::LEASE_TIME).map(u32::from_be_bytes);
         asked.map_or(ours, |seconds| ours.min(Duration::from_secs(seconds.into()).max(LEASE_MIN)))
     }
@@ -444,9 +444,9 @@ impl Server {
             reply.ciaddr = request.message.ciaddr;
         }
         answer::set_lease(&mut reply, lease);
-        let told = self.describe(request, decision, &mut reply);
+        let boot_reply = self.describe(request, decision, &mut reply);
         let stage = if kind == MessageType::ACK { Stage::Ack } else { Stage::Offer };
-        self.reached(request, stage, Some(address), &told);
+        self.reached(request, stage, Some(address), &boot_reply);
         request.answer(reply)
     }
 
@@ -459,15 +459,16 @@ impl Server {
 
     /// Adds what to boot and what the network is like; says what was told about booting.
     fn describe(&self, request: &Request<'_>, decision: &Decision, reply: &mut Message) -> String {
-        let told = match &decision.action {
+        let boot_reply = match &decision.action {
             Action::Boot(boot) => {
-                let told = add_boot(reply, request.message, &request.device, boot, &self.links, Role::Server);
-                format!("{told} by {}", decision.rule)
+                let boot_reply =
+                    add_boot(reply, request.message, &request.device, boot, &self.urls, Role::Server);
+                format!("{boot_reply} by {}", decision.rule)
             }
-            Action::Local | Action::Ignore => format!("no boot by {}", decision.rule),
+            Action::LocalDisk | Action::Ignore => format!("no boot by {}", decision.rule),
         };
         answer::add_network(reply, request.message, &self.settings.subnets[request.subnet]);
-        told
+        boot_reply
     }
 
     fn refuse(&self, request: &Request<'_>, address: Ipv4Addr, reason: &str, outputs: &mut Outputs) {
@@ -504,11 +505,11 @@ impl Server {
 }
 
 impl Request<'_> {
-    fn asker(&self) -> Asker<'_> {
-        let told = self.message.options.get(code::RELAY_AGENT);
+    fn requester(&self) -> Requester<'_> {
+        let sent = self.message.options.get(code::RELAY_AGENT);
         let is_direct = self.message.giaddr.is_unspecified() && !self.arrival.is_broadcast;
-        let relay_agent = told.or((!is_direct).then_some(&[]));
-        Asker { holder: &self.holder, circuit_id: &self.device.circuit_id, relay_agent }
+        let relay_agent = sent.or((!is_direct).then_some(&[]));
+        Requester { client: &self.client, circuit_id: &self.device.circuit_id, relay_agent }
     }
 
     fn answer(&self, message: Message) -> Reply {

@@ -41,7 +41,7 @@ pub(super) fn answer(
     let relay_agent = match &found {
         // RFC 4388 §6.4.2. It is told of whoever has the lease, or not at all: what relayed the query is somebody else.
         Found::Active(_, lease, _) if wants_relay_agent(request) => {
-            Some(lease.relay_agent.value()).filter(|told| !told.is_empty())
+            Some(lease.relay_agent.value()).filter(|value| !value.is_empty())
         }
         _ => own,
     };
@@ -93,14 +93,14 @@ fn find<'a>(settings: &Settings, table: &'a Table, now: Time, request: &Message)
 
 fn describe(reply: &mut Message, now: Time, address: Ipv4Addr, lease: &Lease, others: &[Ipv4Addr]) {
     reply.ciaddr = address;
-    if let Some(hardware) = lease.holder.hardware {
+    if let Some(hardware) = lease.client.hardware {
         (reply.htype, reply.hlen, reply.chaddr) = (hardware.kind, hardware.length, hardware.address);
     }
     answer::set_lease(reply, lease.expires.remaining(now));
     let since = now.remaining(lease.changed).as_secs();
     reply.options.set(code::LEASE_QUERY_LAST, u32::try_from(since).unwrap_or(u32::MAX).to_be_bytes());
-    if !lease.holder.client_id.is_empty() {
-        reply.options.set(code::CLIENT_ID, &*lease.holder.client_id);
+    if !lease.client.client_id.is_empty() {
+        reply.options.set(code::CLIENT_ID, &*lease.client.client_id);
     }
     if !others.is_empty() {
         reply.options.set(code::ASSOCIATED_IP, others.iter().flat_map(Ipv4Addr::octets).collect::<Vec<_>>());

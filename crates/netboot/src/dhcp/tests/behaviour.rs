@@ -95,7 +95,7 @@ fn nak_is_said_about_what_is_surely_wrong_and_nothing_else() {
     let nak = Some(MessageType::NAK);
     let mut settings = settings();
     settings.subnets[0].peer_pools = vec![Range { first: ip("10.0.0.150"), last: ip("10.0.0.199") }];
-    let mut server = server_of(settings.clone(), Action::Local);
+    let mut server = server_of(settings.clone(), Action::LocalDisk);
     let own = lease(&mut server, at(0), mac(1));
     let theirs = lease(&mut server, at(0), mac(2));
     for (message, is_broadcast, expected, why) in [
@@ -118,7 +118,7 @@ fn nak_is_said_about_what_is_surely_wrong_and_nothing_else() {
     }
     // Not authoritative: it speaks about its own clients only.
     settings.is_authoritative = false;
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let own = lease(&mut server, at(0), mac(1));
     for (message, expected, why) in [
         (init_reboot(mac(1), own), ack, "its own"),
@@ -208,7 +208,7 @@ fn classless_routes_search_domains_mtu_and_time_servers() {
     near.search = vec!["lab.example".into(), "example".into()];
     near.mtu = Some(9000);
     near.ntp = vec![ip("10.0.0.123")];
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let mut request = discover(mac(1));
     request.options.set(code::PARAMETER_LIST, [3, 121, 119, 26, 42]);
     let options = answer(&mut server, at(0), &request, broadcast()).unwrap().message.options;
@@ -228,7 +228,7 @@ fn small_clients_get_small_answers_that_still_have_the_relays_option() {
     let mut settings = settings();
     settings.subnets[1].search = (0..20).map(|number| format!("department-{number}.lab.example")).collect();
     settings.subnets[1].dns = vec![US; 3];
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let mut request = discover(mac(1));
     request.giaddr = RELAY;
     request.options.set(code::PARAMETER_LIST, [1, 6, 119]);
@@ -245,7 +245,7 @@ fn small_clients_get_small_answers_that_still_have_the_relays_option() {
 fn an_unknown_address_is_probed_before_it_is_offered_and_a_known_one_is_not() {
     let mut settings = settings();
     settings.probe = Some(Duration::from_millis(500));
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let first = ask(&mut server, at(0), &discover(mac(1)), broadcast());
     assert_eq!((first.probes.len(), first.replies.len()), (1, 0));
     let taken = first.probes[0].address;
@@ -271,7 +271,7 @@ fn an_unknown_address_is_probed_before_it_is_offered_and_a_known_one_is_not() {
 fn a_probe_goes_to_the_clients_link_unless_a_relay_stands_in_between() {
     let mut settings = settings();
     settings.probe = Some(Duration::from_millis(500));
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let direct = ask(&mut server, at(0), &discover(mac(1)), Arrival { link: 7, ..broadcast() });
     assert_eq!(direct.probes, [Probe { address: ip("10.0.0.100"), link: Some(7) }]);
     let relayed = Message { giaddr: RELAY, ..discover(mac(2)) };
@@ -283,7 +283,7 @@ fn a_probe_goes_to_the_clients_link_unless_a_relay_stands_in_between() {
 fn a_client_that_answers_for_its_own_address_is_offered_it() {
     let mut settings = settings();
     settings.probe = Some(Duration::from_millis(500));
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let address = ask(&mut server, at(0), &discover(mac(1)), broadcast()).probes[0].address;
     let mut outputs = Outputs::default();
     server.handle_probe_answer(at(0), address, Some(mac(1)), &mut outputs);
@@ -299,7 +299,7 @@ fn a_reservation_by_uuid_reaches_from_the_firmware_to_the_system() {
     let uuid = "01234567-89ab-cdef-0123-456789000001".parse().unwrap();
     let mut settings = settings();
     settings.subnets[0].reservations = vec![(Reservation::Uuid(uuid), ip("10.0.0.50"))];
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let mut firmware = discover_of("PXEClient:Arch:00007:UNDI:003000", 7);
     let sent = goldwire_stdx::from_hex::<16>("67452301ab89efcd0123456789000001").unwrap();
     firmware.options.set(code::CLIENT_UUID, [&[0][..], &sent].concat());

@@ -91,7 +91,7 @@ impl Link {
             ports: Ports { relay: relay.local_addr().unwrap().port(), binl: None, ..Ports::default() },
             ..DriverSettings::default()
         };
-        let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::Local);
+        let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::LocalDisk);
         let (log, _, clock) = open_leases(&mut server, Box::new(volume.clone())).unwrap();
         let service = Service { server: Some((server, log)), proxy: None };
         Self { relay, running: bind(&settings).unwrap().start(service, clock).unwrap() }
@@ -190,8 +190,8 @@ fn the_log_is_rewritten_under_load_and_a_crash_at_any_time_loses_no_lease() {
         });
         let found = state(&left);
         for (address, mac) in &acknowledged {
-            let holder = found.get(address).and_then(|record| record.holder.hardware).and_then(|it| it.mac());
-            assert_eq!(holder, Some(*mac), "{address} after round {round}");
+            let client = found.get(address).and_then(|record| record.client.hardware).and_then(|it| it.mac());
+            assert_eq!(client, Some(*mac), "{address} after round {round}");
         }
         generation(&volume.disk) >= first + 5
     });

@@ -98,7 +98,7 @@ fn shared_settings() -> Settings {
 }
 
 fn open(volume: &CrashingVolume, settings: Settings) -> (Server, Log) {
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let (log, opened, _) = open_leases(&mut server, Box::new(volume.clone())).unwrap();
     assert_eq!(opened.scan.damage_count, 0, "a crash is no corruption");
     (server, log)
@@ -297,7 +297,7 @@ impl World {
             assert_eq!(other, None, "{address} is held by two");
             let lease = self.server.table().lease(address);
             let known = lease.filter(|lease| lease.is_active(self.now) && lease.expires >= until);
-            let owner = known.and_then(|lease| lease.holder.hardware).and_then(|hardware| hardware.mac());
+            let owner = known.and_then(|lease| lease.client.hardware).and_then(|hardware| hardware.mac());
             assert_eq!(owner, Some(mac(number as u8)), "{address} is forgotten: {lease:?}");
         }
     }

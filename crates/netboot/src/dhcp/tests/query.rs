@@ -14,7 +14,7 @@ fn query() -> Message {
 fn by_address_hardware_and_client_identifier_and_only_for_whom_it_is_allowed() {
     let mut settings = settings();
     settings.query_from = vec![Network::new(RELAY, 32).unwrap()];
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let mut take = selecting(mac(1), ip("10.0.0.100"), US);
     take.options.set(code::CLIENT_ID, *b"\xffsystem");
     answer(&mut server, at(0), &take, broadcast()).unwrap();
@@ -48,7 +48,7 @@ fn by_address_hardware_and_client_identifier_and_only_for_whom_it_is_allowed() {
 fn an_active_lease_tells_what_its_clients_relay_told_last() {
     let mut settings = settings();
     settings.query_from = vec![Network::new(RELAY, 32).unwrap()];
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let relayed = |message: Message, port: &[u8]| {
         let mut message = Message { giaddr: RELAY, ..message };
         message.options.set(code::RELAY_AGENT, [&[1, port.len() as u8], port].concat());
@@ -83,7 +83,7 @@ fn an_active_lease_tells_what_its_clients_relay_told_last() {
 fn the_next_client_of_an_address_does_not_inherit_the_relay() {
     let mut settings = settings();
     settings.query_from = vec![Network::new(RELAY, 32).unwrap()];
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let mut take = Message { giaddr: RELAY, ..selecting(mac(1), ip("10.1.0.100"), US) };
     take.options.set(code::RELAY_AGENT, *b"\x01\x04port");
     answer(&mut server, at(0), &take, unicast(RELAY)).unwrap();

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Silent;
+use crate::NoopObserver;
 use crate::device::Mac;
 use crate::dhcp::lease::{Range, Time};
 use crate::dhcp::server::{Arrival, Network, Outputs, Reply, Server, Settings, Subnet};
@@ -47,11 +47,11 @@ pub(super) fn settings() -> Settings {
 
 pub(super) fn server_of(settings: Settings, action: Action) -> Server {
     assert_eq!(settings.problems(), Vec::<String>::new());
-    Server::new(settings, Arc::new(Always(action)), Default::default(), Arc::new(Silent))
+    Server::new(settings, Arc::new(Always(action)), Default::default(), Arc::new(NoopObserver))
 }
 
 pub(super) fn server() -> Server {
-    server_of(settings(), Action::Local)
+    server_of(settings(), Action::LocalDisk)
 }
 
 pub(super) fn broadcast() -> Arrival {

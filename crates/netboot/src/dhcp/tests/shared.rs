@@ -32,7 +32,7 @@ fn router(message: &Message) -> Option<Ipv4Addr> {
 
 #[test]
 fn when_one_pool_is_empty_the_other_one_gives_and_each_has_its_own_router() {
-    let mut server = server_of(shared(), Action::Local);
+    let mut server = server_of(shared(), Action::LocalDisk);
     let held: Vec<_> = (1..=3).map(|number| lease(&mut server, at(0), mac(number))).collect();
     assert_eq!(held, [ip("10.0.0.100"), ip("10.0.0.101"), ip("10.2.0.100")]);
     let near = answer(&mut server, at(1), &init_reboot(mac(1), held[0]), broadcast()).unwrap().message;
@@ -48,20 +48,20 @@ fn when_one_pool_is_empty_the_other_one_gives_and_each_has_its_own_router() {
 #[test]
 fn a_request_for_an_address_of_the_sibling_is_not_refused_and_of_another_link_it_is() {
     let (ack, nak) = (Some(MessageType::ACK), Some(MessageType::NAK));
-    let mut server = server_of(shared(), Action::Local);
+    let mut server = server_of(shared(), Action::LocalDisk);
     assert_eq!(kind(&mut server, 0, &init_reboot(mac(1), ip("10.2.0.120"))), ack);
     assert_eq!(kind(&mut server, 0, &renewing(mac(1), ip("10.2.0.120"))), ack);
     assert_eq!(kind(&mut server, 0, &selecting(mac(2), ip("10.2.0.121"), US)), ack);
     assert_eq!(kind(&mut server, 0, &init_reboot(mac(3), ip("10.1.0.120"))), nak, "behind the relay");
     let mut apart = shared();
     apart.subnets[2].shared_network = Some("another hall".into());
-    let mut apart = server_of(apart, Action::Local);
+    let mut apart = server_of(apart, Action::LocalDisk);
     assert_eq!(kind(&mut apart, 0, &init_reboot(mac(1), ip("10.2.0.120"))), nak);
 }
 
 #[test]
 fn a_reservation_in_either_subnet_is_honoured() {
-    let mut server = server_of(shared(), Action::Local);
+    let mut server = server_of(shared(), Action::LocalDisk);
     assert_eq!(lease(&mut server, at(0), mac(9)), ip("10.2.0.9"));
     assert_eq!(kind(&mut server, 1, &init_reboot(mac(1), ip("10.2.0.9"))), Some(MessageType::NAK));
     let mut wish = discover(mac(1));
@@ -72,11 +72,11 @@ fn a_reservation_in_either_subnet_is_honoured() {
 
 #[test]
 fn a_client_has_one_address_on_the_link() {
-    let mut server = server_of(shared(), Action::Local);
+    let mut server = server_of(shared(), Action::LocalDisk);
     let first = lease(&mut server, at(0), mac(1));
     let outputs = ask(&mut server, at(1), &init_reboot(mac(1), ip("10.2.0.120")), broadcast());
-    let told: Vec<_> = outputs.records.iter().map(|record| (record.address, record.state)).collect();
-    assert_eq!(told, [(first, RecordState::Released), (ip("10.2.0.120"), RecordState::Granted)]);
+    let states: Vec<_> = outputs.records.iter().map(|record| (record.address, record.state)).collect();
+    assert_eq!(states, [(first, RecordState::Released), (ip("10.2.0.120"), RecordState::Granted)]);
     // A decline is about the address, whichever subnet it is of.
     let mut decline = selecting(mac(1), ip("10.2.0.120"), US);
     decline.options.set(code::MESSAGE_TYPE, [MessageType::DECLINE.0]);
@@ -93,7 +93,7 @@ fn a_relay_in_a_shared_network_gives_addresses_of_either_subnet() {
     let mut settings = shared();
     settings.subnets[1].shared_network = Some("hall".into());
     settings.subnets[1].pools.clear();
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let relayed = Message { giaddr: RELAY, ..discover(mac(1)) };
     let offer = answer(&mut server, at(0), &relayed, unicast(RELAY)).unwrap().message;
     assert_eq!((offer.yiaddr, router(&offer)), (ip("10.0.0.100"), Some(ip("10.0.0.254"))));
@@ -104,7 +104,7 @@ fn an_address_of_the_sibling_that_somebody_uses_is_put_aside() {
     let mut settings = shared();
     settings.probe = Some(std::time::Duration::from_millis(500));
     settings.subnets[0].pools.clear();
-    let mut server = server_of(settings, Action::Local);
+    let mut server = server_of(settings, Action::LocalDisk);
     let probes = ask(&mut server, at(0), &discover(mac(1)), broadcast()).probes;
     let address = probes[0].address;
     assert_eq!((address, probes[0].link), (ip("10.2.0.100"), Some(0)));

@@ -15,7 +15,7 @@ fn address(text: &str) -> Ipv6Addr {
 fn responder(action: Action) -> (Responder, Arc<Notes>) {
     let notes = Arc::new(Notes::default());
     let id = server_id(Mac([2, 0, 0, 0, 0, 2]));
-    (Responder::new(Arc::new(Always(action)), Links::default(), notes.clone(), id), notes)
+    (Responder::new(Arc::new(Always(action)), UrlBuilder::default(), notes.clone(), id), notes)
 }
 
 fn to_boot(what: What) -> (Responder, Arc<Notes>) {
@@ -151,7 +151,7 @@ fn nobody_is_answered_who_does_not_boot_or_may_not_or_cannot() {
     assert_eq!(ask(&responder, &information("dhcpcd"), SERVER_PORT), None);
     assert!(ask(&responder, &information("PXEClient"), SERVER_PORT).is_some());
     let http_only_v4 = boot(file("snponly.efi"), &["10.0.0.1"]);
-    for action in [Action::Local, Action::Ignore, Action::Boot(Box::new(http_only_v4))] {
+    for action in [Action::LocalDisk, Action::Ignore, Action::Boot(Box::new(http_only_v4))] {
         let (responder, _) = self::responder(action);
         for class in ["PXEClient", "HTTPClient"] {
             assert_eq!(ask(&responder, &information(class), SERVER_PORT), None);
@@ -185,7 +185,7 @@ fn answers_are_those_that_real_firmware_took() {
     let action = Action::Boot(Box::new(boot(file("snponly.efi"), &["10.77.0.1", "fd77::1"])));
     let responder = Responder::new(
         Arc::new(Always(action)),
-        Links::default(),
+        UrlBuilder::default(),
         Arc::new(Notes::default()),
         server_id(Mac([0x32, 0xd5, 0x8c, 0x37, 0xb5, 0x06])),
     );

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::super::{Member, MemberState, Seat, Table};
+use super::super::{Member, MemberConfig, MemberState, Table};
 use super::machine::{Change, Group, Machine, Note, Peer, Refusal};
 use super::wire::{Announcement, Condition, DATAGRAM_MAX, DecodeError};
 
@@ -235,14 +235,14 @@ impl Drop for RunningHeartbeats {
 fn apply(table: &Table, change: Change) {
     let Some(state) = change.state else { return table.forget(&change.name) };
     if let Some(found) = change.found
-        && !table.found(seat(found))
+        && !table.found(config(found))
     {
         tracing::warn!(member = change.name, "a member announced itself and there is no room for it");
     }
     table.report(&change.name, state, &change.why);
 }
 
-fn seat(said: Announcement) -> Seat {
+fn config(said: Announcement) -> MemberConfig {
     let member = Member {
         name: said.name,
         address: said.address,
@@ -250,7 +250,12 @@ fn seat(said: Announcement) -> Seat {
         https_port: said.https_port,
         https_name: said.https_name,
     };
-    Seat { tftp_port: said.tftp_port, weight: said.weight.into(), is_found: true, ..Seat::new(member) }
+    MemberConfig {
+        tftp_port: said.tftp_port,
+        weight: said.weight.into(),
+        is_found: true,
+        ..MemberConfig::new(member)
+    }
 }
 
 fn warn(note: &Note) {
@@ -273,7 +278,7 @@ fn wall() -> Duration {
 mod tests {
     use super::super::Key;
     use super::*;
-    use crate::event::Silent;
+    use crate::event::NoopObserver;
 
     fn announcement(name: &str) -> Announcement {
         Announcement {
@@ -291,9 +296,9 @@ mod tests {
     }
 
     fn member(name: &str, peers: Vec<Peer>, secret: u8) -> (Heartbeats, Arc<Table>) {
-        let seats = peers.iter().map(|peer| peer.name.as_str()).chain([name]);
-        let seats = seats.map(|name| Seat::new(seat(announcement(name)).member)).collect();
-        let table = Arc::new(Table::new(seats, Some(name.into()), Arc::new(Silent)).unwrap());
+        let configs = peers.iter().map(|peer| peer.name.as_str()).chain([name]);
+        let configs = configs.map(|name| MemberConfig::new(config(announcement(name)).member)).collect();
+        let table = Arc::new(Table::new(configs, Some(name.into()), Arc::new(NoopObserver)).unwrap());
         let group = Group {
             key: Key::new(&[secret; 32]),
             own: announcement(name),
@@ -324,7 +329,7 @@ mod tests {
         // Nobody told `a` of `b`; `b` has the key.
         wait_for("a hears b", || a_table.state_of("b") == MemberState::Alive);
         wait_for("b hears a", || b_table.state_of("a") == MemberState::Alive);
-        assert!(a_table.all()[1].seat.is_found && a_table.all()[1].seat.weight == 2);
+        assert!(a_table.all()[1].config.is_found && a_table.all()[1].config.weight == 2);
         a_table.report("a", MemberState::Draining, "the administrator wants it");
         wait_for("b hears that a drains", || b_table.state_of("a") == MemberState::Draining);
         b.stop();
@@ -338,7 +343,7 @@ mod tests {
 
     #[test]
     fn who_is_configured_later_is_heard_and_who_is_no_more_is_not() {
-        let configured = |name: &str| Seat::new(seat(announcement(name)).member);
+        let configured = |name: &str| MemberConfig::new(config(announcement(name)).member);
         let (mut a, a_table) = member("a", Vec::new(), 1);
         a.group.accepts_found = false;
         let (b, _) = member("b", vec![Peer { name: "a".into(), address: a.address() }], 1);

@@ -164,7 +164,7 @@ struct Heard {
     health: Health,
     condition: Condition,
     /// What was told last.
-    told: MemberState,
+    reported: MemberState,
     is_different: bool,
     is_clock_off: bool,
 }
@@ -361,7 +361,7 @@ impl Machine {
         }
         if is_news {
             // Told as a change although its state may be the same: its address or a port is another one.
-            let (state, found) = (Some(peer.told), peer.found.clone());
+            let (state, found) = (Some(peer.reported), peer.found.clone());
             let why = "it announces itself anew".into();
             self.changes.push_back(Change { name: name.to_owned(), state, why, found });
         }
@@ -377,8 +377,8 @@ impl Machine {
             Condition::Draining => MemberState::Draining,
             Condition::Leaving => MemberState::Dead,
         };
-        if state != peer.told {
-            peer.told = state;
+        if state != peer.reported {
+            peer.reported = state;
             let why = match state {
                 MemberState::Alive => "its heartbeats are heard".into(),
                 MemberState::Draining => "it says that it drains".into(),
@@ -445,7 +445,7 @@ impl Machine {
             answers: 0,
             health: Health::new(SIGNS_TO_RETURN),
             condition: Condition::Serving,
-            told: MemberState::Dead,
+            reported: MemberState::Dead,
             is_different: false,
             is_clock_off: false,
         }

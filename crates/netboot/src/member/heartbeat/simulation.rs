@@ -44,7 +44,7 @@ struct Node {
 
 /// What the network does to a datagram.
 #[derive(Clone, Copy)]
-struct Weather {
+struct NetworkFaults {
     loss: u64,
     repeat: u64,
     delay_ms: u64,
@@ -57,7 +57,7 @@ struct World {
     now: Duration,
     random: Random,
     nodes: Vec<Node>,
-    weather: Weather,
+    faults: NetworkFaults,
     is_parted: bool,
     wire: BinaryHeap<Reverse<Arrival>>,
     sent: u64,
@@ -69,12 +69,12 @@ struct World {
 }
 
 impl World {
-    fn new(count: usize, seed: u64, weather: Weather) -> Self {
+    fn new(count: usize, seed: u64, faults: NetworkFaults) -> Self {
         let mut world = Self {
             now: Duration::ZERO,
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             nodes: Vec::new(),
-            weather,
+            faults,
             is_parted: false,
             wire: BinaryHeap::new(),
             sent: 0,
@@ -121,10 +121,10 @@ impl World {
         if self.is_parted && self.nodes[from].side != self.nodes[to].side {
             return;
         }
-        let copies = 1 + u64::from(self.random.percent(self.weather.repeat));
+        let copies = 1 + u64::from(self.random.percent(self.faults.repeat));
         for _ in 0..copies {
-            if !self.random.percent(self.weather.loss) {
-                let delay = Duration::from_micros(200 + self.random.below(self.weather.delay_ms * 1000 + 1));
+            if !self.random.percent(self.faults.loss) {
+                let delay = Duration::from_micros(200 + self.random.below(self.faults.delay_ms * 1000 + 1));
                 self.sent += 1;
                 self.wire.push(Reverse((self.now + delay, self.sent, to, bytes.clone())));
             }
@@ -255,8 +255,8 @@ fn a_late_heartbeat_is_one_heartbeat() {
 
 #[test]
 fn an_hour_with_a_fifth_lost_kills_nobody() {
-    let weather = Weather { loss: 20, repeat: 1, delay_ms: 30 };
-    let mut world = World::new(3, 1, weather);
+    let faults = NetworkFaults { loss: 20, repeat: 1, delay_ms: 30 };
+    let mut world = World::new(3, 1, faults);
     world.run(MINUTE * 60);
     assert!(world.is_whole());
     assert_eq!(world.wrong_deaths, 0);
@@ -265,8 +265,8 @@ fn an_hour_with_a_fifth_lost_kills_nobody() {
 #[test]
 fn the_dead_are_given_to_nobody_two_seconds_later_whatever_the_network_does() {
     for seed in 1..=6 {
-        let weather = Weather { loss: 10 * (seed % 3), repeat: 20, delay_ms: 250 };
-        let mut world = World::new(4, seed, weather);
+        let faults = NetworkFaults { loss: 10 * (seed % 3), repeat: 20, delay_ms: 250 };
+        let mut world = World::new(4, seed, faults);
         world.run(Duration::from_secs(3));
         assert!(world.is_whole(), "seed {seed}");
         for _ in 0..25 {
@@ -291,7 +291,7 @@ fn the_dead_are_given_to_nobody_two_seconds_later_whatever_the_network_does() {
 
 #[test]
 fn clocks_that_step_kill_nobody() {
-    let mut world = World::new(3, 9, Weather { loss: 5, repeat: 5, delay_ms: 20 });
+    let mut world = World::new(3, 9, NetworkFaults { loss: 5, repeat: 5, delay_ms: 20 });
     for step in [0, 3_600_000, -86_400_000, 86_400_000 * 3650, i64::MIN / 4, 0] {
         world.nodes[1].clock = step;
         world.run(Duration::from_secs(5));
@@ -309,7 +309,7 @@ fn clocks_that_step_kill_nobody() {
 
 #[test]
 fn a_parted_group_comes_together_again() {
-    let mut world = World::new(4, 4, Weather { loss: 10, repeat: 5, delay_ms: 30 });
+    let mut world = World::new(4, 4, NetworkFaults { loss: 10, repeat: 5, delay_ms: 30 });
     world.run(Duration::from_secs(3));
     for round in 0..4 {
         (0..4).for_each(|node| world.nodes[node].side = world.random.below(2) + u64::from(node == 0));
@@ -330,7 +330,7 @@ fn a_parted_group_comes_together_again() {
 
 #[test]
 fn replays_of_everything_that_was_ever_said_raise_nobody_from_the_dead() {
-    let mut world = World::new(3, 5, Weather { loss: 0, repeat: 0, delay_ms: 5 });
+    let mut world = World::new(3, 5, NetworkFaults { loss: 0, repeat: 0, delay_ms: 5 });
     world.is_recording = true;
     world.run(Duration::from_secs(4));
     // A second life, recorded too, so that the attacker has old and young proofs.
@@ -376,7 +376,7 @@ fn replays_of_everything_that_was_ever_said_raise_nobody_from_the_dead() {
 
 #[test]
 fn forged_and_foreign_datagrams_count_for_nothing() {
-    let mut world = World::new(2, 6, Weather { loss: 0, repeat: 0, delay_ms: 5 });
+    let mut world = World::new(2, 6, NetworkFaults { loss: 0, repeat: 0, delay_ms: 5 });
     world.is_recording = true;
     world.run(Duration::from_secs(1));
     let record = std::mem::take(&mut world.record);

@@ -9,7 +9,7 @@ use goldwire_stdx::testing;
 use super::super::server::{Mode, Settings};
 use super::super::{SendMethod, bind};
 use super::complaints::{fetch_in, on_loopback, serve};
-use super::{files, pattern, surroundings};
+use super::{context, files, pattern};
 use crate::tftp::wire::OptionName;
 
 const LENGTH: usize = 3_000_001;
@@ -22,7 +22,7 @@ fn check(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) {
         return;
     }
     for mode in [Mode::SinglePort, Mode::PortPerTransfer] {
-        let (running, diary) = serve(Settings { mode, ..on_loopback() }, &[("dir/f", LENGTH)]);
+        let (running, event_log) = serve(Settings { mode, ..on_loopback() }, &[("dir/f", LENGTH)]);
         let folder = tempfile::tempdir().unwrap();
         let got = folder.path().join("got");
         let arguments = arguments(running.addresses()[0].port(), &got);
@@ -33,7 +33,7 @@ fn check(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) {
             .stdin(Stdio::null())
             .output()
             .unwrap();
-        let said = format!("{program} {arguments:?} {mode:?}: {done:?} {:?}", diary.lines());
+        let said = format!("{program} {arguments:?} {mode:?}: {done:?} {:?}", event_log.lines());
         let file = std::fs::read(&got).unwrap_or_else(|error| panic!("{error}: {said}"));
         assert!(file[..] == pattern(LENGTH)[..], "{} bytes, {said}", file.len());
     }
@@ -106,7 +106,7 @@ fn every_way_of_sending_sends_the_same() {
                         "::1".parse().unwrap()
                     });
                 }
-                let running = bound.run(surroundings(files(&[("f", SHORT)])).0).unwrap();
+                let running = bound.run(context(files(&[("f", SHORT)])).0).unwrap();
                 for (block, window) in [(512, 64), (1468, 16), (40_000, 2)] {
                     let options = [(OptionName::BlockSize, block), (OptionName::WindowSize, window)];
                     let file = fetch_in(mode, server, "f", &options).unwrap();
@@ -125,7 +125,7 @@ fn many_clients_at_once_have_each_their_own_file() {
     let named: Vec<_> = names.iter().map(|(name, length)| (name.as_str(), *length)).collect();
     for listen in ["0.0.0.0:0", "[::]:0"] {
         let settings = Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() };
-        let running = bind(settings).unwrap().run(surroundings(files(&named)).0).unwrap();
+        let running = bind(settings).unwrap().run(context(files(&named)).0).unwrap();
         let port = running.addresses()[0].port();
         std::thread::scope(|scope| {
             for (number, (name, length)) in names.iter().enumerate() {

@@ -10,13 +10,13 @@ use super::super::receive::{Receiver, Step};
 use super::super::server::{BlockSizeCap, Settings};
 use super::super::wire::{OptionName, Options, Packet};
 use super::super::{Mode, Running, bind};
-use super::link::{Weather, fetch};
-use super::{Bench, files, key, pattern, read_request, surroundings};
+use super::link::{NetworkFaults, fetch};
+use super::{Harness, context, files, key, pattern, read_request};
 
 /// A server on loopback.
-pub(super) fn serve(settings: Settings, names: &[(&str, usize)]) -> (Running, Arc<super::Diary>) {
-    let (surroundings, diary) = surroundings(files(names));
-    (bind(settings).unwrap().run(surroundings).unwrap(), diary)
+pub(super) fn serve(settings: Settings, names: &[(&str, usize)]) -> (Running, Arc<super::EventLog>) {
+    let (context, event_log) = context(files(names));
+    (bind(settings).unwrap().run(context).unwrap(), event_log)
 }
 
 /// Fetches a file as a client that accepts packets only from where it asked, as one behind NAT does.
@@ -81,10 +81,10 @@ pub(super) fn fetch_in(
 /// Row 9: TFTP over a WAN, 60 KB/s at 25 ms. What one round trip carries decides, so windows are the cure.
 #[test]
 fn row_9_a_wan_of_25_ms() {
-    let weather = Weather { latency_us: 12_500, ..Weather::default() };
+    let faults = NetworkFaults { latency_us: 12_500, ..NetworkFaults::default() };
     let rate = |window: u64| {
         let asked = [(OptionName::BlockSize, 1468), (OptionName::WindowSize, window)];
-        let journey = fetch(1, weather, 2_000_000, &asked[..if window == 1 { 1 } else { 2 }]);
+        let journey = fetch(1, faults, 2_000_000, &asked[..if window == 1 { 1 } else { 2 }]);
         assert!(journey.file.unwrap()[..] == pattern(2_000_000)[..]);
         2_000_000.0 / journey.elapsed.as_secs_f64()
     };
@@ -98,10 +98,10 @@ fn row_9_a_wan_of_25_ms() {
 fn row_10_the_block_size_follows_the_network() {
     let overlay = BlockSizeCap { network: "10.0.0.0/30".parse().unwrap(), block_size_max: 1350 };
     let settings = Settings { block_size_max: 8192, block_size_caps: vec![overlay], ..Settings::default() };
-    let mut bench = Bench::new(settings, files(&[("f", 10)]));
+    let mut harness = Harness::new(settings, files(&[("f", 10)]));
     for (client, asked, agreed) in [(2, 1468, 1350), (2, 1024, 1024), (9, 8192, 8192), (9, 65464, 8192)] {
         let request = read_request(b"f", &[(OptionName::BlockSize, asked)]);
-        let sent = bench.exchange(key(client, asked as u16), &request);
+        let sent = harness.exchange(key(client, asked as u16), &request);
         let Packet::OptionAck(options) = Packet::decode(&sent[0]).unwrap() else { panic!() };
         assert_eq!(options.get(OptionName::BlockSize), Some(agreed));
     }
@@ -124,22 +124,22 @@ fn row_11_big_files_roll_over() {
         );
     }
     running.stop();
-    let mut bench = Bench::new(Settings::default(), files(&[("f", 10)]));
-    let sent = bench.exchange(key(2, 1), b"\0\x01f\0octet\0windowsize\x008\0tsize\x000\0blksize\x00600\0");
+    let mut harness = Harness::new(Settings::default(), files(&[("f", 10)]));
+    let sent = harness.exchange(key(2, 1), b"\0\x01f\0octet\0windowsize\x008\0tsize\x000\0blksize\x00600\0");
     assert_eq!(sent, [b"\0\x06windowsize\x008\0tsize\x0010\0blksize\x00600\0".to_vec()]);
 }
 
 /// Row 12: NAT, Kubernetes and load balancers let only packets from the port through that was asked.
 #[test]
 fn row_12_behind_nat_or_a_load_balancer() {
-    let (running, diary) = serve(on_loopback(), &[("f", 300_000)]);
+    let (running, event_log) = serve(on_loopback(), &[("f", 300_000)]);
     let relay = Relay::start(running.addresses()[0]);
     let asked = [(OptionName::BlockSize, 1400), (OptionName::WindowSize, 8)];
     assert!(fetch_from(relay.address, "f", &asked).unwrap()[..] == pattern(300_000)[..]);
     let transferred = format!("{} transferred f 300000 true", super::MAC);
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !diary.lines().contains(&transferred) {
-        assert!(Instant::now() < deadline, "{:?}", diary.lines());
+    while !event_log.lines().contains(&transferred) {
+        assert!(Instant::now() < deadline, "{:?}", event_log.lines());
         std::thread::sleep(Duration::from_millis(5));
     }
     running.stop();
@@ -157,13 +157,13 @@ fn row_12_behind_nat_or_a_load_balancer() {
 /// Row 22: what one protocol denies, the other may not serve. The contents decide for both, with who asks.
 #[test]
 fn row_22_the_policy_is_the_contents() {
-    let mut bench = Bench::new(Settings::default(), files(&[("only-for-a", 10), ("forbidden", 10)]));
-    let sent = bench.exchange(key(2, 1), &read_request(b"/only-for-a", &[]));
+    let mut harness = Harness::new(Settings::default(), files(&[("only-for-a", 10), ("forbidden", 10)]));
+    let sent = harness.exchange(key(2, 1), &read_request(b"/only-for-a", &[]));
     assert!(matches!(Packet::decode(&sent[0]), Ok(Packet::Data { .. })));
-    let sent = bench.exchange(key(2, 2), &read_request(b"\\forbidden", &[]));
+    let sent = harness.exchange(key(2, 2), &read_request(b"\\forbidden", &[]));
     // The reason is for the log and not for who asks.
     assert_eq!(sent, [b"\0\x05\0\x02access violation\0".to_vec()]);
-    let line = bench.diary.lines().pop().unwrap();
+    let line = harness.event_log.lines().pop().unwrap();
     assert_eq!(line, format!("{} refused forbidden: not allowed: the policy says no", super::MAC));
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::receive::{Receiver, Step};
 use super::super::server::Settings;
 use super::super::wire::{OptionName, Options, Packet};
-use super::{Bench, files, key, pattern};
+use super::{Harness, files, key, pattern};
 
 /// A small generator of numbers (xorshift64*), so that a seed always means the same.
 struct Random(u64);
@@ -23,7 +23,7 @@ impl Random {
 
 /// What the network does to a hundred packets.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Weather {
+pub(super) struct NetworkFaults {
     pub(super) lost: u64,
     pub(super) copied: u64,
     pub(super) delayed: u64,
@@ -38,10 +38,10 @@ pub(super) struct Journey {
 }
 
 /// Fetches a file of this length over the network.
-pub(super) fn fetch(seed: u64, weather: Weather, length: usize, asked: &[(OptionName, u64)]) -> Journey {
+pub(super) fn fetch(seed: u64, faults: NetworkFaults, length: usize, asked: &[(OptionName, u64)]) -> Journey {
     const CLIENT_PATIENCE_US: u64 = 1_500_000;
-    let mut bench = Bench::new(Settings::default(), files(&[("f", length)]));
-    let start = bench.now;
+    let mut harness = Harness::new(Settings::default(), files(&[("f", length)]));
+    let start = harness.now;
     let mut random = Random(seed * 2 + 1);
     let mut options = Options::default();
     for (name, value) in asked {
@@ -54,12 +54,12 @@ pub(super) fn fetch(seed: u64, weather: Weather, length: usize, asked: &[(Option
     let (mut time_us, mut packets, mut heard_us) = (0_u64, 0_u64, 0_u64);
     let mut throw = |air: &mut BTreeMap<_, _>, time_us: u64, to_server: bool, packet: Vec<u8>| {
         packets += 1;
-        let copies = 1 + u64::from(random.below(100) < weather.copied);
+        let copies = 1 + u64::from(random.below(100) < faults.copied);
         for _ in 0..copies {
-            if random.below(100) >= weather.lost {
-                let extra = if random.below(100) < weather.delayed { random.below(3000) } else { 0 };
+            if random.below(100) >= faults.lost {
+                let extra = if random.below(100) < faults.delayed { random.below(3000) } else { 0 };
                 air.insert(
-                    (time_us + weather.latency_us + extra, packets * 2 + copies),
+                    (time_us + faults.latency_us + extra, packets * 2 + copies),
                     (to_server, packet.clone()),
                 );
             }
@@ -69,19 +69,19 @@ pub(super) fn fetch(seed: u64, weather: Weather, length: usize, asked: &[(Option
     let mut sent = throw(&mut air, 0, true, receiver.request("f"));
     let mut file = Vec::new();
     loop {
-        let timer_us = bench.server.poll_timeout().map(|at| (at - start).as_micros() as u64 + 1);
+        let timer_us = harness.server.poll_timeout().map(|at| (at - start).as_micros() as u64 + 1);
         let packet_us = air.keys().next().map(|(at, _)| *at);
         let client_us = heard_us + CLIENT_PATIENCE_US;
         time_us = time_us.max([timer_us, packet_us, Some(client_us)].into_iter().flatten().min().unwrap());
-        bench.now = start + Duration::from_micros(time_us);
+        harness.now = start + Duration::from_micros(time_us);
         if time_us > heard_us + 60_000_000 || time_us > 3_600_000_000 {
-            return Journey { file: None, packets: sent, elapsed: bench.now - start };
+            return Journey { file: None, packets: sent, elapsed: harness.now - start };
         }
-        bench.server.handle_timeout(bench.now);
+        harness.server.handle_timeout(harness.now);
         if packet_us.is_some_and(|at| at <= time_us) {
             let (_, (to_server, packet)) = air.pop_first().unwrap();
             if to_server {
-                bench.server.handle_datagram(bench.now, client, &packet);
+                harness.server.handle_datagram(harness.now, client, &packet);
             } else {
                 let before = file.len();
                 let step = receiver.handle_packet(&Packet::decode(&packet).unwrap(), &mut |offset, bytes| {
@@ -95,10 +95,10 @@ pub(super) fn fetch(seed: u64, weather: Weather, length: usize, asked: &[(Option
                     Step::Wait => {}
                     Step::Acknowledge(packet) => sent = throw(&mut air, time_us, true, packet.to_vec()),
                     Step::Done(_) => {
-                        return Journey { file: Some(file), packets: sent, elapsed: bench.now - start };
+                        return Journey { file: Some(file), packets: sent, elapsed: harness.now - start };
                     }
                     Step::Failed(..) => {
-                        return Journey { file: None, packets: sent, elapsed: bench.now - start };
+                        return Journey { file: None, packets: sent, elapsed: harness.now - start };
                     }
                     Step::Refuse(_) => panic!("the server changed the options"),
                 }
@@ -108,7 +108,7 @@ pub(super) fn fetch(seed: u64, weather: Weather, length: usize, asked: &[(Option
             let packet = receiver.reminder().map_or_else(|| receiver.request("f"), |ack| ack.to_vec());
             sent = throw(&mut air, time_us, true, packet);
         }
-        for (_, packet) in bench.sent() {
+        for (_, packet) in harness.sent() {
             sent = throw(&mut air, time_us, false, packet);
         }
     }
@@ -119,7 +119,7 @@ fn the_file_arrives_as_it_is_or_not_at_all() {
     let mut arrived = 0;
     for seed in 0..120 {
         let (block, window) = ([8, 512, 1468][seed as usize % 3], [1, 2, 4, 16, 64][seed as usize % 5]);
-        let weather = Weather {
+        let faults = NetworkFaults {
             lost: [0, 1, 5, 20][seed as usize % 4],
             copied: [0, 10, 50, 100][seed as usize / 4 % 4],
             delayed: [0, 5, 30][seed as usize / 16 % 3],
@@ -127,18 +127,18 @@ fn the_file_arrives_as_it_is_or_not_at_all() {
         };
         let length = [0, 1, 511, 512, 5000, 40_000][seed as usize % 6];
         let asked = [(OptionName::BlockSize, block), (OptionName::WindowSize, window)];
-        let journey = fetch(seed, weather, length, &asked[..if seed % 7 == 0 { 0 } else { 2 }]);
+        let journey = fetch(seed, faults, length, &asked[..if seed % 7 == 0 { 0 } else { 2 }]);
         if let Some(file) = journey.file {
             assert!(file[..] == pattern(length)[..], "seed {seed}: wrong bytes");
             arrived += 1;
         }
         let blocks = length as u64 / block.min(512) + 1;
         // A loss can cost a window, and a timeout as well.
-        let bound = 20
-            + blocks * 2 * if weather.lost + weather.delayed + weather.copied == 0 { 1 } else { 2 + window };
+        let bound =
+            20 + blocks * 2 * if faults.lost + faults.delayed + faults.copied == 0 { 1 } else { 2 + window };
         assert!(
             journey.packets <= bound,
-            "seed {seed}: {} packets for {blocks} blocks, {weather:?}",
+            "seed {seed}: {} packets for {blocks} blocks, {faults:?}",
             journey.packets
         );
     }
@@ -147,10 +147,10 @@ fn the_file_arrives_as_it_is_or_not_at_all() {
 
 #[test]
 fn when_every_packet_comes_twice_nothing_multiplies() {
-    let weather = Weather { copied: 100, latency_us: 200, ..Weather::default() };
+    let faults = NetworkFaults { copied: 100, latency_us: 200, ..NetworkFaults::default() };
     for window in [1, 4, 16] {
         let asked = [(OptionName::BlockSize, 512), (OptionName::WindowSize, window)];
-        let journey = fetch(3, weather, 200_000, &asked);
+        let journey = fetch(3, faults, 200_000, &asked);
         assert!(journey.file.unwrap()[..] == pattern(200_000)[..]);
         // 391 blocks. Every ACK that comes twice may cost one window once, in every other window, and without a window
         // nothing; what the client says again to a copy comes on top.

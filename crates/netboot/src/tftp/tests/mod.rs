@@ -10,9 +10,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::server::{Admission, Key, Payload, Server, Settings, Surroundings};
+use super::server::{Admission, Context, Key, Payload, Server, Settings};
 use super::wire::{Mode, OptionName, Options, Packet, Request};
-use crate::content::{Asker, Body, Content, ContentError, Contents};
+use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Stage};
 
@@ -21,8 +21,8 @@ use crate::event::{Event, EventKind, Observer, Stage};
 pub(super) struct Files(pub(super) BTreeMap<String, Arc<[u8]>>);
 
 impl Contents for Files {
-    fn open(&self, path: &str, asker: &Asker) -> Result<Content, ContentError> {
-        if path == "forbidden" || path == "only-for-a" && asker.mac != Some(MAC) {
+    fn open(&self, path: &str, requester: &Requester) -> Result<Content, ContentError> {
+        if path == "forbidden" || path == "only-for-a" && requester.mac != Some(MAC) {
             return Err(ContentError::Forbidden("the policy says no"));
         }
         let bytes = self.0.get(path).ok_or(ContentError::NotFound)?;
@@ -39,15 +39,15 @@ impl Contents for Files {
 
 /// Writes down what happened, one line each.
 #[derive(Default)]
-pub(super) struct Diary(Mutex<Vec<String>>);
+pub(super) struct EventLog(Mutex<Vec<String>>);
 
-impl Diary {
+impl EventLog {
     pub(super) fn lines(&self) -> Vec<String> {
         self.0.lock().unwrap().clone()
     }
 }
 
-impl Observer for Diary {
+impl Observer for EventLog {
     fn observe(&self, event: &Event<'_>) {
         let mac = event.mac.map_or("-".to_owned(), |mac| mac.to_string());
         let text = match event.kind {
@@ -75,24 +75,24 @@ pub(super) fn files(names: &[(&str, usize)]) -> Files {
 }
 
 /// A server of these files, what it tells, and the hardware address of every client known.
-pub(super) fn surroundings(files: Files) -> (Surroundings, Arc<Diary>) {
-    let diary = Arc::new(Diary::default());
-    let observer: Arc<dyn Observer> = diary.clone();
-    (Surroundings { contents: Arc::new(files), observer, mac_of: Arc::new(|_| Some(MAC)) }, diary)
+pub(super) fn context(files: Files) -> (Context, Arc<EventLog>) {
+    let event_log = Arc::new(EventLog::default());
+    let observer: Arc<dyn Observer> = event_log.clone();
+    (Context { contents: Arc::new(files), observer, mac_of: Arc::new(|_| Some(MAC)) }, event_log)
 }
 
 /// A server without sockets.
-pub(super) struct Bench {
+pub(super) struct Harness {
     pub(super) server: Server,
-    pub(super) diary: Arc<Diary>,
+    pub(super) event_log: Arc<EventLog>,
     pub(super) now: Instant,
 }
 
-impl Bench {
+impl Harness {
     pub(super) fn new(settings: Settings, files: Files) -> Self {
-        let (surroundings, diary) = surroundings(files);
+        let (context, event_log) = context(files);
         let admission = Admission::new(&settings);
-        Self { server: Server::new(Arc::new(settings), surroundings, admission), diary, now: Instant::now() }
+        Self { server: Server::new(Arc::new(settings), context, admission), event_log, now: Instant::now() }
     }
 
     /// Everything that is sent after this packet, each packet for itself.

@@ -5,10 +5,10 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::server::{Admission, BlockSizeCap, Server, Settings, Surroundings};
+use super::super::server::{Admission, BlockSizeCap, Context, Server, Settings};
 use super::super::wire::{ErrorCode, OptionName, Packet};
-use super::{Bench, ack, files, key, pattern, read_request};
-use crate::content::{Asker, Body, Content, ContentError, Contents};
+use super::{Harness, ack, files, key, pattern, read_request};
+use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::event::Stage;
 
 fn error_of(sent: &[Vec<u8>]) -> Option<ErrorCode> {
@@ -37,24 +37,24 @@ fn edk2_asks_for_the_size_breaks_off_and_comes_again() {
         .collect();
     let client: Vec<&[u8]> =
         packets.iter().filter(|(is_client, _)| *is_client).map(|(_, bytes)| &bytes[..]).collect();
-    let mut bench = Bench::new(Settings::default(), files(&[("snponly.efi", 173_792)]));
+    let mut harness = Harness::new(Settings::default(), files(&[("snponly.efi", 173_792)]));
     let (question, transfer) = (key(100, 1285), key(100, 1286));
 
-    let sent = bench.exchange(question, client[0]);
+    let sent = harness.exchange(question, client[0]);
     assert_eq!(sent, [b"\0\x06tsize\x00173792\0blksize\x001468\0windowsize\x004\0".to_vec()]);
-    assert_eq!(bench.exchange(question, client[1]), Vec::<Vec<u8>>::new());
-    assert_eq!(bench.server.transfers(), 0);
+    assert_eq!(harness.exchange(question, client[1]), Vec::<Vec<u8>>::new());
+    assert_eq!(harness.server.transfers(), 0);
 
-    let sent = bench.exchange(transfer, client[2]);
+    let sent = harness.exchange(transfer, client[2]);
     assert_eq!(sent, [b"\0\x06blksize\x001468\0windowsize\x004\0".to_vec()]);
-    assert_eq!(bench.exchange(transfer, client[3]).len(), 4);
+    assert_eq!(harness.exchange(transfer, client[3]).len(), 4);
     for block in (4..119).step_by(4) {
-        assert_eq!(bench.exchange(transfer, &ack(block)).len(), if block == 116 { 3 } else { 4 });
+        assert_eq!(harness.exchange(transfer, &ack(block)).len(), if block == 116 { 3 } else { 4 });
     }
-    assert_eq!(bench.exchange(transfer, &ack(119)), Vec::<Vec<u8>>::new());
+    assert_eq!(harness.exchange(transfer, &ack(119)), Vec::<Vec<u8>>::new());
     let mac = super::MAC;
     assert_eq!(
-        bench.diary.lines(),
+        harness.event_log.lines(),
         [
             format!("{mac} transferred snponly.efi 0 true"),
             format!("{mac} transferred snponly.efi 173792 true"),
@@ -65,7 +65,7 @@ fn edk2_asks_for_the_size_breaks_off_and_comes_again() {
 
 #[test]
 fn names_in_the_spelling_of_any_firmware() {
-    let mut bench = Bench::new(Settings::default(), files(&[("pxe/boot.0", 10)]));
+    let mut harness = Harness::new(Settings::default(), files(&[("pxe/boot.0", 10)]));
     for (port, name) in [
         &b"pxe/boot.0"[..],
         b"/pxe/boot.0",
@@ -77,7 +77,7 @@ fn names_in_the_spelling_of_any_firmware() {
     .iter()
     .enumerate()
     {
-        let sent = bench.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
+        let sent = harness.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
         assert_eq!(sent.len(), 1, "{name:?}");
         assert!(matches!(Packet::decode(&sent[0]), Ok(Packet::Data { block: 1, .. })), "{name:?}");
     }
@@ -85,7 +85,8 @@ fn names_in_the_spelling_of_any_firmware() {
 
 #[test]
 fn no_spelling_leads_out_of_the_tree() {
-    let mut bench = Bench::new(Settings::default(), files(&[("etc/passwd", 10), ("..", 1), ("a/../b", 1)]));
+    let mut harness =
+        Harness::new(Settings::default(), files(&[("etc/passwd", 10), ("..", 1), ("a/../b", 1)]));
     let long = vec![b'a'; 450];
     let names = [
         &b"../etc/passwd"[..],
@@ -109,22 +110,22 @@ fn no_spelling_leads_out_of_the_tree() {
         &long,
     ];
     for (port, name) in names.iter().enumerate() {
-        let sent = bench.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
+        let sent = harness.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
         assert_eq!(error_of(&sent), Some(ErrorCode::ACCESS_VIOLATION), "{name:?}");
     }
     // These are names like any other, for who knows the tree.
     for (port, name) in
         [&b"%2e%2e/etc/passwd"[..], b".../passwd", b"C:\\etc\\passwd", b"~root"].iter().enumerate()
     {
-        let sent = bench.exchange(key(2, 2000 + port as u16), &read_request(name, &[]));
+        let sent = harness.exchange(key(2, 2000 + port as u16), &read_request(name, &[]));
         assert_eq!(error_of(&sent), Some(ErrorCode::FILE_NOT_FOUND), "{name:?}");
     }
-    assert_eq!(bench.server.transfers(), 0);
+    assert_eq!(harness.server.transfers(), 0);
 }
 
 #[test]
 fn refusals_have_the_code_that_fits() {
-    let mut bench = Bench::new(Settings::default(), files(&[("a", 10)]));
+    let mut harness = Harness::new(Settings::default(), files(&[("a", 10)]));
     let mode = |mode: &[u8]| [&b"\0\x01a\0"[..], mode, b"\0"].concat();
     for (port, request, code) in [
         (1, read_request(b"nothing", &[]), ErrorCode::FILE_NOT_FOUND),
@@ -133,70 +134,70 @@ fn refusals_have_the_code_that_fits() {
         (4, mode(b"netascii"), ErrorCode::ILLEGAL_OPERATION),
         (5, mode(b"mail"), ErrorCode::ILLEGAL_OPERATION),
     ] {
-        assert_eq!(error_of(&bench.exchange(key(2, port), &request)), Some(code), "{port}");
+        assert_eq!(error_of(&harness.exchange(key(2, port), &request)), Some(code), "{port}");
     }
     // To these, nobody answers.
     for packet in
         [&b""[..], b"\0\x05\0\0x\0", b"\0\x04\0\x01", b"\0\x03\0\x01x", b"\0\x06\0", b"\0\x09ab", b"\0\x01a"]
     {
-        assert!(bench.exchange(key(2, 9), packet).is_empty(), "{packet:?}");
+        assert!(harness.exchange(key(2, 9), packet).is_empty(), "{packet:?}");
     }
-    assert!(bench.exchange(key(2, 0), &read_request(b"a", &[])).is_empty());
+    assert!(harness.exchange(key(2, 0), &read_request(b"a", &[])).is_empty());
 }
 
 #[test]
 fn a_packet_from_another_port_or_to_another_address_changes_nothing() {
-    let mut bench = Bench::new(Settings::default(), files(&[("a", 2000)]));
+    let mut harness = Harness::new(Settings::default(), files(&[("a", 2000)]));
     let client = key(2, 1000);
-    assert_eq!(bench.exchange(client, &read_request(b"a", &[])).len(), 1);
+    assert_eq!(harness.exchange(client, &read_request(b"a", &[])).len(), 1);
     let mut elsewhere = client;
     elsewhere.local = key(7, 0).peer.ip();
     for stranger in [key(2, 1001), key(3, 1000), elsewhere] {
-        assert!(bench.exchange(stranger, &ack(1)).is_empty());
-        assert!(bench.exchange(stranger, b"\0\x05\0\0stop\0").is_empty());
+        assert!(harness.exchange(stranger, &ack(1)).is_empty());
+        assert!(harness.exchange(stranger, b"\0\x05\0\0stop\0").is_empty());
     }
-    assert_eq!(bench.exchange(client, &ack(1)).len(), 1);
+    assert_eq!(harness.exchange(client, &ack(1)).len(), 1);
 }
 
 #[test]
 fn limits_hold_and_who_waits_is_served_later() {
     let settings = Settings { transfers_max: 3, transfers_per_address_max: 2, ..Settings::default() };
-    let mut bench = Bench::new(settings, files(&[("a", 10)]));
+    let mut harness = Harness::new(settings, files(&[("a", 10)]));
     let request = read_request(b"a", &[]);
-    assert_eq!(bench.exchange(key(2, 1), &request).len(), 1);
-    assert_eq!(bench.exchange(key(2, 2), &request).len(), 1);
-    assert!(bench.exchange(key(2, 3), &request).is_empty());
-    assert_eq!(bench.exchange(key(3, 1), &request).len(), 1);
-    assert!(bench.exchange(key(4, 1), &request).is_empty());
-    bench.exchange(key(2, 1), &ack(1));
-    assert_eq!(bench.exchange(key(4, 1), &request).len(), 1);
+    assert_eq!(harness.exchange(key(2, 1), &request).len(), 1);
+    assert_eq!(harness.exchange(key(2, 2), &request).len(), 1);
+    assert!(harness.exchange(key(2, 3), &request).is_empty());
+    assert_eq!(harness.exchange(key(3, 1), &request).len(), 1);
+    assert!(harness.exchange(key(4, 1), &request).is_empty());
+    harness.exchange(key(2, 1), &ack(1));
+    assert_eq!(harness.exchange(key(4, 1), &request).len(), 1);
     // Clients that fell silent give their places back.
-    while let Some(deadline) = bench.server.poll_timeout() {
-        bench.now = deadline;
-        bench.server.handle_timeout(bench.now);
-        bench.sent();
+    while let Some(deadline) = harness.server.poll_timeout() {
+        harness.now = deadline;
+        harness.server.handle_timeout(harness.now);
+        harness.sent();
     }
-    assert_eq!(bench.server.transfers(), 0);
+    assert_eq!(harness.server.transfers(), 0);
     for client in 10..13 {
-        assert_eq!(bench.exchange(key(client, 1), &request).len(), 1);
+        assert_eq!(harness.exchange(key(client, 1), &request).len(), 1);
     }
 }
 
 #[test]
 fn a_request_that_comes_twice_is_one_transfer() {
-    let mut bench = Bench::new(Settings::default(), files(&[("a", 2000), ("b", 5)]));
+    let mut harness = Harness::new(Settings::default(), files(&[("a", 2000), ("b", 5)]));
     let (client, request) = (key(2, 1000), read_request(b"a", &[]));
-    assert_eq!(bench.exchange(client, &request).len(), 1);
-    assert!(bench.exchange(client, &request).is_empty());
-    assert_eq!(bench.exchange(client, &ack(1)).len(), 1);
-    assert!(bench.exchange(client, &request).is_empty(), "a copy that was late");
+    assert_eq!(harness.exchange(client, &request).len(), 1);
+    assert!(harness.exchange(client, &request).is_empty());
+    assert_eq!(harness.exchange(client, &ack(1)).len(), 1);
+    assert!(harness.exchange(client, &request).is_empty(), "a copy that was late");
     // The machine was reset and uses the same port again.
-    bench.now += Duration::from_secs(5);
-    let sent = bench.exchange(client, &request);
+    harness.now += Duration::from_secs(5);
+    let sent = harness.exchange(client, &request);
     assert!(matches!(Packet::decode(&sent[0]), Ok(Packet::Data { block: 1, .. })));
-    let sent = bench.exchange(client, &read_request(b"b", &[]));
+    let sent = harness.exchange(client, &read_request(b"b", &[]));
     assert_eq!(sent, [b"\0\x03\0\x01\x00\x01\x02\x03\x04".to_vec()]);
-    assert_eq!(bench.server.transfers(), 1);
+    assert_eq!(harness.server.transfers(), 1);
 }
 
 #[test]
@@ -204,16 +205,16 @@ fn a_network_with_less_room_gets_smaller_blocks() {
     let cap =
         |network: &str, block_size_max| BlockSizeCap { network: network.parse().unwrap(), block_size_max };
     let caps = vec![cap("10.0.0.0/8", 1400), cap("10.0.0.128/25", 1200), cap("10.0.0.64/26", 9000)];
-    let mut bench =
-        Bench::new(Settings { block_size_caps: caps, ..Settings::default() }, files(&[("a", 10)]));
+    let mut harness =
+        Harness::new(Settings { block_size_caps: caps, ..Settings::default() }, files(&[("a", 10)]));
     for (client, block_size) in [(2, 1400), (127, 1468), (128, 1200), (255, 1200)] {
-        let sent = bench.exchange(key(client, 1), &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
+        let sent = harness.exchange(key(client, 1), &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
         let Packet::OptionAck(options) = Packet::decode(&sent[0]).unwrap() else { panic!() };
         assert_eq!(options.get(OptionName::BlockSize), Some(block_size), "{client}");
     }
     let mut client = key(2, 1);
     client.peer = "[2001:db8::2]:1".parse().unwrap();
-    let sent = bench.exchange(client, &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
+    let sent = harness.exchange(client, &read_request(b"a", &[(OptionName::BlockSize, 8192)]));
     assert_eq!(sent, [b"\0\x06blksize\x001448\0".to_vec()]);
 }
 
@@ -223,7 +224,7 @@ fn a_network_with_less_room_gets_smaller_blocks() {
 fn a_file_that_is_read_ahead_is_sent_as_it_is() {
     struct OnDisk(Arc<File>, u64);
     impl Contents for OnDisk {
-        fn open(&self, _: &str, _: &Asker) -> Result<Content, ContentError> {
+        fn open(&self, _: &str, _: &Requester) -> Result<Content, ContentError> {
             Ok(Content {
                 body: Body::File(Arc::clone(&self.0)),
                 length: self.1,
@@ -239,48 +240,48 @@ fn a_file_that_is_read_ahead_is_sent_as_it_is() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&pattern(LENGTH)).unwrap();
         let file = Arc::new(file);
-        let diary = Arc::new(super::Diary::default());
-        let surroundings = Surroundings {
+        let event_log = Arc::new(super::EventLog::default());
+        let context = Context {
             contents: Arc::new(OnDisk(Arc::clone(&file), LENGTH as u64)),
-            observer: diary.clone(),
+            observer: event_log.clone(),
             mac_of: Arc::new(|_| None),
         };
         let settings = Settings { block_size_max: 9000, ..Settings::default() };
         let admission = Admission::new(&settings);
-        let server = Server::new(Arc::new(settings), surroundings, admission);
-        let mut bench = Bench { server, diary, now: Instant::now() };
+        let server = Server::new(Arc::new(settings), context, admission);
+        let mut harness = Harness { server, event_log, now: Instant::now() };
         let data = |number: usize| {
             let bytes = &pattern(LENGTH)[((number - 1) * block).min(LENGTH)..(number * block).min(LENGTH)];
             vec![Packet::Data { block: number as u16, bytes }.encode()]
         };
-        bench.exchange(key(9, 1000), &read_request(b"f", &[(OptionName::BlockSize, block as u64)]));
+        harness.exchange(key(9, 1000), &read_request(b"f", &[(OptionName::BlockSize, block as u64)]));
         let half = LENGTH / block / 2;
         for number in 0..half {
             assert_eq!(
-                bench.exchange(key(9, 1000), &ack(number as u16)),
+                harness.exchange(key(9, 1000), &ack(number as u16)),
                 data(number + 1),
                 "{block} {number}"
             );
         }
-        bench.now += Duration::from_secs(1);
-        bench.server.handle_timeout(bench.now);
-        let again: Vec<_> = bench.sent().into_iter().map(|(_, packet)| packet).collect();
+        harness.now += Duration::from_secs(1);
+        harness.server.handle_timeout(harness.now);
+        let again: Vec<_> = harness.sent().into_iter().map(|(_, packet)| packet).collect();
         assert_eq!(again, data(half), "{block}");
         for number in half..=LENGTH / block {
             assert_eq!(
-                bench.exchange(key(9, 1000), &ack(number as u16)),
+                harness.exchange(key(9, 1000), &ack(number as u16)),
                 data(number + 1),
                 "{block} {number}"
             );
         }
 
         // Another one, whose file is cut: right bytes as far as there are some, then an ERROR, and no block twice.
-        bench.exchange(key(9, 2000), &read_request(b"f", &[(OptionName::BlockSize, block as u64)]));
-        assert_eq!(bench.exchange(key(9, 2000), &ack(0)), data(1));
+        harness.exchange(key(9, 2000), &read_request(b"f", &[(OptionName::BlockSize, block as u64)]));
+        assert_eq!(harness.exchange(key(9, 2000), &ack(0)), data(1));
         file.set_len(1000).unwrap();
         let mut number = 1;
         loop {
-            let sent = bench.exchange(key(9, 2000), &ack(number as u16));
+            let sent = harness.exchange(key(9, 2000), &ack(number as u16));
             number += 1;
             if sent != data(number) {
                 assert_eq!(error_of(&sent), Some(ErrorCode::NOT_DEFINED), "{block} {number}");
@@ -288,7 +289,7 @@ fn a_file_that_is_read_ahead_is_sent_as_it_is() {
             }
             assert!(number <= LENGTH / block, "the end was never noticed");
         }
-        let line = bench.diary.lines().into_iter().find(|line| line.contains("shorter"));
+        let line = harness.event_log.lines().into_iter().find(|line| line.contains("shorter"));
         assert_eq!(line.as_deref(), Some("- refused f: the file has become shorter while it was sent"));
     }
 }

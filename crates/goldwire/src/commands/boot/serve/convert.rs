@@ -8,7 +8,7 @@ use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::driver::DriverSettings;
 use goldwire_netboot::dhcp::server;
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
-use goldwire_netboot::member::{Seat, Table};
+use goldwire_netboot::member::{MemberConfig, Table};
 use goldwire_netboot::{Network, Observer, http, tftp};
 use nix::ifaddrs::getifaddrs;
 
@@ -26,12 +26,12 @@ pub(crate) fn library_settings(settings: &Settings) -> LibrarySettings {
 
 /// The members, all of them dead but this one.
 pub(crate) fn table_of(settings: &Settings, observer: Arc<dyn Observer>) -> anyhow::Result<Table> {
-    Ok(Table::new(seats_of(settings), Some(settings.server.name.clone()), observer)?)
+    Ok(Table::new(member_configs(settings), Some(settings.server.name.clone()), observer)?)
 }
 
 /// The members with their parts.
-pub(crate) fn seats_of(settings: &Settings) -> Vec<Seat> {
-    settings.members.iter().map(boot::MemberSettings::seat).collect()
+pub(crate) fn member_configs(settings: &Settings) -> Vec<MemberConfig> {
+    settings.members.iter().map(boot::MemberSettings::config).collect()
 }
 
 /// The group for heartbeats; none without a secret or where to hear.
@@ -154,12 +154,12 @@ fn interfaces_with_ipv4() -> Vec<String> {
 /// The DHCP server.
 pub(super) fn server_of(settings: &Settings) -> server::Settings {
     let subnets = settings.subnets.iter().filter_map(subnet_of).collect();
-    let mut told = server::Settings::new(settings.server.name.clone(), subnets);
-    told.is_authoritative = settings.dhcp.is_authoritative;
-    told.addresses = settings.own_member().and_then(boot::MemberSettings::address_v4).into_iter().collect();
-    told.query_from = settings.dhcp.lease_query_from.iter().filter_map(network_of).collect();
-    told.probe = settings.dhcp.is_probing.then_some(PROBE);
-    told
+    let mut server = server::Settings::new(settings.server.name.clone(), subnets);
+    server.is_authoritative = settings.dhcp.is_authoritative;
+    server.addresses = settings.own_member().and_then(boot::MemberSettings::address_v4).into_iter().collect();
+    server.query_from = settings.dhcp.lease_query_from.iter().filter_map(network_of).collect();
+    server.probe = settings.dhcp.is_probing.then_some(PROBE);
+    server
 }
 
 fn subnet_of(subnet: &boot::Subnet) -> Option<server::Subnet> {
@@ -198,10 +198,10 @@ mod tests {
         let text = "[http]\nproxy-protocol-from = [\"10.0.0.0/24\", \"10.0.9.9\"]\n\
                     [[member]]\nname = \"m\"\naddress = \"10.0.0.1\"\n";
         let loaded = boot::parse(text, std::path::Path::new("boot.toml")).unwrap();
-        let told = http_of(&loaded.settings);
+        let http = http_of(&loaded.settings);
         let is_believed = |address: &str| {
             let address = address.parse().unwrap();
-            told.listeners[0].balancers.iter().any(|balancers| balancers.contains(address))
+            http.listeners[0].balancers.iter().any(|balancers| balancers.contains(address))
         };
         assert!(is_believed("10.0.0.0") && is_believed("10.0.0.255") && is_believed("10.0.9.9"));
         assert!(!is_believed("10.0.1.0") && !is_believed("10.0.9.8"));

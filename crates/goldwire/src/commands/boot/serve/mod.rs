@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use goldwire_control::boot::telemetry::Telemetry;
 use goldwire_control::boot::timeline::Writer;
 use goldwire_control::boot::{self, DhcpMode, Loaded, Policy, Reloader, Settings};
-use goldwire_netboot::content::{Contents, Library, Links};
+use goldwire_netboot::content::{Contents, Library, UrlBuilder};
 use goldwire_netboot::dhcp::driver::{self, Clock, Service, open_leases};
 use goldwire_netboot::dhcp::lease::{Folder, Time};
 use goldwire_netboot::dhcp::proxy::ProxyResponder;
@@ -28,8 +28,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
-pub(super) use self::convert::{library_settings, seats_of, table_of};
-use super::{links_of, log, say};
+pub(super) use self::convert::{library_settings, member_configs, table_of};
+use super::{log, say, url_builder};
 use crate::args::boot::ServeArgs;
 use crate::exit::{Code, Hinted};
 use crate::privileges;
@@ -162,7 +162,7 @@ struct Shared {
 struct Bound {
     settings: Settings,
     shared: Shared,
-    links: Links,
+    urls: UrlBuilder,
     http: http::Bound,
     metrics: Option<http::Bound>,
     tftp: Option<tftp::Bound>,
@@ -173,7 +173,7 @@ struct Bound {
 
 impl Bound {
     fn bind(loaded: Loaded) -> anyhow::Result<Self> {
-        let links = links_of(&loaded);
+        let urls = url_builder(&loaded);
         let Loaded { settings, rules, .. } = loaded;
         let state = &settings.server.state;
         let timeline = Writer::start(state).map_err(|error| Hinted {
@@ -188,7 +188,7 @@ impl Bound {
         let members: Arc<dyn LiveMembers> = table.clone();
         let policy = Arc::new(Policy::new(rules, members));
         let asked: Arc<dyn BootPolicy> = policy.clone();
-        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), links.clone())?;
+        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), urls.clone())?;
         library.warm();
         media::serve(&settings, &library);
         let library = Arc::new(library);
@@ -223,7 +223,7 @@ impl Bound {
                 interfaces: settings.dhcp6_interfaces.clone(),
                 ports: dhcp6::driver::Settings::PORTS,
                 policy: asked,
-                links: links.clone(),
+                urls: urls.clone(),
                 observer,
             })?),
         };
@@ -235,11 +235,11 @@ impl Bound {
         };
         let metrics = metrics.transpose()?;
         let shared = Shared { telemetry, neighbours, table, policy, library, is_draining };
-        Ok(Self { settings, shared, links, http, metrics, tftp, dhcp, dhcp6, heartbeats })
+        Ok(Self { settings, shared, urls, http, metrics, tftp, dhcp, dhcp6, heartbeats })
     }
 
     fn start(self, config: &Path) -> anyhow::Result<Running> {
-        let Self { settings, shared, links, http, metrics, tftp, dhcp, dhcp6, heartbeats } = self;
+        let Self { settings, shared, urls, http, metrics, tftp, dhcp, dhcp6, heartbeats } = self;
         for address in http.addresses() {
             info!(%address, "HTTP");
         }
@@ -254,14 +254,14 @@ impl Bound {
             }
             let neighbours = Arc::clone(&shared.neighbours);
             let observer: Arc<dyn Observer> = shared.telemetry.clone();
-            tftp.run(tftp::Surroundings {
+            tftp.run(tftp::Context {
                 contents: shared.library.clone(),
                 observer,
                 mac_of: Arc::new(move |address| neighbours.mac_of(address)),
             })
         });
         let tftp = tftp.transpose()?;
-        let dhcp = dhcp.map(|sockets| start_dhcp(&settings, &shared, &links, sockets)).transpose()?;
+        let dhcp = dhcp.map(|sockets| start_dhcp(&settings, &shared, &urls, sockets)).transpose()?;
         let dhcp6 = dhcp6.map(dhcp6::driver::Bound::run).transpose()?;
         let (heartbeats, prober) = match heartbeats {
             Some(heartbeats) => (Some(heartbeats.run()?), None),
@@ -275,7 +275,7 @@ impl Bound {
         let heartbeats = heartbeats.map(Arc::new);
         let (beating, listen) = (heartbeats.clone(), settings.heartbeat.listen);
         let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
-            if let Err(error) = table.configure(seats_of(new)) {
+            if let Err(error) = table.configure(member_configs(new)) {
                 error!(%error, "the members stay as they were");
                 return;
             }
@@ -293,7 +293,7 @@ impl Bound {
 fn start_dhcp(
     settings: &Settings,
     shared: &Shared,
-    links: &Links,
+    urls: &UrlBuilder,
     sockets: driver::Sockets,
 ) -> anyhow::Result<driver::Running> {
     for address in sockets.addresses() {
@@ -301,15 +301,15 @@ fn start_dhcp(
     }
     let policy: Arc<dyn BootPolicy> = shared.policy.clone();
     let observer: Arc<dyn Observer> = shared.telemetry.clone();
-    let proxy = ProxyResponder::new(Arc::clone(&policy), links.clone(), Arc::clone(&observer), true);
+    let proxy = ProxyResponder::new(Arc::clone(&policy), urls.clone(), Arc::clone(&observer), true);
     if settings.dhcp.mode != DhcpMode::Server {
         return Ok(sockets.start(Service { server: None, proxy: Some(proxy) }, Clock::start(Time(0)))?);
     }
-    let told = convert::server_of(settings);
-    if let Some(problem) = told.problems().first() {
+    let server_settings = convert::server_of(settings);
+    if let Some(problem) = server_settings.problems().first() {
         bail!("{problem}");
     }
-    let mut server = Server::new(told, policy, links.clone(), observer);
+    let mut server = Server::new(server_settings, policy, urls.clone(), observer);
     let folder = leases_folder(settings);
     let volume =
         Folder::open(&folder).with_context(|| format!("open the lease log in {}", folder.display()))?;
@@ -337,7 +337,7 @@ fn health_of(
     Arc::new(move || {
         let wished = table.own().map_or(MemberState::Alive, |own| table.state_of(own));
         let state = if is_draining.load(Ordering::Relaxed) { MemberState::Draining } else { wished };
-        http::Health { is_well: state == MemberState::Alive, reason: state.name().into() }
+        http::Health { is_healthy: state == MemberState::Alive, reason: state.name().into() }
     })
 }
 
@@ -348,7 +348,7 @@ impl Contents for Nothing {
     fn open(
         &self,
         _path: &str,
-        _asker: &goldwire_netboot::content::Asker,
+        _asker: &goldwire_netboot::content::Requester,
     ) -> Result<goldwire_netboot::content::Content, goldwire_netboot::content::ContentError> {
         Err(goldwire_netboot::content::ContentError::NotFound)
     }

@@ -316,17 +316,17 @@ fn the_last_record_number_is_given() {
 
 fn sample() -> Record {
     use crate::device::Mac;
-    use crate::dhcp::lease::{Holder, RecordState, RelayAgent};
-    let holder = Holder::new(Some(Mac([2, 0, 0, 0, 0, 1]).into()), None, b"an identifier", false).unwrap();
+    use crate::dhcp::lease::{ClientId, RecordState, RelayAgent};
+    let client = ClientId::new(Some(Mac([2, 0, 0, 0, 0, 1]).into()), None, b"an identifier", false).unwrap();
     Record {
         address: Ipv4Addr::new(10, 0, 0, 1),
         state: RecordState::Granted,
-        holder,
+        client,
         relay_agent: RelayAgent::default(),
         member: MemberId(1),
         member_sequence: 1,
         changed: Time(1),
         expires: Time(2),
-        kept: Time(2),
+        grace_until: Time(2),
     }
 }

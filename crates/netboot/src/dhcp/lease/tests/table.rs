@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::device::Mac;
 use crate::dhcp::lease::{
-    Asker, Denied, Held, Holder, MemberId, Plan, Range, Reservation, State, Table, Terms, Time,
+    ClientId, Denied, Held, MemberId, Plan, Range, Requester, Reservation, State, Table, Terms, Time,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -33,16 +33,16 @@ fn table(plan: Plan) -> Table {
     Table::new(MemberId(1), vec![plan], terms())
 }
 
-fn system(mac: u8) -> Holder {
-    Holder::new(Some(Mac([2, 0, 0, 0, 0, mac]).into()), None, b"\xffsystem", false).unwrap()
+fn system(mac: u8) -> ClientId {
+    ClientId::new(Some(Mac([2, 0, 0, 0, 0, mac]).into()), None, b"\xffsystem", false).unwrap()
 }
 
-fn firmware(mac: u8) -> Holder {
-    Holder::new(Some(Mac([2, 0, 0, 0, 0, mac]).into()), None, &[], true).unwrap()
+fn firmware(mac: u8) -> ClientId {
+    ClientId::new(Some(Mac([2, 0, 0, 0, 0, mac]).into()), None, &[], true).unwrap()
 }
 
-fn by(holder: &Holder) -> Asker<'_> {
-    Asker { holder, circuit_id: &[], relay_agent: Some(&[]) }
+fn by(client: &ClientId) -> Requester<'_> {
+    Requester { client, circuit_id: &[], relay_agent: Some(&[]) }
 }
 
 /// Time in seconds.
@@ -50,9 +50,9 @@ fn at(seconds: u64) -> Time {
     Time(1_000_000_000_000 + seconds * 1000)
 }
 
-fn lease(table: &mut Table, now: u64, holder: &Holder, seconds: u64) -> Result<Ipv4Addr, Denied> {
-    let held = table.hold(&[0], at(now), by(holder), None)?;
-    table.grant(&[0], at(now), by(holder), held.address, Duration::from_secs(seconds))?;
+fn lease(table: &mut Table, now: u64, client: &ClientId, seconds: u64) -> Result<Ipv4Addr, Denied> {
+    let held = table.hold(&[0], at(now), by(client), None)?;
+    table.grant(&[0], at(now), by(client), held.address, Duration::from_secs(seconds))?;
     Ok(held.address)
 }
 
@@ -121,7 +121,7 @@ fn a_machine_keeps_its_address_through_all_stages_of_its_boot_and_the_next() {
     assert_eq!(lease(&mut table, 0, &firmware(1), 60), Ok(address(1)));
     assert_eq!(lease(&mut table, 5, &system(1), 3600), Ok(address(1)));
     // The system's own; not that of another system behind the same hardware address.
-    let other = Holder::new(Some(Mac([2, 0, 0, 0, 0, 1]).into()), None, b"\xffother", false).unwrap();
+    let other = ClientId::new(Some(Mac([2, 0, 0, 0, 0, 1]).into()), None, b"\xffother", false).unwrap();
     assert_eq!(lease(&mut table, 6, &other, 3600), Ok(address(2)));
     assert_eq!(lease(&mut table, 6, &system(1), 3600), Ok(address(1)));
     // It is restarted.
@@ -137,7 +137,7 @@ fn strangers_cannot_hold_a_whole_pool() {
     assert_eq!(lease(&mut table, 0, &system(0), 3600), Ok(address(1)));
     let results: Vec<_> = (1..=200).map(|mac| table.hold(&[0], at(1), by(&system(mac)), None)).collect();
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 150);
-    assert_eq!(results.last(), Some(&Err(Denied::Crowded)));
+    assert_eq!(results.last(), Some(&Err(Denied::TooManyOffers)));
     let known = Held { address: address(1), is_known: true };
     assert_eq!(table.hold(&[0], at(1), by(&system(0)), None), Ok(known), "who has a lease is served");
     // The flood ends, and nothing is left of it.
@@ -157,11 +157,12 @@ fn reservations_by_every_name() {
     let mut table = table(Plan { reservations, ..plan(1, 4) });
     assert_eq!(lease(&mut table, 0, &firmware(1), 60), Ok(address(3)));
     assert_eq!(lease(&mut table, 0, &system(1), 60), Ok(address(3)));
-    let named = Holder::new(Some(Mac([2, 0, 0, 0, 0, 9]).into()), None, b"\xffnamed", false).unwrap();
+    let named = ClientId::new(Some(Mac([2, 0, 0, 0, 0, 9]).into()), None, b"\xffnamed", false).unwrap();
     assert_eq!(lease(&mut table, 0, &named, 60), Ok(address(100)), "outside of the pool");
     let behind = firmware(5);
-    let asker = Asker { holder: &behind, circuit_id: b"port 7", relay_agent: Some(b"\x01\x06port 7") };
-    assert_eq!(table.hold(&[0], at(0), asker, None).map(|held| held.address), Ok(address(4)));
+    let requester =
+        Requester { client: &behind, circuit_id: b"port 7", relay_agent: Some(b"\x01\x06port 7") };
+    assert_eq!(table.hold(&[0], at(0), requester, None).map(|held| held.address), Ok(address(4)));
     // Nobody else gets them.
     assert_eq!(table.grant(&[0], at(0), by(&system(7)), address(3), HOUR).unwrap_err(), Denied::Taken);
     assert_eq!(lease(&mut table, 0, &system(7), 60), Ok(address(1)));
@@ -199,7 +200,7 @@ fn a_member_renews_what_the_other_logged_within_the_bound_that_both_know() {
     assert_eq!(lease(&mut owner, 7201, &system(9), 60), Ok(address(1)));
     // A record that would take an address from the client that has it is not believed.
     let mut forged = renewed[0].clone();
-    (forged.changed, forged.holder) = (at(7210), system(77));
+    (forged.changed, forged.client) = (at(7210), system(77));
     assert!(!owner.apply_foreign(at(7210), &forged));
 }
 
@@ -241,12 +242,12 @@ proptest! {
         let mut leases: HashMap<Ipv4Addr, (u8, Time)> = HashMap::new();
         let mut holds: HashMap<Ipv4Addr, (u8, Time)> = HashMap::new();
         // Odd clients are the firmware of the machine before them.
-        let holder = |client: u8| if client % 2 == 1 { firmware(client / 2) } else { system(client / 2) };
+        let client_of = |client: u8| if client % 2 == 1 { firmware(client / 2) } else { system(client / 2) };
         for step in steps {
             match step {
                 Step::Wait(seconds) => now += seconds,
                 Step::Hold(client, wanted) => {
-                    let result = table.hold(&[0], at(now), by(&holder(client)), wanted.map(address));
+                    let result = table.hold(&[0], at(now), by(&client_of(client)), wanted.map(address));
                     if let Ok(held) = result {
                         for (machine, until) in [leases.get(&held.address), holds.get(&held.address)].into_iter().flatten() {
                             prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
@@ -256,7 +257,7 @@ proptest! {
                 }
                 Step::Grant(client, last, seconds) => {
                     let address = address(last);
-                    let result = table.grant(&[0], at(now), by(&holder(client)), address, Duration::from_secs(seconds));
+                    let result = table.grant(&[0], at(now), by(&client_of(client)), address, Duration::from_secs(seconds));
                     if let Ok((expires, records)) = result {
                         prop_assert!((1..=8).contains(&last));
                         prop_assert!(last != 4 || client / 2 == 3, "it is reserved");
@@ -273,7 +274,7 @@ proptest! {
                     }
                 }
                 Step::Release(client, last) => {
-                    if let Some(record) = table.release(0, at(now), by(&holder(client)), address(last)) {
+                    if let Some(record) = table.release(0, at(now), by(&client_of(client)), address(last)) {
                         prop_assert_eq!(leases.remove(&address(last)).map(|(machine, _)| machine), Some(client / 2));
                         log.push(record);
                     }
@@ -282,7 +283,7 @@ proptest! {
                     }
                 }
                 Step::Decline(client, last) => {
-                    if let Some(record) = table.decline(0, at(now), by(&holder(client)), address(last)) {
+                    if let Some(record) = table.decline(0, at(now), by(&client_of(client)), address(last)) {
                         leases.remove(&address(last));
                         holds.remove(&address(last));
                         log.push(record);
@@ -308,7 +309,7 @@ proptest! {
             // Whoever was acknowledged has its lease until it ends.
             for (address, (machine, until)) in leases.iter().filter(|(_, (_, until))| *until > at(now)) {
                 let lease = table.lease(*address).unwrap();
-                let mac = lease.holder.hardware.unwrap().mac().unwrap().0[5];
+                let mac = lease.client.hardware.unwrap().mac().unwrap().0[5];
                 prop_assert_eq!((lease.state, mac, lease.expires), (State::Granted, *machine, *until));
             }
         }
@@ -320,18 +321,18 @@ fn a_large_pool_that_is_nearly_full_is_as_quick_as_an_empty_one() {
     let first = Ipv4Addr::new(10, 0, 0, 0);
     let last = Ipv4Addr::new(10, 1, 255, 255);
     let mut table = table(Plan { pools: vec![Range { first, last }], ..Plan::default() });
-    let holder = |number: u32| {
+    let client_of = |number: u32| {
         let [a, b, c, d] = number.to_be_bytes();
-        Holder::new(Some(Mac([2, 0, a, b, c, d]).into()), None, &[], false).unwrap()
+        ClientId::new(Some(Mac([2, 0, a, b, c, d]).into()), None, &[], false).unwrap()
     };
     let mut addresses = std::collections::HashSet::new();
     for number in 0..131_072 {
-        let address = lease(&mut table, 0, &holder(number), 100 + u64::from(number)).unwrap();
+        let address = lease(&mut table, 0, &client_of(number), 100 + u64::from(number)).unwrap();
         assert!(addresses.insert(address));
     }
-    assert_eq!(lease(&mut table, 0, &holder(200_000), 9), Err(Denied::Exhausted));
+    assert_eq!(lease(&mut table, 0, &client_of(200_000), 9), Err(Denied::Exhausted));
     for number in 0..1000 {
-        let address = lease(&mut table, 2000, &holder(300_000 + number), 99_999).unwrap();
+        let address = lease(&mut table, 2000, &client_of(300_000 + number), 99_999).unwrap();
         assert_eq!(u32::from(address), u32::from(first) + number, "the oldest first");
     }
 }

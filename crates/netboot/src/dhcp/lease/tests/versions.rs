@@ -41,18 +41,18 @@ fn version_1_is_read_and_rewritten_before_anything_is_added() {
     let volume = volume(&old);
     let (mut log, needs_rewrite, records) = open(&volume);
     assert!(needs_rewrite);
-    let told: Vec<_> = records
+    let times: Vec<_> = records
         .iter()
         .map(|record| {
-            let mac = record.holder.hardware.and_then(|hardware| hardware.mac()).unwrap();
+            let mac = record.client.hardware.and_then(|hardware| hardware.mac()).unwrap();
             let after = |time: Time| time.0 - BEGUN;
-            let times = (after(record.changed), after(record.expires), after(record.kept));
+            let times = (after(record.changed), after(record.expires), after(record.grace_until));
             (record.address.octets()[3], record.state, mac.0[5], record.member_sequence, times)
         })
         .collect();
     // As the layout of version 1 says; the remarks in the file tell which record is which.
     assert_eq!(
-        told,
+        times,
         [
             (100, RecordState::Granted, 1, 41, (1000, 3_601_000, 3_601_000)),
             (101, RecordState::Granted, 2, 42, (1500, 301_500, 301_500)),
@@ -61,26 +61,26 @@ fn version_1_is_read_and_rewritten_before_anything_is_added() {
         ]
     );
     let [system, firmware, declined, _] = &records[..] else { panic!() };
-    assert_eq!(system.holder.identified_by, IdentifiedBy::ClientId);
-    assert_eq!(&*system.holder.client_id, b"\xffsystem");
-    assert_eq!(firmware.holder.uuid, Some(Uuid(*b"0123456789abcdef")));
-    assert!(firmware.holder.is_boot && !system.holder.is_boot);
-    assert_eq!(&*declined.holder.client_id, [1, 0x52, 0x54, 0, 0, 0, 3]);
+    assert_eq!(system.client.identified_by, IdentifiedBy::ClientId);
+    assert_eq!(&*system.client.client_id, b"\xffsystem");
+    assert_eq!(firmware.client.uuid, Some(Uuid(*b"0123456789abcdef")));
+    assert!(firmware.client.is_boot && !system.client.is_boot);
+    assert_eq!(&*declined.client.client_id, [1, 0x52, 0x54, 0, 0, 0, 3]);
     assert!(records.iter().all(|record| record.relay_agent == RelayAgent::default()));
 
     // Until it is rewritten it takes nothing, and a crash leaves it as it was.
     assert!(log.commit(&records[..1]).is_err());
     assert_eq!(volume.with_bytes(LOG, |bytes| bytes.clone()), Some(old));
-    let told = Record { relay_agent: RelayAgent::new(b"\x01\x04port"), ..system.clone() };
-    let other = Record { address: Ipv4Addr::new(10, 0, 0, 103), ..told.clone() };
+    let relayed = Record { relay_agent: RelayAgent::new(b"\x01\x04port"), ..system.clone() };
+    let other = Record { address: Ipv4Addr::new(10, 0, 0, 103), ..relayed.clone() };
     log.begin_rewrite(Time(BEGUN), 45).unwrap();
-    log.rewrite(std::slice::from_ref(&told)).unwrap();
+    log.rewrite(std::slice::from_ref(&relayed)).unwrap();
     log.finish_rewrite().unwrap();
     log.commit(std::slice::from_ref(&other)).unwrap();
     drop(log);
     assert_eq!(volume.with_bytes(LOG, |bytes| bytes[8]), Some(2));
     let (_, needs_rewrite, records) = open(&volume);
-    assert_eq!((needs_rewrite, records), (false, vec![told, other]));
+    assert_eq!((needs_rewrite, records), (false, vec![relayed, other]));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::token::{LinkKey, TEXT_LENGTH, Token};
+use super::token::{TEXT_LENGTH, Token, TokenKey};
 use crate::device::{Device, Mac};
 use crate::policy::{Boot, What};
 
@@ -65,32 +65,32 @@ const LIFETIME: Duration = Duration::from_secs(15 * 60);
 ///
 /// Without a key (the default) paths carry no tokens and no token is good.
 #[derive(Clone)]
-pub struct Links {
-    key: Option<Arc<LinkKey>>,
+pub struct UrlBuilder {
+    key: Option<Arc<TokenKey>>,
     lifetime: Duration,
     clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
 }
 
-impl Default for Links {
+impl Default for UrlBuilder {
     fn default() -> Self {
         Self { key: None, lifetime: LIFETIME, clock: Arc::new(SystemTime::now) }
     }
 }
 
-impl fmt::Debug for Links {
+impl fmt::Debug for UrlBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Links")
+        f.debug_struct("UrlBuilder")
             .field("key", &self.key)
             .field("lifetime", &self.lifetime)
             .finish_non_exhaustive()
     }
 }
 
-impl Links {
+impl UrlBuilder {
     /// Links whose tokens every member with the same key takes. A token is good for at least `lifetime` and at most
     /// twice that: ends are rounded to multiples of it, so that members that render the same script in the same
     /// period render the same bytes.
-    pub fn new(key: LinkKey, lifetime: Duration) -> Self {
+    pub fn new(key: TokenKey, lifetime: Duration) -> Self {
         Self { key: Some(Arc::new(key)), lifetime: lifetime.max(Duration::from_secs(1)), ..Self::default() }
     }
 
@@ -106,7 +106,7 @@ impl Links {
         match &boot.what {
             What::File(path) => Some(self.path_to(path, boot, device)),
             What::Script(_) => Some(self.path_to(&script_path(device), boot, device)),
-            What::Elsewhere(_) => None,
+            What::Literal(_) => None,
         }
     }
 
@@ -125,7 +125,7 @@ impl Links {
     }
 
     /// Whether a token is good now for the path below it, asked for by who is known to be `mac`. A token that was made
-    /// for a hardware address is refused to who is known to have another; where nobody knows the asker's (behind a
+    /// for a hardware address is refused to who is known to have another; where nobody knows the requester's (behind a
     /// router that is no relay of ours), the signature alone decides.
     pub(super) fn is_good(&self, token: &Token, path: &str, mac: Option<Mac>) -> bool {
         let is_asker = match (token.mac(), mac) {
@@ -213,27 +213,31 @@ mod tests {
     fn a_token_is_good_for_its_path_its_device_and_its_time() {
         let now = Arc::new(AtomicU64::new(1_700_000_123));
         let clock = Arc::clone(&now);
-        let links = Links::new(LinkKey::from_secret(b"shared"), Duration::from_secs(600))
+        let urls = UrlBuilder::new(TokenKey::from_secret(b"shared"), Duration::from_secs(600))
             .with_clock(move || UNIX_EPOCH + Duration::from_secs(clock.load(Ordering::Relaxed)));
-        let path = links.path_of(&boot(true), &Device::new(Some(MAC), Firmware::Ipxe)).unwrap();
+        let path = urls.path_of(&boot(true), &Device::new(Some(MAC), Firmware::Ipxe)).unwrap();
         let (token, below) = parts(&path);
         assert_eq!(below, "pvs/ARDBP32.BIN");
-        assert!(links.is_good(&token, &below, Some(MAC)) && links.is_good(&token, &below, None));
-        assert!(!links.is_good(&token, &below, Some(Mac([0; 6]))), "another device's");
-        assert!(!links.is_good(&token, "pvs/ARDBP33.BIN", Some(MAC)), "another path's");
-        assert!(!Links::new(LinkKey::from_secret(b"other"), LIFETIME).is_good(&token, &below, Some(MAC)));
-        assert!(!Links::default().is_good(&token, &below, Some(MAC)), "no key, no token");
+        assert!(urls.is_good(&token, &below, Some(MAC)) && urls.is_good(&token, &below, None));
+        assert!(!urls.is_good(&token, &below, Some(Mac([0; 6]))), "another device's");
+        assert!(!urls.is_good(&token, "pvs/ARDBP33.BIN", Some(MAC)), "another path's");
+        assert!(!UrlBuilder::new(TokenKey::from_secret(b"other"), LIFETIME).is_good(
+            &token,
+            &below,
+            Some(MAC)
+        ));
+        assert!(!UrlBuilder::default().is_good(&token, &below, Some(MAC)), "no key, no token");
 
         now.fetch_add(600, Ordering::Relaxed);
-        assert!(links.is_good(&token, &below, Some(MAC)), "good for its lifetime");
+        assert!(urls.is_good(&token, &below, Some(MAC)), "good for its lifetime");
         now.fetch_add(600, Ordering::Relaxed);
-        assert!(!links.is_good(&token, &below, Some(MAC)), "and not for twice as long");
+        assert!(!urls.is_good(&token, &below, Some(MAC)), "and not for twice as long");
     }
 
     #[test]
     fn members_make_the_same_token_in_the_same_period() {
         let at = |seconds| {
-            Links::new(LinkKey::from_secret(b"k"), Duration::from_secs(600))
+            UrlBuilder::new(TokenKey::from_secret(b"k"), Duration::from_secs(600))
                 .with_clock(move || UNIX_EPOCH + Duration::from_secs(seconds))
                 .path_of(&boot(true), &Device::new(Some(MAC), Firmware::Ipxe))
         };
@@ -244,19 +248,19 @@ mod tests {
     #[test]
     fn without_a_key_or_a_wish_for_tokens_paths_are_plain() {
         let device = Device::new(Some(MAC), Firmware::Ipxe);
-        assert_eq!(Links::default().path_of(&boot(true), &device).unwrap(), "pvs/ARDBP32.BIN");
-        let links = Links::new(LinkKey::from_secret(b"k"), LIFETIME);
-        assert_eq!(links.path_of(&boot(false), &device).unwrap(), "pvs/ARDBP32.BIN");
+        assert_eq!(UrlBuilder::default().path_of(&boot(true), &device).unwrap(), "pvs/ARDBP32.BIN");
+        let urls = UrlBuilder::new(TokenKey::from_secret(b"k"), LIFETIME);
+        assert_eq!(urls.path_of(&boot(false), &device).unwrap(), "pvs/ARDBP32.BIN");
     }
 
     // Management controllers reject URLs with & or ? (the complaints' row 23).
     #[test]
     fn row_23_links_need_no_question_mark_and_no_ampersand() {
-        let links = Links::new(LinkKey::from_secret(b"k"), LIFETIME);
+        let urls = UrlBuilder::new(TokenKey::from_secret(b"k"), LIFETIME);
         let mut device = Device::new(Some(MAC), Firmware::Ipxe);
         device.uuid = "01234567-89ab-cdef-0123-456789000001".parse().ok();
         device.arch = Some(crate::Architecture::EFI_X64);
-        let path = links.path_to(&script_path(&device), &boot(true), &device);
+        let path = urls.path_to(&script_path(&device), &boot(true), &device);
         assert!(path.bytes().all(|c| c.is_ascii_alphanumeric() || b"-./".contains(&c)), "{path}");
         assert!(path.len() < 200, "one vendor's firmware takes 255 characters of URL: {path}");
         assert_eq!(percent_encode("a b/ü?&.efi"), "a%20b/%C3%BC%3F%26.efi");
@@ -264,8 +268,8 @@ mod tests {
 
     #[test]
     fn a_log_gives_nobody_a_token() {
-        let links = Links::new(LinkKey::from_secret(b"k"), LIFETIME);
-        let path = links.path_of(&boot(true), &Device::new(Some(MAC), Firmware::Ipxe)).unwrap();
+        let urls = UrlBuilder::new(TokenKey::from_secret(b"k"), LIFETIME);
+        let path = urls.path_of(&boot(true), &Device::new(Some(MAC), Firmware::Ipxe)).unwrap();
         let (token, _) = parts(&path);
         let tag = &token.to_string()[TAG_START..];
         for text in [
@@ -287,7 +291,7 @@ mod tests {
 
     #[test]
     fn keys_do_not_print() {
-        let links = Links::new(LinkKey::from_secret(b"k"), LIFETIME);
-        assert!(format!("{links:?}").contains("redacted"));
+        let urls = UrlBuilder::new(TokenKey::from_secret(b"k"), LIFETIME);
+        assert!(format!("{urls:?}").contains("redacted"));
     }
 }

@@ -1,6 +1,6 @@
 # Put in front of an x64 iPXE program that reads no script from where it was loaded (before 1.21): it stands in for the
 # firmware's keyboard (EFI_SIMPLE_TEXT_INPUT_PROTOCOL, UEFI 2.10 §12.3), types one line and then puts the keyboard
-# back. typist.rs holds it assembled and appends the program's entry and the line; a test assembles this file and
+# back. keystroke_stub.rs holds it assembled and appends the program's entry and the line; a test assembles this file and
 # compares. Offsets: EFI_SYSTEM_TABLE ConIn 0x30, BootServices 0x60; EFI_BOOT_SERVICES CreateEvent 0x50,
 # SignalEvent 0x68.
         .intel_syntax noprefix

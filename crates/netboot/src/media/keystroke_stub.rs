@@ -8,7 +8,7 @@
 /// Ctrl-B at "Press Ctrl-B for the iPXE command line", then the command.
 const LINE: &[u8] = b"\x02chain file:/autoexec.ipxe\r\0";
 
-/// `typist.S`, assembled.
+/// `keystroke_stub.S`, assembled.
 const CODE: [u8; 252] = [
     0x51, 0x52, 0x53, 0x48, 0x83, 0xec, 0x40, 0x48, 0x89, 0xd3, 0x48, 0x89, 0x15, 0xbf, 0x00, 0x00, 0x00,
     0x48, 0x8b, 0x42, 0x30, 0x48, 0x89, 0x05, 0xbc, 0x00, 0x00, 0x00, 0x48, 0x8d, 0x05, 0xa7, 0x00, 0x00,
@@ -39,9 +39,9 @@ pub(super) fn contains(program: &[u8], text: &[u8]) -> bool {
     program.windows(text.len()).any(|window| window == text)
 }
 
-/// The program with the typist in front of it: appended to its last section (PE/COFF specification, §3–4), which
+/// The program with the keystroke_stub in front of it: appended to its last section (PE/COFF specification, §3–4), which
 /// becomes executable. None if the program is not laid out so that something can be appended.
-pub(super) fn with_typist(program: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn with_keystrokes(program: &[u8]) -> Option<Vec<u8>> {
     let word = |at: usize| Some(u32::from_le_bytes(program.get(at..at + 4)?.try_into().ok()?));
     let half = |at: usize| Some(u16::from_le_bytes(program.get(at..at + 2)?.try_into().ok()?));
     let header = usize::try_from(word(0x3c)?).ok().filter(|at| *at < program.len())?;
