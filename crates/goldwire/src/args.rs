@@ -152,6 +152,9 @@ pub(crate) struct SyncArgs {
     /// Refuse a source whose version is not signed by this public key (file, or the key itself).
     #[arg(long, value_name = "KEY", help_heading = "Signatures")]
     pub(crate) require_signature: Option<String>,
+    /// Only a version of this name: the one in its descriptor, which a signature covers.
+    #[arg(long, value_name = "NAME", help_heading = "Signatures")]
+    pub(crate) require_name: Option<String>,
     /// Free text to keep with the version.
     #[arg(long, help_heading = "Signatures")]
     pub(crate) note: Option<String>,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use goldwire_replicate::wire::{Counters, Failure, FailureKind, Phase, Plan};
 use goldwire_replicate::{Route, SyncEvent, SyncJob, SyncReport, TargetEvent};
-use goldwire_stdx::ByteSize;
+use goldwire_stdx::{ByteSize, printable};
 use goldwire_store::CHUNK_SIZE;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::exit::Code;
@@ -43,6 +43,8 @@ pub(crate) struct Show {
 
 struct State {
     bars: Option<MultiProgress>,
+    /// Whether the bars are on the screen: not before every host was reached, since `ssh` may ask something until then.
+    is_drawing: bool,
     source_bar: Option<ProgressBar>,
     source_line: Option<Instant>,
     targets: Vec<Target>,
@@ -50,7 +52,7 @@ struct State {
 
 struct Target {
     bar: Option<ProgressBar>,
-    told: Option<Instant>,
+    last_line: Option<Instant>,
     phase: Option<Phase>,
     plan: Option<Plan>,
     counters: Counters,
@@ -60,7 +62,8 @@ struct Target {
 
 impl Show {
     pub(crate) fn new(job: &SyncJob, mode: Mode) -> Self {
-        let bars = (mode == Mode::People && io::stderr().is_terminal()).then(MultiProgress::new);
+        let bars = (mode == Mode::People && io::stderr().is_terminal())
+            .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
         let names: Vec<String> = job.targets.iter().map(ToString::to_string).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(40);
         let style = ProgressStyle::with_template(&format!(
@@ -77,10 +80,10 @@ impl Show {
                     bar
                 });
                 let (counters, history) = (Counters::default(), Vec::new());
-                Target { bar, told: None, phase: None, plan: None, counters, history }
+                Target { bar, last_line: None, phase: None, plan: None, counters, history }
             })
             .collect();
-        let state = State { bars, source_bar: None, source_line: None, targets };
+        let state = State { bars, is_drawing: false, source_bar: None, source_line: None, targets };
         Self {
             mode,
             names,
@@ -98,17 +101,27 @@ impl Show {
             return self.json_event(&event);
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.is_drawing && matches!(event, SyncEvent::Hashing { .. } | SyncEvent::Source { .. }) {
+            state.is_drawing = true;
+            if let Some(bars) = &state.bars {
+                bars.set_draw_target(ProgressDrawTarget::stderr());
+            }
+        }
         match event {
             SyncEvent::Hashing { done, total } => self.source_hashing(&mut state, done, total),
             SyncEvent::Source { path, version, ready } => {
+                let path = printable(&path);
                 if let Some(bar) = state.source_bar.take() {
                     bar.finish_and_clear();
                 }
+                let name = printable(&version.name);
+                let signed = version.signer.map(|signer| format!("\nsigned by {signer} as {name:?}"));
+                let signed = signed.unwrap_or_default();
                 let cached = if ready.tree_was_cached { ", digests at hand" } else { "" };
                 self.say(
                     &state,
                     &format!(
-                        "{path}: {} disk, {} used{cached}\nroot {}",
+                        "{path}: {} disk, {} used{cached}\nroot {}{signed}",
                         ByteSize(version.size),
                         ByteSize(version.chunks_used * CHUNK_SIZE as u64),
                         version.root
@@ -203,10 +216,10 @@ impl Show {
             return;
         }
         match &state.bars {
-            Some(bars) => {
+            Some(bars) if state.is_drawing => {
                 let _ = bars.println(text);
             }
-            None => {
+            _ => {
                 let _ = writeln!(io::stderr(), "{text}");
             }
         }
@@ -215,8 +228,8 @@ impl Show {
     /// A plain progress line, now and then.
     fn line(&self, state: &mut State, number: usize, text: &str) {
         let target = &mut state.targets[number];
-        if target.told.is_none_or(|told| told.elapsed() >= LINE_EVERY) {
-            let is_first = target.told.replace(Instant::now()).is_none();
+        if target.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+            let is_first = target.last_line.replace(Instant::now()).is_none();
             if !is_first {
                 self.say(state, &format!("{}: {text}", self.names[number]));
             }
@@ -255,7 +268,7 @@ impl Show {
             let done = report.targets.iter().filter(|target| target.is_ok()).count();
             let failed = report.targets.len() - done;
             print_line(
-                &json!({"event": "summary", "root": report.version.root.to_string(), "done": done,
+                &json!({"event": "summary", "root": report.version.as_ref().map(|version| version.root.to_string()), "done": done,
                         "failed": failed, "seconds": seconds, "exit_code": code as u8})
                 .to_string(),
             );
@@ -291,8 +304,10 @@ impl Show {
             }
         }
         // A root is a promise; where no target keeps it, there is nothing to promise.
-        if report.targets.iter().any(Result::is_ok) {
-            print_line(&format!("root {}  in {seconds:.1} s", report.version.root));
+        if report.targets.iter().any(Result::is_ok)
+            && let Some(version) = &report.version
+        {
+            print_line(&format!("root {}  in {seconds:.1} s", version.root));
         }
     }
 
@@ -327,7 +342,7 @@ impl Show {
             SyncEvent::Source { path, version, ready } => json!({
                 "event": "source", "path": path, "root": version.root.to_string(), "size": version.size,
                 "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,
-                "note": version.note, "signer": version.signer.map(|signer| signer.to_string()),
+                "name": version.name, "note": version.note, "signer": version.signer.map(|signer| signer.to_string()),
                 "tree_was_cached": ready.tree_was_cached,
             }),
             SyncEvent::Target { target, event } => {

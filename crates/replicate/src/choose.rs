@@ -1,11 +1,41 @@
 //! Choosing one of several images.
 
-use goldwire_stdx::Uuid;
+use goldwire_stdx::{Uuid, printable};
 
 use crate::endpoint::Endpoint;
 use crate::failure::Result;
 use crate::job::{Choice, Select};
+use crate::list::matches;
 use crate::wire::{Candidate, Failure, FailureKind};
+
+/// The images that `place` may offer. A source that answers a question about a folder names images in that folder that
+/// match the pattern; one that is asked about a file names that file. Anything else would let it choose what is
+/// overwritten at the targets (CVE-2019-6111, CVE-2022-29154).
+pub(crate) fn offered(
+    place: &Endpoint,
+    is_folder: bool,
+    images: Vec<Candidate>,
+    pattern: Option<&str>,
+) -> Result<Vec<Candidate>> {
+    let asked = place.path.trim_end_matches('/');
+    for image in &images {
+        let is_plain = *printable(&image.path) == image.path;
+        let fits = match (is_folder, image.path.rsplit_once('/')) {
+            (false, _) => image.path == place.path,
+            (true, Some((folder, name))) => {
+                folder.trim_end_matches('/') == asked && pattern.is_none_or(|pattern| matches(pattern, name))
+            }
+            (true, None) => false,
+        };
+        if !fits || !is_plain {
+            let text =
+                format!("{place} offers {:?}, which is not what it was asked for", printable(&image.path));
+            return Err(Failure::new(FailureKind::Invalid, text)
+                .hint("the file name at the targets would be the source's choice; rename the image, or leave this source"));
+        }
+    }
+    Ok(images)
+}
 
 /// Picks one candidate, or says what there is to pick from.
 pub(crate) fn choose(place: &Endpoint, mut images: Vec<Candidate>, select: &Select) -> Result<Candidate> {
@@ -51,11 +81,12 @@ fn describe(image: &Candidate, show_time: fn(i64) -> String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn several_candidates_are_listed_and_a_rule_picks_one() {
-        let image = |path: &str, modified, uuid| Candidate {
+    fn image(path: &str, modified: i64, uuid: u8) -> Candidate {
+        Candidate {
             path: path.into(),
             format: "VhdDynamic".into(),
             size: 1 << 30,
@@ -65,7 +96,32 @@ mod tests {
             has_parent: false,
             modified,
             created: None,
-        };
+        }
+    }
+
+    proptest! {
+        /// The rule: what is offered is in the folder that was asked for, under a plain name that matches, or it is the
+        /// file that was asked for. Whatever else comes, nothing of it is taken.
+        #[test]
+        fn a_source_offers_what_it_was_asked_for_or_nothing(
+            folder in "(/[a-c]{1,2}){0,2}", name in "[a-c.]{1,3}", offered_path in "[a-c/.\u{1b}\n]{0,8}",
+            is_folder: bool, has_pattern: bool, exact: bool,
+        ) {
+            let asked = if is_folder { format!("{folder}/") } else { format!("{folder}/{name}") };
+            let place = Endpoint { host: Some("evil".into()), path: asked.clone() };
+            let path = if exact { format!("{folder}/{name}") } else { offered_path };
+            let pattern = has_pattern.then_some("a*");
+            let taken = offered(&place, is_folder, vec![image(&path, 0, 1)], pattern);
+            let file = path.rsplit('/').next().unwrap();
+            let is_there = if is_folder { path == format!("{}/{file}", asked.trim_end_matches('/')) } else { path == asked };
+            let fits = !is_folder || pattern.is_none() || file.starts_with('a');
+            let is_plain = !path.contains(['\u{1b}', '\n']);
+            prop_assert_eq!(taken.is_ok(), is_there && fits && is_plain, "{} for {}", path, asked);
+        }
+    }
+
+    #[test]
+    fn several_candidates_are_listed_and_a_rule_picks_one() {
         let select = |choice| Select { choice, ..Select::default() };
         let place: Endpoint = "h:/sr".parse().unwrap();
         let images = vec![image("/sr/a.vhd", 5, 1), image("/sr/b.vhd", 9, 2)];

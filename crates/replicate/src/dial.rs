@@ -45,6 +45,13 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// A process that has ended already, for tests.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        let child = Command::new("true").spawn().unwrap();
+        Self { child: Arc::new(Mutex::new(child)), stderr: Arc::default() }
+    }
+
     /// Whether both are the same process.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.child, &other.child)
@@ -104,9 +111,11 @@ pub(crate) fn dial(ssh: &[String], host: &str, agents: &Agents, note: &dyn Fn(&P
     if ssh.is_empty() {
         let (program, arguments) =
             agents.local.split_first().ok_or_else(|| invalid("no local agent is known"))?;
-        let mut command = Command::new(program);
-        // In a group of its own, so that Ctrl-C at the terminal reaches us alone and we can stop it in order.
-        std::os::unix::process::CommandExt::process_group(command.args(arguments), 0);
+        // Ctrl-C at the terminal is for us alone, who stop it in order; but it stays in our process group, because the ssh
+        // that it starts may have to ask something there, which a background job may not. The shell's `trap` makes
+        // the signals ignored for it and everything below it.
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\""]).arg(program).args(arguments);
         return match connect(command, host, agents, note, None)? {
             Connected::Agent(dialed) => Ok(dialed),
             Connected::Damaged(_) => Err(invalid("the local agent does not answer as one")),
@@ -298,18 +307,28 @@ fn shake_hands(
     }
 }
 
+/// Settings of the user's that are meant for his own sessions and would come between us and the agent, as `scp` sets
+/// them. Each is set only if this `ssh` says that it knows it.
+const OURS: [(&str, &str); 4] = [
+    ("remotecommand", "RemoteCommand=none"),
+    ("clearallforwardings", "ClearAllForwardings=yes"),
+    ("permitlocalcommand", "PermitLocalCommand=no"),
+    ("stdinnull", "StdinNull=no"),
+];
+
 /// The command that reaches `destination`: the user's, then what suits a bulk transfer. Ciphers are only put in
 /// another order, the fast ones of this machine first: what the user's settings do not allow stays forbidden.
 pub(crate) fn ssh_command(user_command: &[String], destination: &str) -> Vec<String> {
     let mut command = user_command.to_vec();
-    if let Some(ciphers) = preferred_ciphers(user_command, destination) {
-        command.extend(["-o".into(), format!("Ciphers={ciphers}"), "-o".into(), "Compression=no".into()]);
+    if let Some(settings) = settings_for(user_command, destination) {
+        command.extend(options_for(&settings, has_aes_instructions()));
     }
     command.extend(["-T".into(), "--".into(), destination.into()]);
     command
 }
 
-fn preferred_ciphers(user_command: &[String], destination: &str) -> Option<String> {
+/// What `ssh -G` says of `destination`: a keyword and its value on each line (OpenSSH 6.8 and later).
+fn settings_for(user_command: &[String], destination: &str) -> Option<String> {
     let (program, arguments) = user_command.split_first()?;
     let output = Command::new(program)
         .args(arguments)
@@ -319,15 +338,28 @@ fn preferred_ciphers(user_command: &[String], destination: &str) -> Option<Strin
         .output()
         .ok()
         .filter(|output| output.status.success())?;
-    let settings = String::from_utf8(output.stdout).ok()?;
-    let allowed = settings.lines().find_map(|line| line.strip_prefix("ciphers "))?;
-    if !has_aes_instructions() {
-        return None;
+    String::from_utf8(output.stdout).ok()
+}
+
+fn options_for(settings: &str, has_aes: bool) -> Vec<String> {
+    let value = |keyword: &str| {
+        settings
+            .lines()
+            .find_map(|line| line.split_once(' ').filter(|(known, _)| *known == keyword).map(|(_, v)| v))
+    };
+    let mut options: Vec<String> = OURS
+        .iter()
+        .filter(|(keyword, _)| value(keyword).is_some())
+        .flat_map(|(_, option)| ["-o".to_owned(), (*option).to_owned()])
+        .collect();
+    if let Some(allowed) = value("ciphers").filter(|_| has_aes) {
+        let (mut fast, slow): (Vec<&str>, Vec<&str>) =
+            allowed.trim().split(',').partition(|cipher| cipher.contains("-gcm@openssh.com"));
+        fast.extend(slow);
+        let ciphers = format!("Ciphers={}", fast.join(","));
+        options.extend(["-o".into(), ciphers, "-o".into(), "Compression=no".into()]);
     }
-    let (mut fast, slow): (Vec<&str>, Vec<&str>) =
-        allowed.trim().split(',').partition(|cipher| cipher.contains("-gcm@openssh.com"));
-    fast.extend(slow);
-    Some(fast.join(","))
+    options
 }
 
 fn has_aes_instructions() -> bool {
@@ -361,4 +393,26 @@ fn keep_stderr(stderr: ChildStderr, kept: &Mutex<Vec<u8>>, echo: Option<&str>) {
 
 fn invalid(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Invalid, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settings_that_this_ssh_knows_are_set_and_no_cipher_is_added() {
+        let old = "user root\nciphers aes128-ctr,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com\n";
+        let options = options_for(old, true);
+        assert_eq!(options[1], "Ciphers=aes256-gcm@openssh.com,aes128-ctr,chacha20-poly1305@openssh.com");
+        assert_eq!(options.len(), 4);
+        assert_eq!(options_for(old, false), [""; 0]);
+        let new =
+            "clearallforwardings no\npermitlocalcommand yes\nremotecommand tmux attach\nstdinnull yes\n";
+        let options = options_for(new, true).join(" ");
+        for option in
+            ["RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "StdinNull=no"]
+        {
+            assert!(options.contains(option), "{options}");
+        }
+    }
 }

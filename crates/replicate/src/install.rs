@@ -49,21 +49,126 @@ pub(crate) const HAS_AGENT: &str = "GOLDWIRE-HAS-AGENT";
 pub(crate) const NEEDS_AGENT: &[u8] = b"GOLDWIRE-NEEDS-AGENT ";
 pub(crate) const INSTALL_FAILED: &[u8] = b"GOLDWIRE-INSTALL-FAILED";
 
-/// What the remote login shell is told. One line without single quotes, so that any shell passes it on whole.
-/// `read` takes its line byte by byte and `head -c` stops where it should, so the program's bytes go nowhere else.
+/// What the remote login shell is given. One line without single quotes, so that any shell passes it on whole.
+///
+/// A program is run from the cache only if the folder and the file are the user's own and no links, since where others
+/// may write beside it somebody could have put both there first. Otherwise the program goes to a fresh private folder,
+/// which is gone when it ends. `read` takes its line byte by byte and `head -c` stops where it should, so the program's
+/// bytes go nowhere else.
 pub(crate) fn remote_script(digest: &str, force: bool) -> String {
     let remove = if force { "rm -f \"$a\"; " } else { "" };
     format!(
-        "exec sh -c 'd=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/goldwire\"; a=\"$d/agent-{digest}\"; {remove}\
-         if [ -x \"$a\" ]; then echo; echo {HAS_AGENT}; exec \"$a\" --stdio; fi; \
-         echo; echo GOLDWIRE-NEEDS-AGENT $(uname -s) $(uname -m); read -r n || exit 3; umask 077; \
-         mkdir -p \"$d\" && t=$(mktemp \"$d/.agent.XXXXXXXX\") && head -c \"$n\" >\"$t\" && chmod 700 \"$t\" && \
-         \"$t\" --self-check {digest} && mv -f \"$t\" \"$a\" && exec \"$a\" --stdio; \
-         rm -f \"$t\"; echo; echo GOLDWIRE-INSTALL-FAILED; exit 4'"
+        "exec sh -c 'umask 077; d=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/goldwire\"; p=; \
+         o() {{ [ -O \"$1\" ] && [ ! -h \"$1\" ]; }}; mkdir -p \"$d\" 2>/dev/null; \
+         o \"$d\" || {{ d=$(mktemp -d) && p=$d; }}; a=\"$d/agent-{digest}\"; {remove}\
+         r() {{ [ -z \"$p\" ] && exec \"$a\" --stdio; \"$a\" --stdio; s=$?; rm -rf \"$p\"; exit $s; }}; \
+         if o \"$a\" && [ -f \"$a\" ] && [ -x \"$a\" ]; then echo; echo {HAS_AGENT}; r; fi; \
+         echo; echo GOLDWIRE-NEEDS-AGENT $(uname -s) $(uname -m); read -r n || exit 3; \
+         t=$(mktemp \"$d/.agent.XXXXXXXX\") && head -c \"$n\" >\"$t\" && chmod 700 \"$t\" && \
+         \"$t\" --self-check {digest} && mv -f \"$t\" \"$a\" && r; \
+         rm -f \"$t\"; [ -z \"$p\" ] || rm -rf \"$p\"; echo; echo GOLDWIRE-INSTALL-FAILED; exit 4'"
     )
 }
 
 /// The name of a program in the cache: enough of its BLAKE3 to be unique and unforgeable.
 pub fn digest_of(program: &[u8]) -> String {
     to_hex(&blake3::hash(program).as_bytes()[..16])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// An agent for tests: it says that it runs, and that it is itself.
+    const AGENT: &str = "#!/bin/sh\n[ \"$1\" = --self-check ] && exit 0\necho RUNS\n";
+
+    /// Runs the script as a login shell would, offering `AGENT`; what it printed.
+    fn run(shell: &str, cache: &Path, force: bool) -> String {
+        let script = remote_script("d", force);
+        let mut child = Command::new(shell)
+            .args(["-c", &script])
+            .env("XDG_CACHE_HOME", cache)
+            .env("TMPDIR", cache.parent().unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        let _ = write!(input, "{}\n{AGENT}", AGENT.len());
+        drop(input);
+        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+    }
+
+    #[test]
+    fn an_agent_is_installed_once_and_found_again() {
+        for shell in ["sh", "bash"] {
+            let scene = tempfile::tempdir().unwrap();
+            let cache = scene.path().join("cache");
+            let first = run(shell, &cache, false);
+            assert!(first.contains("NEEDS-AGENT") && first.ends_with("RUNS\n"), "{shell}: {first}");
+            let second = run(shell, &cache, false);
+            assert!(second.contains(HAS_AGENT) && second.ends_with("RUNS\n"), "{shell}: {second}");
+            assert!(run(shell, &cache, true).contains("NEEDS-AGENT"), "{shell}: force installs anew");
+            assert_eq!(
+                fs::read_dir(cache.join("goldwire")).unwrap().count(),
+                1,
+                "{shell}: nothing else stays"
+            );
+        }
+    }
+
+    /// Somebody else was there first: the folder, a link in its place, the file, a link in its place.
+    #[test]
+    fn a_planted_agent_is_not_run() {
+        const PLANTED: &str = "#!/bin/sh\necho PLANTED\n";
+        let program = |path: &Path| {
+            fs::write(path, PLANTED).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let is_root = chown(tempfile::tempdir().unwrap().path(), Some(4711), None).is_ok();
+        for plant in ["folder", "link to a folder", "file", "link to a file"] {
+            if !is_root && !plant.starts_with("link") {
+                continue;
+            }
+            let scene = tempfile::tempdir().unwrap();
+            let (cache, theirs) = (scene.path().join("cache"), scene.path().join("theirs"));
+            let own = cache.join("goldwire");
+            fs::create_dir_all(&theirs).unwrap();
+            program(&theirs.join("agent-d"));
+            match plant {
+                "folder" => {
+                    fs::create_dir_all(&own).unwrap();
+                    program(&own.join("agent-d"));
+                    for path in [&own.join("agent-d"), &own] {
+                        chown(path, Some(4711), None).unwrap();
+                    }
+                }
+                "link to a folder" => {
+                    fs::create_dir_all(&cache).unwrap();
+                    symlink(&theirs, &own).unwrap();
+                }
+                "file" => {
+                    fs::create_dir_all(&own).unwrap();
+                    program(&own.join("agent-d"));
+                    chown(own.join("agent-d"), Some(4711), None).unwrap();
+                }
+                _ => {
+                    fs::create_dir_all(&own).unwrap();
+                    symlink(theirs.join("agent-d"), own.join("agent-d")).unwrap();
+                }
+            }
+            let said = run("sh", &cache, false);
+            assert!(!said.contains("PLANTED") && said.ends_with("RUNS\n"), "{plant}: {said}");
+            assert_eq!(fs::read_to_string(theirs.join("agent-d")).unwrap(), PLANTED, "{plant}");
+            let left = fs::read_dir(scene.path()).unwrap().count();
+            assert_eq!(left, 2, "{plant}: the private folder is gone");
+        }
+    }
 }

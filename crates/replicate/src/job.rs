@@ -82,6 +82,17 @@ pub struct Reach {
     pub route: Route,
     /// How agents are started.
     pub agents: Agents,
+    /// Whether somebody can answer what `ssh` asks.
+    pub questions: Questions,
+}
+
+/// Whether somebody can answer what `ssh` asks: an unknown host key, a password, a touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Questions {
+    /// There is a terminal: hosts are dialed one after another, before anything is drawn.
+    OneByOne,
+    /// There is none, and `ssh` says so itself.
+    Nobody,
 }
 
 /// What is written at the targets.
@@ -134,8 +145,11 @@ pub struct Effort {
 pub struct Trust {
     /// Signs the descriptor.
     pub sign: Option<SecretKey>,
-    /// The source's descriptor must bear a signature of this key.
+    /// The source's descriptor must bear a signature of this key. What the target is asked for then goes to it over a
+    /// connection of this machine, because the source host could change it.
     pub require_signature: Option<PublicKey>,
+    /// The version must have this name.
+    pub require_name: Option<String>,
 }
 
 impl SyncJob {
@@ -150,6 +164,7 @@ impl SyncJob {
                 remote_ssh: vec!["ssh".into(), "-o".into(), "BatchMode=yes".into()],
                 route: Route::Auto,
                 agents,
+                questions: Questions::Nobody,
             },
             write: WriteRules::default(),
             seeds: Seeds::default(),
@@ -237,6 +252,6 @@ pub enum TargetEvent {
 pub struct SyncReport {
     /// One per target, in order.
     pub targets: Vec<Result<Outcome>>,
-    /// The version.
-    pub version: Version,
+    /// The version; `None` if no target was reached, and so nothing was read.
+    pub version: Option<Version>,
 }

@@ -32,7 +32,8 @@ pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Cand
     for entry in fs::read_dir(path).map_err(failed)?.flatten().take(ENTRIES_MAX) {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| !name.starts_with('.')) else { continue };
-        if pattern.is_some_and(|pattern| !matches(pattern, name)) || !entry.path().is_file() {
+        let is_wanted = pattern.is_none_or(|pattern| matches(pattern, name));
+        if !is_wanted || !is_file_of(path, &entry.path()) {
             continue;
         }
         // A file that is no readable image is passed over, unless it was asked for by a pattern.
@@ -44,6 +45,21 @@ pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Cand
     }
     images.sort_by(|a, b| a.path.cmp(&b.path));
     Ok((true, images))
+}
+
+/// Whether `entry` is a file of `folder`: one in it, or a link to one in it. A link out of it is not what a pattern over
+/// the folder asks for.
+fn is_file_of(folder: &Path, entry: &Path) -> bool {
+    match fs::symlink_metadata(entry) {
+        Ok(data) if data.is_symlink() => {
+            let (Ok(folder), Ok(target)) = (fs::canonicalize(folder), fs::canonicalize(entry)) else {
+                return false;
+            };
+            target.is_file() && target.parent() == Some(&folder)
+        }
+        Ok(data) => data.is_file(),
+        Err(_) => false,
+    }
 }
 
 fn candidate(path: &Path) -> Result<Candidate> {
@@ -129,6 +145,27 @@ fn match_class(class: &[char], c: char) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_out_of_the_folder_are_no_images_of_it() {
+        let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let here = folder.path();
+        for path in [here.join("a.raw"), outside.path().join("secret.raw")] {
+            fs::write(path, vec![1; 4096]).unwrap();
+        }
+        for (target, link) in [
+            (outside.path().join("secret.raw"), "out.raw"),
+            ("a.raw".into(), "latest.raw"),
+            ("missing".into(), "dangling.raw"),
+            (outside.path().to_owned(), "folder.raw"),
+        ] {
+            std::os::unix::fs::symlink(target, here.join(link)).unwrap();
+        }
+        let (is_folder, images) = list(here, Some("*.raw")).unwrap();
+        let names: Vec<_> = images.iter().map(|image| image.path.rsplit('/').next().unwrap()).collect();
+        assert!(is_folder);
+        assert_eq!(names, ["a.raw", "latest.raw"]);
+    }
 
     #[test]
     fn patterns_match_as_a_shell_does() {

@@ -18,7 +18,7 @@ use goldwire_stdx::AlignedBuffer;
 use serde::{Deserialize, Serialize};
 
 /// What both sides must agree on before anything else. Raised with every change of layout or meaning.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// What an agent writes first, so that a peer can skip what a chatty login shell printed before it.
 pub const PREAMBLE: &[u8; 16] = b"\0GOLDWIRE-AGENT\n";
@@ -342,6 +342,8 @@ pub struct SourceJob {
     pub keep_bytes: u64,
     /// Hashing threads; none asks the machine.
     pub threads: Option<u16>,
+    /// Whether the image is read even if its digests were kept.
+    pub read_all: bool,
 }
 
 /// What to receive, and where to.

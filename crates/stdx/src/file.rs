@@ -12,8 +12,16 @@ use crate::ByteSize;
 /// # Errors
 /// `FileTooLarge`; why it cannot be read.
 pub fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    read_open_bounded(&File::open(path)?, max)
+}
+
+/// The same of an open file, whose owner or mode was looked at.
+///
+/// # Errors
+/// As [`read_bounded`].
+pub fn read_open_bounded(file: &File, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         let reason = format!("it has more than {}", ByteSize(max));
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
@@ -26,8 +34,19 @@ pub fn read_bounded(path: &Path, max: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read_bounded`]; `InvalidData` where it is not UTF-8.
 pub fn read_text_bounded(path: &Path, max: u64) -> io::Result<String> {
-    let not_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8");
-    String::from_utf8(read_bounded(path, max)?).map_err(not_text)
+    text(read_bounded(path, max)?)
+}
+
+/// The same for the text of an open file.
+///
+/// # Errors
+/// As [`read_text_bounded`].
+pub fn read_open_text_bounded(file: &File, max: u64) -> io::Result<String> {
+    text(read_open_bounded(file, max)?)
+}
+
+fn text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 #[cfg(test)]

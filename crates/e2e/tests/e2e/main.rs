@@ -50,6 +50,8 @@ mod documents;
 #[cfg(test)]
 mod property;
 #[cfg(test)]
+mod questions;
+#[cfg(test)]
 mod sync;
 #[cfg(test)]
 mod trouble;

@@ -325,7 +325,7 @@ fn json_lines_tell_the_documented_events() {
     let first = |kind: &str| {
         kinds.iter().position(|found| found == kind).unwrap_or_else(|| panic!("no {kind}: {run}"))
     };
-    let order = ["source", "reached", "planned", "progress", "done", "summary"].map(first);
+    let order = ["reached", "source", "planned", "progress", "done", "summary"].map(first);
     assert!(order.is_sorted(), "{run}");
     let phases: Vec<_> = run.events_of("phase").iter().map(|event| event["phase"].clone()).collect();
     let last: Vec<_> = phases.iter().rev().take(3).rev().cloned().collect();

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use goldwire_stdx::read_open_text_bounded;
 use goldwire_store::{PublicKey, SecretKey};
 
 use crate::args::KeyNewArgs;
@@ -51,13 +52,30 @@ fn cannot_create(path: &Path, error: io::Error) -> anyhow::Error {
     .into()
 }
 
-/// Reads a secret key file.
+/// Longest key file.
+const KEY_FILE_MAX: u64 = 4096;
+
+/// Reads a secret key file, which nobody else may read, as ssh asks of its keys.
 pub(crate) fn secret(path: &Path) -> anyhow::Result<SecretKey> {
-    let text = fs::read_to_string(path).with_context(|| format!("read the key {}", path.display()))?;
-    text.parse().map_err(|why| {
+    let doing = || format!("read the key {}", path.display());
+    let file = fs::File::open(path).with_context(doing)?;
+    let mode = file.metadata().with_context(doing)?.mode();
+    let text = read_open_text_bounded(&file, KEY_FILE_MAX).with_context(doing)?;
+    let key = text.parse().map_err(|why| {
         let hint = "`goldwire key new FILE` makes one: FILE signs, FILE.pub is what others check with";
-        Hinted { message: format!("{}: {why}", path.display()), hint: hint.into() }.into()
-    })
+        Hinted { message: format!("{}: {why}", path.display()), hint: hint.into() }
+    })?;
+    if mode & 0o077 != 0 {
+        return Err(Hinted {
+            message: format!("{}: others may read this secret key (mode {:o})", path.display(), mode & 0o777),
+            hint: format!(
+                "chmod 600 {}; if somebody may have read it, make a new one: goldwire key new FILE",
+                path.display()
+            ),
+        }
+        .into());
+    }
+    Ok(key)
 }
 
 /// A public key: a file that holds one, or the key itself.

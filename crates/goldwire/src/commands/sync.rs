@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use crossbeam_channel::{Sender, unbounded};
 use goldwire_replicate::wire::FailureKind;
 use goldwire_replicate::{
-    Choice, Effort, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules, sync,
+    Choice, Effort, Questions, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules, sync,
 };
 use goldwire_stdx::spawn;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -49,6 +49,7 @@ pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
             remote_ssh: split(&args.remote_ssh_command, "--remote-ssh-command")?,
             route: args.route.into(),
             agents: agents(&args.agent_program)?,
+            questions: questions(),
         },
         write: WriteRules {
             format: args.format.map(Into::into),
@@ -73,6 +74,7 @@ pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
         trust: Trust {
             sign: args.sign.as_deref().map(key::secret).transpose()?,
             require_signature: args.require_signature.as_deref().map(key::public).transpose()?,
+            require_name: args.require_name,
         },
         source: args.source,
         targets: args.targets,
@@ -165,6 +167,14 @@ fn keep_time(control_tx: Sender<Signal>, limits: Schedule, max_time: Option<Dura
         }
     })?;
     Ok(())
+}
+
+/// `ssh` asks at the terminal of its session, wherever its standard input comes from.
+fn questions() -> Questions {
+    match std::fs::File::open("/dev/tty") {
+        Ok(_) => Questions::OneByOne,
+        Err(_) => Questions::Nobody,
+    }
 }
 
 fn usage(message: &str) -> Code {

@@ -36,13 +36,17 @@ pub(crate) fn open_source(
     let progress = Progress::default();
     let threads = job.threads.and_then(|threads| NonZeroUsize::new(threads.into()));
     let options = BuildOptions { threads, stop: stop.flag(), progress: &progress };
+    let work = || match job.read_all {
+        true => TreeCache::rebuild(image, &options),
+        false => TreeCache::of(image, &options),
+    };
     let report = || {
         let done = progress.bytes_done.load(Ordering::Relaxed);
         let total = progress.bytes_total.load(Ordering::Relaxed);
         connection.send(Frame::of(Kind::Event, 0, 0, &Event::Hashing { done, total }));
     };
-    let cached = watched(REPORT_EVERY, || TreeCache::of(image, &options), report)
-        .map_err(|error| Failure::io("start a thread", &error))??;
+    let cached =
+        watched(REPORT_EVERY, work, report).map_err(|error| Failure::io("start a thread", &error))??;
     let data =
         fs::metadata(&path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

@@ -9,21 +9,24 @@
 //!                                                                   each answer fetched once for all targets
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+mod heard;
+mod peers;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use goldwire_stdx::spawn_scoped;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use goldwire_stdx::{printable, spawn_scoped};
 use goldwire_store::Version;
 
-use crate::choose::choose;
-use crate::connection::{Connection, SILENCE_MAX, Throttle, lost};
+use self::peers::Peers;
+use crate::choose::{choose, offered};
+use crate::connection::{Connection, Throttle, lost};
 use crate::dial::{Dialed, Process, dial, ssh_command};
 use crate::endpoint::Endpoint;
 use crate::failure::Result;
-use crate::job::{Route, Seeds, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent};
+use crate::job::{Questions, Route, Seeds, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent};
 use crate::receive::uuid_of;
 use crate::source::{RemoteServer, Server, SharedServer, serve_request};
 use crate::wire::{
@@ -39,8 +42,9 @@ const WINDOW_MIN: u64 = 4 << 20;
 /// Bytes of answers kept for targets that come a little later.
 const KEEP_BYTES: u64 = 48 << 20;
 
-/// How long a target may take to end after it was asked to stop.
-const STOP_GRACE: Duration = Duration::from_secs(20);
+/// Targets that are dialed at a time: sshd drops connections from ten that have not yet authenticated on
+/// (`MaxStartups`), and all may come through one bastion.
+const DIALS_MAX: usize = 8;
 
 /// Runs a sync. `observe` is called from several threads.
 ///
@@ -54,96 +58,17 @@ pub fn sync(
 ) -> Result<SyncReport> {
     let throttle = Arc::new(Throttle::default());
     throttle.set_rate(job.effort.limit);
-    let peers = Peers {
-        connections: Mutex::default(),
-        dialing: Mutex::default(),
-        throttle: Arc::clone(&throttle),
-        stopping: AtomicBool::new(false),
-    };
+    let peers = Peers::new(Arc::clone(&throttle));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        spawn_scoped(scope, "signals", || peers.watch_signals(signals, &over)).map_err(no_thread)?;
+        spawn_scoped(scope, "signals", || peers.watch_signals(signals, &over))
+            .map_err(|error| no_thread(&error))?;
         let session = Session { job, peers: &peers, throttle, observe };
         let outcome = session.run();
         over.store(true, Ordering::Relaxed);
         peers.kill_all();
         outcome
     })
-}
-
-/// Everybody we talk to, for signals that concern all and for noticing silence.
-struct Peers {
-    connections: Mutex<Vec<(Connection, Process)>>,
-    /// Connections that have not answered yet.
-    dialing: Mutex<Vec<Process>>,
-    throttle: Arc<Throttle>,
-    stopping: AtomicBool,
-}
-
-impl Peers {
-    fn add(&self, connection: &Connection, process: &Process) {
-        self.lock().push((connection.clone(), process.clone()));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Connection, Process)>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn command_all(&self, command: &Command) {
-        for (connection, _) in self.lock().iter() {
-            connection.send(Frame::of(Kind::Command, 0, 0, command));
-        }
-    }
-
-    fn kill_all(&self) {
-        self.lock().drain(..).for_each(|(_, process)| process.kill());
-    }
-
-    /// Passes signals on until the sync is over.
-    fn watch_signals(&self, signals: &Receiver<Signal>, over: &AtomicBool) {
-        let mut stopped_at: Option<Instant> = None;
-        let mut is_disconnected = false;
-        while !over.load(Ordering::Relaxed) {
-            let next = if is_disconnected {
-                thread::sleep(Duration::from_millis(100));
-                Err(RecvTimeoutError::Timeout)
-            } else {
-                signals.recv_timeout(Duration::from_millis(100))
-            };
-            match next {
-                Ok(Signal::Stop) if stopped_at.is_some() => self.kill_all(),
-                Ok(Signal::Stop) => {
-                    stopped_at = Some(Instant::now());
-                    self.stopping.store(true, Ordering::Relaxed);
-                    self.throttle.set_paused(false);
-                    self.command_all(&Command::Stop);
-                    // Whoever has not answered yet has nothing to finish.
-                    lock(&self.dialing).drain(..).for_each(|process| process.kill());
-                }
-                Ok(Signal::Pause) => {
-                    self.throttle.set_paused(true);
-                    self.command_all(&Command::Pause);
-                }
-                Ok(Signal::Resume) => {
-                    self.throttle.set_paused(false);
-                    self.command_all(&Command::Resume);
-                }
-                Ok(Signal::Limit(rate)) => {
-                    self.throttle.set_rate(rate);
-                    self.command_all(&Command::Limit(rate));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => is_disconnected = true,
-            }
-            if stopped_at.is_some_and(|at| at.elapsed() > STOP_GRACE) {
-                self.kill_all();
-            }
-            if !self.throttle.is_paused() {
-                let silent = |(connection, _): &(Connection, Process)| connection.silent_for() > SILENCE_MAX;
-                self.lock().iter().filter(|peer| silent(peer)).for_each(|(_, process)| process.kill());
-            }
-        }
-    }
 }
 
 struct Session<'a> {
@@ -164,10 +89,30 @@ struct Source {
     streams: Streams,
 }
 
+/// A target that answered.
+struct Reached {
+    /// Where commands for it go.
+    connection: Connection,
+    /// On that connection; 0 is the target itself, others are targets behind the source.
+    stream: u16,
+    events: Receiver<Event>,
+}
+
 impl Session<'_> {
+    /// Every host is reached before anything is read: a typing mistake in one target costs no hours, and what `ssh` asks
+    /// is asked before there are progress bars.
     fn run(&self) -> Result<SyncReport> {
         let source = self.reach_source()?;
         let image = self.choose(&source)?;
+        // One answer for all relayed targets; a single one needs nothing kept.
+        let keep = if self.job.targets.len() > 1 { KEEP_BYTES } else { 0 };
+        let shared: Arc<dyn Server> =
+            Arc::new(SharedServer::new(Arc::clone(&source.server) as Arc<dyn Server>, keep));
+        let reached = self.reach_targets(&source, &shared);
+        if reached.iter().all(Result::is_err) {
+            let targets = reached.into_iter().map(|reached| reached.and(Err(Failure::stopped()))).collect();
+            return Ok(SyncReport { targets, version: None });
+        }
         let ready = self.open(&source, &image)?;
         let (version, bytes) = self.describe(&ready)?;
         (self.observe)(SyncEvent::Source {
@@ -175,48 +120,68 @@ impl Session<'_> {
             version: Box::new(version.clone()),
             ready: Box::new(ready.clone()),
         });
-        // One answer for all relayed targets; a single one needs nothing kept.
-        let keep = if self.job.targets.len() > 1 { KEEP_BYTES } else { 0 };
-        let shared: Arc<dyn Server> =
-            Arc::new(SharedServer::new(Arc::clone(&source.server) as Arc<dyn Server>, keep));
-        let targets = thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.job.targets.len())
-                .map(|target| {
-                    let (source, shared, job) = (&source, &shared, self.target_job(target, &ready, &bytes));
-                    spawn_scoped(scope, "target", move || {
-                        let outcome = self.one_target(target, source, shared, job).map_err(|failure| {
-                            // Ctrl-C at a terminal reaches ssh too, which then ends before it can say why.
-                            let is_cut = failure.kind == FailureKind::Disconnected;
-                            if is_cut && self.peers.stopping.load(Ordering::Relaxed) {
-                                Failure::stopped()
-                            } else {
-                                failure
-                            }
-                        });
-                        let event = match outcome.clone() {
-                            Ok(outcome) => TargetEvent::Done(outcome),
-                            Err(failure) => TargetEvent::Failed(failure),
-                        };
-                        self.emit(target, event);
-                        outcome
-                    })
-                })
-                .collect();
-            let lost = || Err(Failure::new(FailureKind::Other, "a thread failed"));
-            threads
-                .into_iter()
-                .enumerate()
-                .map(|(target, thread)| match thread {
-                    Ok(thread) => thread.join().unwrap_or_else(|_| lost()),
-                    Err(error) => {
-                        let failure = no_thread(error);
-                        self.emit(target, TargetEvent::Failed(failure.clone()));
-                        Err(failure)
-                    }
-                })
-                .collect()
+        let targets = self.for_each_target(reached, usize::MAX, |target, reached| {
+            let reached = reached?;
+            let job = self.target_job(target, &image, &ready, &version, &bytes)?;
+            let command = Command::Receive(Box::new(job));
+            reached.connection.send(Frame::of(Kind::Command, reached.stream, 0, &command));
+            let outcome = self.finished(target, &reached.events, &version)?;
+            self.emit(target, TargetEvent::Done(outcome.clone()));
+            Ok(outcome)
         });
-        Ok(SyncReport { targets, version })
+        Ok(SyncReport { targets, version: Some(version) })
+    }
+
+    /// Dials every target. Who cannot be reached is reported at once and holds nobody up.
+    fn reach_targets(&self, source: &Source, shared: &Arc<dyn Server>) -> Vec<Result<Reached>> {
+        let at_once = match self.job.reach.questions {
+            Questions::OneByOne => 1,
+            Questions::Nobody => DIALS_MAX,
+        };
+        let all = (0..self.job.targets.len()).map(Ok).collect();
+        self.for_each_target(all, at_once, |target, _: Result<usize>| {
+            self.reach_target(target, source, shared)
+        })
+    }
+
+    /// Runs `work` for every target, `at_once` of them at a time, and reports what fails. A target whose input is an error
+    /// has been reported already.
+    fn for_each_target<I: Send, O: Send>(
+        &self,
+        inputs: Vec<Result<I>>,
+        at_once: usize,
+        work: impl Fn(usize, Result<I>) -> Result<O> + Sync,
+    ) -> Vec<Result<O>> {
+        let count = inputs.len();
+        let inputs: Vec<Mutex<Option<Result<I>>>> =
+            inputs.into_iter().map(|input| Mutex::new(Some(input))).collect();
+        let outputs: Vec<Mutex<Option<Result<O>>>> = (0..count).map(|_| Mutex::default()).collect();
+        let next = AtomicUsize::new(0);
+        let worker = || {
+            loop {
+                let target = next.fetch_add(1, Ordering::Relaxed);
+                let Some(input) = inputs.get(target).and_then(|input| lock(input).take()) else { return };
+                let was_reported = input.is_err();
+                // Ctrl-C at a terminal reaches ssh too, which then ends before it can say why.
+                let is_cut = |failure: &Failure| {
+                    failure.kind == FailureKind::Disconnected && self.peers.stopping.load(Ordering::Relaxed)
+                };
+                let output = work(target, input)
+                    .map_err(|failure| if is_cut(&failure) { Failure::stopped() } else { failure });
+                if let Err(failure) = &output
+                    && !was_reported
+                {
+                    self.emit(target, TargetEvent::Failed(failure.clone()));
+                }
+                *lock(&outputs[target]) = Some(output);
+            }
+        };
+        let started = thread::scope(|scope| {
+            (0..count.min(at_once)).try_for_each(|_| spawn_scoped(scope, "target", worker).map(drop))
+        });
+        // Threads that could be had did everything; without any, nothing was done.
+        let missing = || started.as_ref().err().map_or_else(|| thread_failed("a thread failed"), no_thread);
+        outputs.into_iter().map(|output| unlock(output).unwrap_or_else(|| Err(missing()))).collect()
     }
 
     fn emit(&self, target: usize, event: TargetEvent) {
@@ -263,8 +228,7 @@ impl Session<'_> {
                 Ok(Some(frame)) => match frame.kind {
                     Kind::Answer | Kind::Refusal if frame.stream == 0 => server.deliver(&frame),
                     Kind::Event => {
-                        let event =
-                            frame.message("event").unwrap_or_else(|error| Event::Failed(error.into()));
+                        let event = heard::event(&frame);
                         if let Some(Some(events)) = lock(&sorted).get(usize::from(frame.stream)) {
                             let _ = events.send(event);
                         }
@@ -329,6 +293,8 @@ impl Session<'_> {
                     let text = format!("{} is a file, and a pattern needs a folder", self.job.source);
                     return Err(Failure::new(FailureKind::Invalid, text));
                 }
+                let images =
+                    offered(&self.job.source, is_folder, images, self.job.select.pattern.as_deref())?;
                 return choose(&self.job.source, images, &self.job.select);
             }
         }
@@ -341,6 +307,8 @@ impl Session<'_> {
             level: self.job.effort.level,
             keep_bytes: if self.job.targets.len() > 1 { KEEP_BYTES } else { 0 },
             threads: self.job.effort.threads,
+            // A signature vouches for bytes, not for digests that somebody kept.
+            read_all: self.job.trust.sign.is_some(),
         };
         source.connection.send(Frame::of(Kind::Command, 0, 0, &Command::OpenSource(job)));
         loop {
@@ -365,6 +333,17 @@ impl Session<'_> {
             return Err(Failure::new(FailureKind::Invalid, text)
                 .hint("sign it where it was made: goldwire disk tree --sign KEY IMAGE"));
         }
+        if let Some(name) = &self.job.trust.require_name
+            && *name != found.name
+        {
+            let text = format!(
+                "{}: the version is named {:?}, not {name:?}",
+                self.job.source,
+                printable(&found.name)
+            );
+            return Err(Failure::new(FailureKind::Invalid, text)
+                .hint("--require-name asks for the name in the signed descriptor; `goldwire disk tree --json IMAGE` shows it"));
+        }
         if self.job.trust.sign.is_none() && self.job.write.note.is_none() {
             return Ok((found, ready.version.clone()));
         }
@@ -381,18 +360,25 @@ impl Session<'_> {
         Ok((Version::decode(&bytes).map_err(invalid)?, bytes))
     }
 
-    fn target_job(&self, target: usize, ready: &SourceReady, version: &[u8]) -> TargetJob {
+    /// What a target is asked to do. All names come from what the user wrote or chose, never from what the source says of
+    /// itself (CVE-2019-6111).
+    fn target_job(
+        &self,
+        target: usize,
+        image: &Candidate,
+        ready: &SourceReady,
+        version: &Version,
+        bytes: &[u8],
+    ) -> Result<TargetJob> {
         let job = self.job;
-        let uuid =
-            Version::decode(version).map_or(String::new(), |version| uuid_of(&version.root).to_string());
-        TargetJob {
+        let name = match &job.write.name {
+            Some(name) => name.replace("{uuid}", &uuid_of(&version.root).to_string()),
+            None => image.path.rsplit('/').next().unwrap_or_default().to_owned(),
+        };
+        Ok(TargetJob {
             path: job.targets[target].path.clone(),
-            name: job
-                .write
-                .name
-                .as_ref()
-                .map_or_else(|| ready.name.clone(), |name| name.replace("{uuid}", &uuid)),
-            version: version.to_vec(),
+            name,
+            version: bytes.to_vec(),
             format: job.write.format,
             source_format: ready.format,
             seeds: match &job.seeds {
@@ -403,20 +389,14 @@ impl Session<'_> {
             replace: job.write.replace,
             dry_run: job.dry_run,
             mode: job.write.mode,
-            source_mode: ready.mode,
+            source_mode: ready.mode & 0o777,
             owner: job.write.owner,
             window_bytes: (WINDOWS_TOTAL / job.targets.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX),
             threads: job.effort.threads,
-        }
+        })
     }
 
-    fn one_target(
-        &self,
-        target: usize,
-        source: &Source,
-        shared: &Arc<dyn Server>,
-        job: TargetJob,
-    ) -> Result<Outcome> {
+    fn reach_target(&self, target: usize, source: &Source, shared: &Arc<dyn Server>) -> Result<Reached> {
         let place = &self.job.targets[target];
         let from = self.job.source.host.as_deref();
         // From a local source, this machine *is* the source host; a target on it needs no way at all.
@@ -425,19 +405,23 @@ impl Session<'_> {
             let text = format!("{place} is on this machine, which the source host cannot be asked to reach");
             return Err(Failure::new(FailureKind::Invalid, text).hint("use --route relay or auto"));
         }
-        if can_be_direct && (self.job.reach.route != Route::Relay || from.is_none()) {
+        // On the direct route all that the target hears passes through the source host, which could show us one version
+        // and the target another. Who asks for a signature does not trust that host.
+        let must_relay = self.job.trust.require_signature.is_some() && from.is_some();
+        if must_relay && self.job.reach.route == Route::Direct {
+            let text =
+                "with --require-signature the source host must not pass on what the target is asked for";
+            return Err(Failure::new(FailureKind::Invalid, text).hint("use --route relay or auto"));
+        }
+        if can_be_direct && !must_relay && (self.job.reach.route != Route::Relay || from.is_none()) {
             match self.direct(target, source) {
                 Ok((hello, events)) => {
-                    let route = Route::Direct;
-                    self.emit(target, TargetEvent::Reached { route, hello });
-                    let stream = target as u16 + 1;
-                    source.connection.send(Frame::of(
-                        Kind::Command,
-                        stream,
-                        0,
-                        &Command::Receive(Box::new(job)),
-                    ));
-                    return self.follow(target, &events);
+                    self.emit(target, TargetEvent::Reached { route: Route::Direct, hello });
+                    return Ok(Reached {
+                        connection: source.connection.clone(),
+                        stream: target as u16 + 1,
+                        events,
+                    });
                 }
                 Err(failure) if self.job.reach.route == Route::Direct || from.is_none() => {
                     return Err(failure);
@@ -449,7 +433,7 @@ impl Session<'_> {
                 }
             }
         }
-        self.relay(target, shared, job)
+        self.relay(target, shared)
     }
 
     /// Has the source reach the target.
@@ -495,7 +479,7 @@ impl Session<'_> {
     }
 
     /// Reaches the target from here and passes its requests on.
-    fn relay(&self, target: usize, shared: &Arc<dyn Server>, job: TargetJob) -> Result<Outcome> {
+    fn relay(&self, target: usize, shared: &Arc<dyn Server>) -> Result<Reached> {
         let place = &self.job.targets[target];
         let dialed = self.dial(place)?;
         let (events_in, events) = unbounded();
@@ -527,32 +511,49 @@ impl Session<'_> {
         let _ = connection_in.send((connection.clone(), process.clone()));
         self.greet(&connection, &process);
         self.emit(target, TargetEvent::Reached { route: Route::Relay, hello });
-        connection.send(Frame::of(Kind::Command, 0, 0, &Command::Receive(Box::new(job))));
-        self.follow(target, &events)
+        Ok(Reached { connection, stream: 0, events })
     }
 
-    fn follow(&self, target: usize, events: &Receiver<Event>) -> Result<Outcome> {
+    /// Passes on what the target says until it has come to its end. What it published is what was asked for, or the
+    /// target is at fault, or whoever stands between us.
+    fn finished(&self, target: usize, events: &Receiver<Event>, version: &Version) -> Result<Outcome> {
         loop {
-            let event = events.recv().map_err(|_| lost("target", None))?;
-            self.emit(
-                target,
-                match event {
-                    Event::Done(outcome) => return Ok(outcome),
-                    Event::Failed(failure) => return Err(failure),
-                    Event::Hashing { done, total } => TargetEvent::Hashing { done, total },
-                    Event::Planned(plan) => TargetEvent::Planned(plan),
-                    Event::Progress(counters) => TargetEvent::Progress(counters),
-                    Event::Phase(phase) => TargetEvent::Phase(phase),
-                    Event::Notice(text) => TargetEvent::Notice(text),
-                    Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) => continue,
-                },
-            );
+            let event = match events.recv().map_err(|_| lost("target", None))? {
+                Event::Done(outcome) if outcome.root == version.root.0 => return Ok(outcome),
+                Event::Done(outcome) => {
+                    let text = format!(
+                        "{} says that it holds the root {} instead of {}",
+                        self.job.targets[target],
+                        goldwire_stdx::to_hex(&outcome.root),
+                        version.root
+                    );
+                    return Err(Failure::new(FailureKind::Other, text).hint(
+                        "do not use what is there: the source host, or the target, does not do what it is asked for",
+                    ));
+                }
+                Event::Failed(failure) => return Err(failure),
+                Event::Hashing { done, total } => TargetEvent::Hashing { done, total },
+                Event::Planned(plan) => TargetEvent::Planned(plan),
+                Event::Progress(counters) => TargetEvent::Progress(counters),
+                Event::Phase(phase) => TargetEvent::Phase(phase),
+                Event::Notice(text) => TargetEvent::Notice(text),
+                Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) => continue,
+            };
+            self.emit(target, event);
         }
     }
 }
 
-fn no_thread(error: std::io::Error) -> Failure {
-    Failure::io("start a thread", &error)
+fn no_thread(error: &std::io::Error) -> Failure {
+    Failure::io("start a thread", error)
+}
+
+fn thread_failed(message: &str) -> Failure {
+    Failure::new(FailureKind::Other, message)
+}
+
+fn unlock<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -561,4 +562,101 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 fn host_name(place: &Endpoint) -> &str {
     place.host.as_deref().unwrap_or("this machine")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::install::Agents;
+    use crate::wire::Counters;
+    use goldwire_store::Root;
+
+    fn version() -> Version {
+        Version {
+            root: Root([7; 32]),
+            size: 1 << 20,
+            chunks_used: 1,
+            created: 0,
+            parent: None,
+            name: "win11.raw".into(),
+            note: String::new(),
+            signer: None,
+        }
+    }
+
+    fn with_session<T>(job: &SyncJob, work: impl FnOnce(&Session<'_>) -> T) -> T {
+        let throttle = Arc::new(Throttle::default());
+        let peers = Peers::new(Arc::clone(&throttle));
+        work(&Session { job, peers: &peers, throttle, observe: &|_| () })
+    }
+
+    fn job() -> SyncJob {
+        let agents = Agents { local: Vec::new(), programs: Vec::new(), echo_stderr: false };
+        let place = |text: &str| text.parse().unwrap_or_else(|never| match never {});
+        SyncJob::new(place("evil:/images/win11.raw"), vec![place("sr/"), place("host:/sr/")], agents)
+    }
+
+    /// Whatever root a target claims, only the one that was asked for is success.
+    #[test]
+    fn a_target_that_holds_something_else_has_not_done_it() {
+        for (root, is_right) in [([7; 32], true), ([0; 32], false), ([8; 32], false)] {
+            let (said, events) = unbounded();
+            let outcome =
+                Outcome { path: "p".into(), root, counters: Counters::default(), already_there: true };
+            let _ = said.send(Event::Phase(crate::wire::Phase::Comparing));
+            let _ = said.send(Event::Done(outcome));
+            let finished = with_session(&job(), |session| session.finished(0, &events, &version()));
+            assert_eq!(finished.is_ok(), is_right, "{finished:?}");
+        }
+    }
+
+    /// The file name, and the bits beyond permissions, are never the source's choice.
+    #[test]
+    fn a_target_is_asked_for_what_the_user_wrote() {
+        let image = Candidate {
+            path: "/images/win11.raw".into(),
+            format: "raw".into(),
+            size: 0,
+            file_length: 0,
+            uuid: None,
+            hidden: false,
+            has_parent: false,
+            modified: 0,
+            created: None,
+        };
+        let ready = SourceReady {
+            version: Vec::new(),
+            format: crate::wire::WireFormat::Raw,
+            name: "payroll.raw".into(),
+            mode: 0o6777,
+            tree_was_cached: false,
+        };
+        let asked = |job: &SyncJob| {
+            with_session(job, |session| session.target_job(0, &image, &ready, &version(), b"d")).unwrap()
+        };
+        assert_eq!((asked(&job()).name.as_str(), asked(&job()).source_mode), ("win11.raw", 0o777));
+        let mut named = job();
+        named.write.name = Some("{uuid}.vhd".into());
+        assert_eq!(asked(&named).name, "07070707-0707-8707-8707-070707070707.vhd");
+    }
+
+    #[test]
+    fn with_a_required_signature_nothing_goes_by_way_of_the_source() {
+        let mut job = job();
+        job.trust.require_signature = Some(goldwire_store::SecretKey::from_random([1; 32]).public());
+        job.reach.route = Route::Direct;
+        let (sent, received) = std::io::pipe().unwrap();
+        let connection = Connection::start(sent, received, Arc::new(Throttle::default()), |_| ()).unwrap();
+        let server = Arc::new(RemoteServer::new(connection.clone()));
+        let shared: Arc<dyn Server> = server.clone();
+        let source = Source {
+            connection,
+            process: Process::none(),
+            server,
+            events: unbounded().1,
+            streams: Arc::default(),
+        };
+        let refused = with_session(&job, |session| session.reach_target(1, &source, &shared).err());
+        assert!(refused.unwrap().to_string().contains("--route relay"));
+    }
 }
