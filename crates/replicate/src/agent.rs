@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use goldwire_stdx::{Stop, spawn};
 
 use crate::connection::{Connection, SILENCE_MAX, Throttle, lost};
@@ -18,7 +19,7 @@ use crate::failure::Result;
 use crate::install::{Agents, Program};
 use crate::list;
 use crate::receive::{self, Input};
-use crate::source::{Pace, Server, open_source, serve_request};
+use crate::source::{Pace, Server, Serving, open_source};
 use crate::wire::{
     Command, Event, Failure, FailureKind, Frame, Hello, Kind, PREAMBLE, PROTOCOL_VERSION, SourceJob,
     TargetJob, WireError,
@@ -29,6 +30,18 @@ const EXIT_LOST: i32 = 75;
 
 /// How often the agent looks whether its peer is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Frames that wait for the agent; more wait in the pipe, and with them whoever sends.
+const FRAMES_MAX: usize = 64;
+
+/// Targets that are reached from here: as many as a sync has at most.
+const DIRECT_MAX: usize = 1024;
+
+/// Threads that work for commands: one sync needs two at most.
+const THREADS_MAX: usize = 8;
+
+/// Bytes that a target has said and the control side has not read; then it is not listened to.
+const FORWARD_MAX: u64 = 1 << 20;
 
 /// How long work may take to end after the peer is gone. Everything durable is journaled by then, and a disk that does
 /// not answer must not keep the process.
@@ -58,7 +71,7 @@ pub fn run(local: Vec<PathBuf>, programs: Option<Vec<Program>>, version: &str) -
         return EXIT_LOST;
     }
     let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), 1 << 20);
-    let (inputs, frames) = unbounded();
+    let (inputs, frames) = bounded(FRAMES_MAX);
     let throttle = Arc::new(Throttle::default());
     // Not `io::stdout()` behind its line buffer: frames are written whole.
     let (Ok(stdin), Ok(stdout)) = (duplicate(io::stdin()), duplicate(io::stdout())) else { return EXIT_LOST };
@@ -75,7 +88,9 @@ pub fn run(local: Vec<PathBuf>, programs: Option<Vec<Program>>, version: &str) -
         agents,
         stop: Stop::new(),
         served: Arc::default(),
+        serving: None,
         direct: Arc::default(),
+        dialing: Arc::default(),
         target: None,
         threads: Vec::new(),
     };
@@ -94,8 +109,12 @@ struct Agent {
     stop: Stop,
     /// Serves the opened image.
     served: Arc<Mutex<Option<Arc<dyn Server>>>>,
+    /// Serves it to the control side.
+    serving: Option<Serving>,
     /// The targets reached from here, by stream.
     direct: Arc<Mutex<HashMap<u16, Direct>>>,
+    /// How many are being reached.
+    dialing: Arc<AtomicUsize>,
     /// Where a running reception takes its inputs.
     target: Option<Sender<Input>>,
     threads: Vec<JoinHandle<()>>,
@@ -111,11 +130,18 @@ impl Agent {
         let mut code = 0;
         loop {
             match frames.recv_timeout(LOOK_EVERY) {
-                Ok(Ok(Some(frame))) => self.take(frame),
+                Ok(Ok(Some(frame))) => {
+                    if let Err(failure) = self.take(frame) {
+                        self.event(&Event::Failed(failure));
+                        code = EXIT_LOST;
+                        break;
+                    }
+                }
                 Ok(Ok(None)) => break,
                 // A peer that says nothing for long, not even a ping, is gone, whatever the connection claims.
                 Err(RecvTimeoutError::Timeout)
-                    if self.connection.silent_for() <= SILENCE_MAX || self.throttle.is_paused() => {}
+                    if !self.connection.is_lost()
+                        && (self.connection.silent_for() <= SILENCE_MAX || self.throttle.is_paused()) => {}
                 Ok(Err(_)) | Err(_) => {
                     code = EXIT_LOST;
                     break;
@@ -146,18 +172,24 @@ impl Agent {
 
     /// Starts a thread that the end waits for; the control side hears if there can be none.
     fn start(&mut self, name: &str, work: impl FnOnce() + Send + 'static) {
+        self.threads.retain(|thread| !thread.is_finished());
+        if self.threads.len() >= THREADS_MAX {
+            return self.event(&Event::Failed(too_many("things at once")));
+        }
         match spawn(name, work) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => self.event(&Event::Failed(Failure::io("start a thread", &error))),
         }
     }
 
-    fn take(&mut self, frame: Frame) {
+    /// # Errors
+    /// The peer asks for what no honest one does; nothing more is taken from it.
+    fn take(&mut self, frame: Frame) -> Result<()> {
         if frame.stream != 0 {
             if let Some(direct) = lock(&self.direct).get(&frame.stream) {
                 direct.connection.send(Frame { stream: 0, ..frame });
             }
-            return;
+            return Ok(());
         }
         match frame.kind {
             Kind::Command => match frame.message("command") {
@@ -165,14 +197,13 @@ impl Agent {
                 Err(error) => self.event(&Event::Failed(error.into())),
             },
             Kind::Request => {
-                let served = lock(&self.served).clone();
-                match served {
-                    Some(server) => serve_request(server.as_ref(), &self.connection, &frame),
-                    None => {
-                        let refusal = Failure::new(FailureKind::Invalid, "no image is open");
-                        self.connection.send(Frame::of(Kind::Refusal, 0, frame.id, &refusal));
-                    }
+                if self.serving.is_none()
+                    && let Some(server) = lock(&self.served).clone()
+                {
+                    self.serving = Some(Serving::new(server, self.connection.clone()));
                 }
+                let nothing = || Failure::new(FailureKind::Invalid, "no image is open");
+                self.serving.as_ref().ok_or_else(nothing)?.take(&frame)?;
             }
             Kind::Answer | Kind::Refusal => {
                 if let Some(target) = &self.target {
@@ -181,6 +212,7 @@ impl Agent {
             }
             Kind::Hello | Kind::Event | Kind::Ping => {}
         }
+        Ok(())
     }
 
     fn event(&self, event: &Event) {
@@ -210,6 +242,8 @@ impl Agent {
             Command::Limit(rate) => self.throttle.set_rate(rate),
             Command::Pause => self.throttle.set_paused(true),
             Command::Resume => self.throttle.set_paused(false),
+            // Asked once is asked for good.
+            Command::Stop if self.stop.is_requested() => {}
             Command::Stop => {
                 self.stop.request();
                 for direct in lock(&self.direct).values() {
@@ -248,7 +282,14 @@ impl Agent {
         let served = Arc::clone(&self.served);
         let all_direct = Arc::clone(&self.direct);
         let pace = Arc::clone(&self.pace);
+        if lock(&self.direct).len() + self.dialing.load(Ordering::Relaxed) >= DIRECT_MAX {
+            let failure = too_many("targets");
+            return self.connection.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)));
+        }
+        self.dialing.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.dialing));
         let started = spawn("dial", move || {
+            let _counted = counted;
             let host = ssh.last().cloned().unwrap_or_else(|| "this host".into());
             let fail = |failure: Failure| {
                 connection.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)))
@@ -261,21 +302,29 @@ impl Agent {
                 Ok(dialed) => dialed,
                 Err(failure) => return fail(failure),
             };
-            let (started, own_connection) = unbounded::<Connection>();
-            let up = connection.clone();
-            let mut target_connection = None;
+            let (started, own_connection) = bounded::<(Connection, Process)>(1);
+            let up = Forward::new(connection.clone(), stream);
+            let mut serving = None;
+            let mut own = None;
             let ended = Arc::clone(&all_direct);
             let started_target = dialed.into_connection(throttle, move |frame| {
                 // The connection exists before its first frame can be read, but this closure is made before it.
-                let target = target_connection.get_or_insert_with(|| own_connection.recv().ok());
+                let Some((target, process)) = own.get_or_insert_with(|| own_connection.recv().ok()) else {
+                    return;
+                };
                 match frame {
                     Ok(Some(frame)) if frame.kind == Kind::Request => {
-                        let server = lock(&served).clone();
-                        if let (Some(server), Some(target)) = (server, target) {
-                            serve_request(server.as_ref(), target, &frame);
+                        if serving.is_none() {
+                            serving =
+                                lock(&served).clone().map(|server| Serving::new(server, target.clone()));
+                        }
+                        if let Some(Err(failure)) = serving.as_ref().map(|serving| serving.take(&frame)) {
+                            up.event(&Event::Failed(failure));
+                            process.kill();
                         }
                     }
-                    Ok(Some(frame)) => up.send(Frame { stream, ..frame }),
+                    Ok(Some(frame)) if frame.kind == Kind::Event => up.pass_on(frame),
+                    Ok(Some(_)) => {}
                     end => {
                         let words = lock(&ended).remove(&stream).map(|direct| {
                             direct.process.kill();
@@ -283,7 +332,7 @@ impl Agent {
                         });
                         let mut failure = lost("target", end.err().as_ref());
                         failure.chain.extend(words.filter(|words| !words.is_empty()));
-                        up.send(Frame::of(Kind::Event, stream, 0, &Event::Failed(failure)));
+                        up.event(&Event::Failed(failure));
                     }
                 }
             });
@@ -292,8 +341,8 @@ impl Agent {
                 Err(failure) => return fail(failure),
             };
             pace.watch(Arc::clone(&target.stats));
-            lock(&all_direct).insert(stream, Direct { connection: target.clone(), process });
-            let _ = started.send(target);
+            lock(&all_direct).insert(stream, Direct { connection: target.clone(), process: process.clone() });
+            let _ = started.send((target, process));
             connection.send(Frame::of(Kind::Event, stream, 0, &Event::Dialed(hello)));
         });
         if let Err(error) = started {
@@ -303,6 +352,10 @@ impl Agent {
     }
 
     fn receive(&mut self, job: TargetJob) {
+        if self.target.is_some() {
+            return self.event(&Event::Failed(too_many("receptions")));
+        }
+        // Answers come only to requests that are out, so that what waits here is bounded by the window.
         let (inputs, queue) = unbounded();
         self.target = Some(inputs.clone());
         let connection = self.connection.clone();
@@ -315,6 +368,65 @@ impl Agent {
             }
         });
     }
+}
+
+/// What one target says, on its way to the control side.
+struct Forward {
+    up: Connection,
+    stream: u16,
+    /// Bytes that the control side has not taken yet.
+    unread: Arc<(Mutex<u64>, Condvar)>,
+}
+
+impl Forward {
+    fn new(up: Connection, stream: u16) -> Self {
+        Self { up, stream, unread: Arc::default() }
+    }
+
+    /// Passes a frame on once there is room for it: a target that floods waits for whoever reads, and with it nobody else.
+    fn pass_on(&self, frame: Frame) {
+        let length = frame.length();
+        let (unread, changed) = &*self.unread;
+        let full = |unread: &mut u64| *unread > FORWARD_MAX && !self.up.is_lost();
+        let mut waiting = lock(unread);
+        while full(&mut waiting) {
+            let waited = changed.wait_timeout(waiting, LOOK_EVERY);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *waiting += length;
+        drop(waiting);
+        let credit = Unread { unread: Arc::clone(&self.unread), length };
+        self.up.forward(Frame { stream: self.stream, ..frame }, Box::new(credit));
+    }
+
+    fn event(&self, event: &Event) {
+        self.up.send(Frame::of(Kind::Event, self.stream, 0, event));
+    }
+}
+
+struct Unread {
+    unread: Arc<(Mutex<u64>, Condvar)>,
+    length: u64,
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        *lock(&self.unread.0) -= self.length;
+        self.unread.1.notify_all();
+    }
+}
+
+/// Counts itself off when it goes.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn too_many(what: &str) -> Failure {
+    Failure::new(FailureKind::Invalid, format!("an agent was asked for too many {what}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,7 +1,13 @@
 //! One connection: a thread that reads frames, a thread that writes them, and what both know about its health.
+//!
+//! Every bound is kept on this side. A frame waits in memory only if this side asked for it, or made it and the peer does
+//! read: answers come only to requests that are out, as long as those allow ([`Connection::ask`]); what waits to be
+//! written is bounded by whoever makes it, with a [`Credit`] that comes back when the frame has left; and words for a
+//! peer that reads none are dropped with the connection ([`WORDS_WAITING_MAX`]).
 
+use std::collections::HashMap;
 use std::io::{self, BufWriter, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,13 +15,19 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unboun
 use goldwire_stdx::{TokenBucket, spawn};
 
 use crate::failure::Result;
-use crate::wire::{Failure, FailureKind, Frame, Kind, WireError};
+use crate::wire::{Failure, FailureKind, Frame, Head, Kind, WireError};
 
 /// A silent side sends a ping this often.
 const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// A connection on which nothing was heard for this long is dead.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);
+
+/// Bytes of events, commands and requests that wait to be written. A peer that leaves so much unread is lost.
+const WORDS_WAITING_MAX: u64 = 8 << 20;
+
+/// Something that is given back when a frame has been written, or never will be: by being dropped.
+pub(crate) type Credit = Box<dyn Send>;
 
 /// What a connection has carried, and how busy it is.
 #[derive(Debug, Default)]
@@ -26,15 +38,38 @@ pub(crate) struct ConnectionStats {
     pub bytes_out: AtomicU64,
     /// Nanoseconds spent inside writes: with `bytes_out` the speed of the connection while it is busy.
     pub writing_ns: AtomicU64,
-    /// When something was last heard, in milliseconds since `epoch`.
+    /// When something was last heard, or listening was taken up again, in milliseconds since `epoch`.
     heard_ms: AtomicU64,
+    /// Whether the reader waits for the peer, and not for us.
+    is_listening: AtomicBool,
+    /// Bytes of words that wait to be written.
+    words_waiting: AtomicU64,
+    /// Whether the peer left too much unread, or can no longer be written to.
+    is_lost: AtomicBool,
+}
+
+/// A frame that waits to be written.
+struct Queued {
+    frame: Frame,
+    _credit: Option<Credit>,
+}
+
+/// Counts words that wait.
+struct WordsWaiting(Arc<ConnectionStats>, u64);
+
+impl Drop for WordsWaiting {
+    fn drop(&mut self) {
+        self.0.words_waiting.fetch_sub(self.1, Ordering::Relaxed);
+    }
 }
 
 /// The sending half of a connection; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
-    urgent: Sender<Frame>,
-    bulk: Sender<Frame>,
+    urgent: Sender<Queued>,
+    bulk: Sender<Queued>,
+    /// The longest payload of the answer to each request that is out, by id.
+    expected: Arc<Mutex<HashMap<u64, u32>>>,
     /// Shared with both threads.
     pub stats: Arc<ConnectionStats>,
     epoch: Instant,
@@ -60,12 +95,15 @@ impl Connection {
         spawn("writer", move || {
             // A failed write shows as an ended connection at the reader, which reports it.
             let _ = write_frames(writer, &urgent_queue, &bulk_queue, &throttle, &writing);
+            writing.is_lost.store(true, Ordering::Relaxed);
         })?;
         let reading = Arc::clone(&stats);
+        let expected: Arc<Mutex<HashMap<u64, u32>>> = Arc::default();
+        let asked = Arc::clone(&expected);
         spawn("reader", move || {
             let mut reader = Hearing { reader, stats: Arc::clone(&reading), epoch };
             loop {
-                match Frame::read(&mut reader) {
+                match Frame::read_admitted(&mut reader, |head| admit(head, &asked)) {
                     Ok(Some(frame)) => {
                         reading.bytes_in.fetch_add(frame.length(), Ordering::Relaxed);
                         if frame.kind != Kind::Ping {
@@ -79,22 +117,74 @@ impl Connection {
                 }
             }
         })?;
-        Ok(Self { urgent, bulk, stats, epoch })
+        Ok(Self { urgent, bulk, expected, stats, epoch })
     }
 
-    /// Queues a frame. Answers queue behind each other, everything else overtakes them. How much can queue is
-    /// bounded by what the other side may ask for. A dead connection swallows frames; its reader reports it.
+    /// Queues words: a command, an event. They overtake answers. A dead connection swallows them; its reader reports it.
     pub(crate) fn send(&self, frame: Frame) {
-        let queue = if frame.kind == Kind::Answer { &self.bulk } else { &self.urgent };
-        let _ = queue.send(frame);
+        let length = frame.length();
+        let waiting = self.stats.words_waiting.fetch_add(length, Ordering::Relaxed) + length;
+        let counted = WordsWaiting(Arc::clone(&self.stats), length);
+        if waiting > WORDS_WAITING_MAX {
+            self.stats.is_lost.store(true, Ordering::Relaxed);
+        }
+        if !self.is_lost() {
+            let _ = self.urgent.send(Queued { frame, _credit: Some(Box::new(counted)) });
+        }
     }
 
-    /// How long nothing has been heard.
+    /// Queues a request; one answer of at most `answer_max` bytes of payload may come to it.
+    pub(crate) fn ask(&self, frame: Frame, answer_max: u32) {
+        lock(&self.expected).insert(frame.id, answer_max);
+        self.send(frame);
+    }
+
+    /// Queues an answer or a refusal behind the earlier ones. `credit` bounds how many there can be.
+    pub(crate) fn answer(&self, frame: Frame, credit: Credit) {
+        if !self.is_lost() {
+            let _ = self.bulk.send(Queued { frame, _credit: Some(credit) });
+        }
+    }
+
+    /// Queues words that another peer said. `credit` bounds how many there can be.
+    pub(crate) fn forward(&self, frame: Frame, credit: Credit) {
+        if !self.is_lost() {
+            let _ = self.urgent.send(Queued { frame, _credit: Some(credit) });
+        }
+    }
+
+    /// Whether the peer left too much unread, or can no longer be written to.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.stats.is_lost.load(Ordering::Relaxed)
+    }
+
+    /// How long this side has listened and heard nothing.
     pub(crate) fn silent_for(&self) -> Duration {
+        if !self.stats.is_listening.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
         self.epoch
             .elapsed()
             .saturating_sub(Duration::from_millis(self.stats.heard_ms.load(Ordering::Relaxed)))
     }
+}
+
+/// Lets an answer in only for a request that is out, and only as long as that allows. Each is let in once.
+fn admit(head: &Head, expected: &Mutex<HashMap<u64, u32>>) -> Result<(), WireError> {
+    let allowed = match head.kind {
+        Kind::Answer => lock(expected).remove(&head.id),
+        // Its own limit holds for a refusal.
+        Kind::Refusal => lock(expected).remove(&head.id).map(|_| u32::MAX),
+        _ => return Ok(()),
+    };
+    match allowed {
+        Some(most) if head.length <= most => Ok(()),
+        _ => Err(WireError::Unasked { length: head.length }),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The failure of a peer whose connection ended before its work.
@@ -116,9 +206,15 @@ struct Hearing<R> {
 
 impl<R: Read> Read for Hearing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        self.stats.heard_ms.store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
-        Ok(length)
+        let note = || {
+            self.stats.heard_ms.store(self.epoch.elapsed().as_millis() as u64, Ordering::Relaxed);
+        };
+        note();
+        self.stats.is_listening.store(true, Ordering::Relaxed);
+        let length = self.reader.read(buffer);
+        self.stats.is_listening.store(false, Ordering::Relaxed);
+        note();
+        length
     }
 }
 
@@ -128,8 +224,8 @@ fn ping() -> Frame {
 
 fn write_frames(
     writer: impl Write,
-    urgent: &Receiver<Frame>,
-    bulk: &Receiver<Frame>,
+    urgent: &Receiver<Queued>,
+    bulk: &Receiver<Queued>,
     throttle: &Throttle,
     stats: &ConnectionStats,
 ) -> io::Result<()> {
@@ -149,7 +245,8 @@ fn write_frames(
                 }
             },
         };
-        let Some(frame) = next else { return writer.flush() };
+        // The credit goes back when the frame is written.
+        let Some(Queued { frame, _credit }) = next else { return writer.flush() };
         if frame.kind == Kind::Answer {
             let mut pinged = Instant::now();
             throttle.admit(frame.length(), || {
@@ -158,7 +255,7 @@ fn write_frames(
                     ping().write(&mut writer)?;
                 }
                 // While an answer waits for its turn, urgent frames still go.
-                while let Ok(frame) = urgent.try_recv() {
+                while let Ok(Queued { frame, _credit }) = urgent.try_recv() {
                     frame.write(&mut writer)?;
                     stats.bytes_out.fetch_add(frame.length(), Ordering::Relaxed);
                 }
@@ -173,12 +270,12 @@ fn write_frames(
 }
 
 /// The next frame, a ping when there was none for a while, or nothing when the connection was dropped.
-fn wait_for_frame(urgent: &Receiver<Frame>, bulk: &Receiver<Frame>) -> io::Result<Option<Frame>> {
+fn wait_for_frame(urgent: &Receiver<Queued>, bulk: &Receiver<Queued>) -> io::Result<Option<Queued>> {
     let mut select = crossbeam_channel::Select::new();
     select.recv(urgent);
     select.recv(bulk);
     match select.ready_timeout(PING_EVERY) {
-        Err(_) => Ok(Some(ping())),
+        Err(_) => Ok(Some(Queued { frame: ping(), _credit: None })),
         Ok(_) => match urgent.try_recv() {
             Ok(frame) => Ok(Some(frame)),
             Err(TryRecvError::Disconnected) => Ok(None),
@@ -272,5 +369,154 @@ impl Throttle {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ThrottleState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Peer, memory_of, pipe, until};
+    use crate::wire::{Command, Event, Request};
+
+    fn answer(id: u64, length: usize) -> Frame {
+        Frame { kind: Kind::Answer, stream: 0, id, payload: Arc::new(vec![1; length].into()) }
+    }
+
+    fn next(peer: &Peer) -> Result<Option<Frame>, WireError> {
+        peer.frames.recv_timeout(Duration::from_secs(20)).unwrap()
+    }
+
+    #[test]
+    fn an_answer_comes_once_to_a_request_and_no_longer_than_that_allows() {
+        let request = |id| Frame::of(Kind::Request, 0, id, &Request::Unchanged);
+        for (what, said) in [
+            ("unasked", vec![answer(8, 0)]),
+            ("twice", vec![answer(7, 4), answer(7, 4)]),
+            ("too long", vec![answer(7, 5)]),
+            ("unasked refusal", vec![Frame::of(Kind::Refusal, 0, 9, &Failure::stopped())]),
+        ] {
+            let mut peer = Peer::that_reads();
+            peer.connection.ask(request(7), 4);
+            assert_eq!(peer.next().id, 7);
+            said.iter().for_each(|frame| peer.say(frame));
+            let mut last = next(&peer);
+            if said.len() == 2 {
+                assert_eq!(last.unwrap().unwrap().id, 7, "{what}");
+                last = next(&peer);
+            }
+            assert!(matches!(last, Err(WireError::Unasked { .. })), "{what}: {last:?}");
+        }
+        let mut peer = Peer::that_reads();
+        peer.connection.ask(request(7), 4);
+        peer.connection.ask(request(8), 4);
+        peer.say(&answer(8, 4));
+        peer.say(&Frame::of(Kind::Refusal, 0, 7, &Failure::stopped()));
+        assert_eq!((next(&peer).unwrap().unwrap().id, next(&peer).unwrap().unwrap().id), (8, 7));
+    }
+
+    /// The header alone decides; nothing is made ready for what will not be taken.
+    #[test]
+    fn a_frame_that_is_too_long_for_its_kind_ends_the_connection() {
+        for kind in [Kind::Request, Kind::Answer, Kind::Command, Kind::Refusal, Kind::Hello, Kind::Ping] {
+            let mut peer = Peer::that_reads();
+            let mut header = Frame { kind, stream: 0, id: 0, payload: Arc::default() }.header();
+            header[..4].copy_from_slice(&(4_u32 << 20).to_le_bytes());
+            peer.say_bytes(&header);
+            assert!(matches!(next(&peer), Err(WireError::Header(_))), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_reads_no_words_is_lost_and_costs_no_more_than_they_may_take() {
+        let peer = Peer::that_never_reads();
+        let before = memory_of();
+        let words = Event::Notice("x".repeat(1000));
+        for _ in 0..200_000 {
+            peer.connection.send(Frame::of(Kind::Event, 0, 0, &words));
+        }
+        assert!(peer.connection.is_lost());
+        assert!(memory_of().saturating_sub(before) < 64 << 20);
+    }
+
+    #[test]
+    fn words_overtake_answers_and_pings_are_not_passed_on() {
+        let mut peer = Peer::that_reads();
+        // More than the pipe and the writer's buffer hold, so that the second answer is still queued.
+        peer.connection.answer(answer(1, 1 << 20), Box::new(()));
+        peer.connection.answer(answer(2, 1 << 20), Box::new(()));
+        peer.connection.send(Frame::of(Kind::Command, 0, 3, &Command::Pause));
+        let ids: Vec<u64> = (0..3).map(|_| peer.next().id).collect();
+        assert!(matches!(ids[..], [1, 3, 2] | [3, 1, 2]), "{ids:?}");
+        peer.say(&ping());
+        peer.say(&Frame::of(Kind::Event, 0, 5, &Event::Notice(String::new())));
+        assert_eq!(next(&peer).unwrap().unwrap().id, 5);
+    }
+
+    #[test]
+    fn a_cut_after_any_byte_is_an_end_and_never_a_frame() {
+        let frame = Frame::of(Kind::Event, 0, 0, &Event::Notice("some words".into()));
+        let length = frame.length();
+        for cut in 1..=2 * length {
+            let (mut to_us, theirs) = pipe(cut, 64 << 10, cut);
+            let (ours, _from_us) = pipe(cut, 64 << 10, u64::MAX);
+            let (frame_in, frames) = unbounded();
+            let take = move |frame| {
+                let _ = frame_in.send(frame);
+            };
+            let connection = Connection::start(theirs, ours, Arc::default(), take).unwrap();
+            let _ = frame.write(&mut to_us).and_then(|()| frame.write(&mut to_us));
+            drop(to_us);
+            let got: Vec<_> = frames.iter().collect();
+            let (end, whole) = got.split_last().unwrap();
+            assert_eq!(whole.len() as u64, cut / length, "{cut}");
+            assert!(whole.iter().all(|got| got.as_ref().unwrap().as_ref() == Some(&frame)));
+            assert_eq!(matches!(end, Ok(None)), cut % length == 0, "{cut}: {end:?}");
+            drop(connection);
+        }
+    }
+
+    /// Whoever is busy with what was heard is not told that the peer is silent.
+    #[test]
+    fn silence_counts_only_while_somebody_listens() {
+        let (mut to_us, theirs) = pipe(1, 64 << 10, u64::MAX);
+        let (ours, _from_us) = pipe(2, 64 << 10, u64::MAX);
+        let (go_in, go) = crossbeam_channel::bounded::<()>(0);
+        let (busy_in, busy) = unbounded();
+        let connection = Connection::start(theirs, ours, Arc::default(), move |_| {
+            let _ = busy_in.send(());
+            let _ = go.recv();
+        })
+        .unwrap();
+        until("it listens", || connection.silent_for() > Duration::from_millis(30));
+        Frame::of(Kind::Event, 0, 0, &Event::Notice(String::new())).write(&mut to_us).unwrap();
+        busy.recv().unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(connection.silent_for(), Duration::ZERO);
+        go_in.send(()).unwrap();
+        until("it listens again", || connection.silent_for() > Duration::from_millis(30));
+    }
+
+    #[test]
+    fn a_limit_holds_answers_back_and_a_pause_lets_words_through() {
+        let throttle = Arc::new(Throttle::default());
+        let (ours, mut from_us) = pipe(1, 4 << 20, u64::MAX);
+        let (_to_us, theirs) = pipe(2, 1024, u64::MAX);
+        throttle.set_paused(true);
+        let connection = Connection::start(theirs, ours, Arc::clone(&throttle), |_| ()).unwrap();
+        connection.answer(answer(1, 1000), Box::new(()));
+        connection.send(Frame::of(Kind::Event, 0, 2, &Event::Notice(String::new())));
+        assert_eq!(Frame::read(&mut from_us).unwrap().unwrap().id, 2);
+        throttle.set_paused(false);
+        assert_eq!(Frame::read(&mut from_us).unwrap().unwrap().id, 1);
+        throttle.set_rate(Some(200_000));
+        let began = Instant::now();
+        for id in 0..5 {
+            connection.answer(answer(id, 20_000), Box::new(()));
+        }
+        for _ in 0..5 {
+            Frame::read(&mut from_us).unwrap();
+        }
+        // 100 kB at 200 kB/s; the first answer is free.
+        assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     }
 }

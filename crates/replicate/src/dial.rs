@@ -7,12 +7,12 @@
 //! are in `docs/protocol.md`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use goldwire_stdx::{spawn, to_hex};
+use goldwire_stdx::{printable, printable_bytes, spawn, to_hex};
 
 use crate::connection::{Connection, Throttle};
 use crate::failure::Result;
@@ -26,6 +26,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// How much of what `ssh` says is kept for an error message.
 const STDERR_KEPT: usize = 2048;
+
+/// The longest piece of a line that is passed on at once.
+const STDERR_LINE_MAX: usize = 4096;
 
 /// A reached agent: its process, its greeting, and its byte stream, not yet framed.
 pub(crate) struct Dialed {
@@ -68,7 +71,9 @@ impl Process {
     /// The last that the process wrote to standard error.
     pub(crate) fn last_words(&self) -> String {
         let bytes = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&bytes).trim().to_owned()
+        // Line ends stay: what ssh says has several lines at times.
+        let lines = bytes.trim_ascii().split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
+        lines.map(printable_bytes).collect::<Vec<_>>().join("\n")
     }
 
     /// Waits a moment for the process to end by itself; its exit code if it did.
@@ -167,8 +172,12 @@ fn connect(
     let echo = agents.echo_stderr.then(|| host.to_owned());
     let kept = Arc::clone(&process.stderr);
     let no_thread = |error| Failure::io("start a thread", &error);
-    let listener =
-        spawn("ssh stderr", move || keep_stderr(stderr, &kept, echo.as_deref())).map_err(no_thread)?;
+    let pass_on = move |line: &str| {
+        if let Some(host) = &echo {
+            let _ = writeln!(io::stderr(), "{host}: {line}");
+        }
+    };
+    let listener = spawn("ssh stderr", move || keep_stderr(stderr, &kept, pass_on)).map_err(no_thread)?;
 
     let (answered, is_answered) = crossbeam_channel::bounded::<()>(1);
     let watched = process.clone();
@@ -187,6 +196,9 @@ fn connect(
             let is_ours = hello.protocol == PROTOCOL_VERSION
                 && program.is_none_or(|(_, digest)| to_hex(&hello.program).starts_with(digest));
             if is_ours {
+                // Nothing of it is used but to be shown.
+                let [version, host] = [&hello.version, &hello.host].map(|text| printable(text).into_owned());
+                let hello = Hello { version, host, ..hello };
                 return Ok(Connected::Agent(Dialed { hello, process, reader, writer }));
             }
             process.kill();
@@ -377,15 +389,19 @@ fn widen(writer: &ChildStdin, stdout: &ChildStdout) {
     let _ = rustix::pipe::fcntl_setpipe_size(stdout, 1 << 20);
 }
 
-fn keep_stderr(stderr: ChildStderr, kept: &Mutex<Vec<u8>>, echo: Option<&str>) {
-    for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-        if let Some(host) = echo {
-            let text = String::from_utf8_lossy(&line);
-            let _ = writeln!(io::stderr(), "{host}: {}", text.trim_end());
+/// Keeps the end of what `stderr` says, and passes it on line by line to `echo`. A line without end comes in pieces.
+fn keep_stderr(stderr: impl Read, kept: &Mutex<Vec<u8>>, mut echo: impl FnMut(&str)) {
+    let mut reader = BufReader::with_capacity(STDERR_LINE_MAX, stderr);
+    let mut line = Vec::with_capacity(STDERR_LINE_MAX);
+    loop {
+        line.clear();
+        match reader.by_ref().take(STDERR_LINE_MAX as u64).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
         }
+        echo(&printable_bytes(line.trim_ascii_end()));
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend_from_slice(&line);
-        kept.push(b'\n');
         let surplus = kept.len().saturating_sub(STDERR_KEPT);
         kept.drain(..surplus);
     }
@@ -398,6 +414,7 @@ fn invalid(message: impl Into<String>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::memory_of;
 
     #[test]
     fn only_settings_that_this_ssh_knows_are_set_and_no_cipher_is_added() {
@@ -414,5 +431,29 @@ mod tests {
         {
             assert!(options.contains(option), "{options}");
         }
+    }
+
+    /// A host that never ends its line costs no more than a piece of it.
+    #[test]
+    fn a_line_without_end_is_kept_in_pieces_of_which_the_last_remain() {
+        let before = memory_of();
+        let kept = Mutex::default();
+        let (mut pieces, mut longest) = (0, 0);
+        keep_stderr(io::repeat(b'x').take(300 << 20), &kept, |piece| {
+            pieces += 1;
+            longest = longest.max(piece.len());
+        });
+        assert_eq!((pieces, longest), ((300 << 20) / STDERR_LINE_MAX, STDERR_LINE_MAX));
+        assert_eq!(kept.lock().unwrap().len(), STDERR_KEPT);
+        assert!(memory_of().saturating_sub(before) < 32 << 20);
+    }
+
+    #[test]
+    fn lines_are_passed_on_as_they_are_but_for_what_a_terminal_obeys() {
+        let kept = Mutex::default();
+        let mut lines = Vec::new();
+        keep_stderr(b"one\r\ntwo \x1b[2J\nlast".as_slice(), &kept, |line| lines.push(line.to_owned()));
+        assert_eq!(lines, ["one", "two \\u{1b}[2J", "last"]);
+        assert_eq!(*kept.lock().unwrap(), b"one\r\ntwo \x1b[2J\nlast");
     }
 }

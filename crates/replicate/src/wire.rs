@@ -35,6 +35,12 @@ pub const ANSWER_RAW_MAX: usize = 2 << 20;
 /// Most nodes, chunks or wants that one request may name.
 pub const REQUEST_ITEMS_MAX: usize = 4096;
 
+/// Largest payload of a request: a chunk number and a mask take at most 13 bytes.
+const REQUEST_MAX: u32 = 16 * REQUEST_ITEMS_MAX as u32;
+
+/// Largest payload of what is said in words: a failure, a job.
+const WORDS_MAX: u32 = 1 << 20;
+
 const HEADER_LENGTH: usize = 16;
 
 /// What a frame is.
@@ -63,6 +69,31 @@ impl Kind {
             .into_iter()
             .find(|kind| *kind as u16 == number)
     }
+
+    /// Largest payload that a frame of this kind has.
+    fn payload_max(self) -> u32 {
+        match self {
+            Self::Hello | Self::Ping => 64 << 10,
+            Self::Command | Self::Refusal => WORDS_MAX,
+            // Also the list of a large folder.
+            Self::Event => PAYLOAD_MAX,
+            Self::Request => REQUEST_MAX,
+            Self::Answer => (ANSWER_HEADER + ANSWER_RAW_MAX) as u32,
+        }
+    }
+}
+
+/// What a frame's header says, before its payload is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What it is.
+    pub kind: Kind,
+    /// Whom it concerns.
+    pub stream: u16,
+    /// Pairs answers with requests.
+    pub id: u64,
+    /// Bytes of payload.
+    pub length: u32,
 }
 
 /// One frame.
@@ -88,6 +119,12 @@ pub enum WireError {
     /// The header is not one of ours.
     #[error("the peer sent a frame that is not of this protocol: {0}")]
     Header(String),
+    /// An answer that was not asked for, comes twice, or is longer than what was asked for.
+    #[error("the peer sent an answer of {length} bytes that nobody asked for")]
+    Unasked {
+        /// Bytes of its payload.
+        length: u32,
+    },
     /// A payload does not decode.
     #[error("the peer sent a malformed {what}")]
     Payload {
@@ -139,11 +176,22 @@ impl Frame {
         writer.write_all(&self.payload)
     }
 
-    /// Reads the next frame; none at a clean end of the stream.
+    /// Reads the next frame; `None` at a clean end of the stream.
     ///
     /// # Errors
     /// `Read`, `Header`.
     pub fn read(reader: &mut impl Read) -> Result<Option<Self>, WireError> {
+        Self::read_admitted(reader, |_| Ok(()))
+    }
+
+    /// [`Self::read`], with a say in whether the payload is read at all.
+    ///
+    /// # Errors
+    /// `Read`, `Header`, whatever `admit` says.
+    pub fn read_admitted(
+        reader: &mut impl Read,
+        admit: impl FnOnce(&Head) -> Result<(), WireError>,
+    ) -> Result<Option<Self>, WireError> {
         let mut header = [0; HEADER_LENGTH];
         let mut filled = 0;
         while filled < HEADER_LENGTH {
@@ -157,19 +205,16 @@ impl Frame {
         }
         let [l0, l1, l2, l3, k0, k1, s0, s1, id @ ..] = header;
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
-        if length > PAYLOAD_MAX {
-            return Err(WireError::Header(format!("a payload of {length} bytes")));
-        }
         let kind = u16::from_le_bytes([k0, k1]);
         let kind = Kind::from_wire(kind).ok_or_else(|| WireError::Header(format!("kind {kind}")))?;
+        if length > kind.payload_max() {
+            return Err(WireError::Header(format!("a payload of {length} bytes")));
+        }
+        let (stream, id) = (u16::from_le_bytes([s0, s1]), u64::from_le_bytes(id));
+        admit(&Head { kind, stream, id, length })?;
         let mut payload = AlignedBuffer::zeroed(length as usize);
         reader.read_exact(&mut payload).map_err(WireError::Read)?;
-        Ok(Some(Self {
-            kind,
-            stream: u16::from_le_bytes([s0, s1]),
-            id: u64::from_le_bytes(id),
-            payload: Arc::new(payload),
-        }))
+        Ok(Some(Self { kind, stream, id, payload: Arc::new(payload) }))
     }
 }
 
@@ -247,6 +292,24 @@ pub enum Request {
         /// How many.
         bytes: u32,
     },
+}
+
+impl Request {
+    /// The most bytes that the payload of its answer has. A request that a source would refuse has the largest.
+    pub fn answer_max(&self) -> u32 {
+        let raw = match self {
+            // A node has at most 256 children of 32 bytes each.
+            Self::Nodes { indices, .. } => indices.len().saturating_mul(256 * 32),
+            Self::BlockHashes { chunks } => chunks.len().saturating_mul(16 * 12),
+            Self::Blocks { wants, .. } => {
+                let blocks: usize = wants.iter().map(|(_, mask)| mask.count_ones() as usize).sum();
+                blocks.saturating_mul(4096)
+            }
+            Self::Unchanged => 0,
+            Self::Probe { bytes } => *bytes as usize,
+        };
+        (ANSWER_HEADER + raw.min(ANSWER_RAW_MAX)) as u32
+    }
 }
 
 /// Bytes before an answer's content: codec (0 plain, 1 zstd), three reserved bytes, raw length.

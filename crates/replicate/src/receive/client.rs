@@ -25,7 +25,8 @@ pub(crate) enum Purpose {
 pub(crate) struct Client {
     next_id: u64,
     pending: HashMap<u64, (Purpose, u64)>,
-    unsent: VecDeque<Frame>,
+    /// With the longest payload of the answer to each.
+    unsent: VecDeque<(Frame, u32)>,
     /// Bytes asked for that have not yet been dealt with.
     outstanding: u64,
     window: u64,
@@ -53,11 +54,11 @@ impl Client {
         self.next_id += 1;
         self.outstanding += cost;
         self.pending.insert(id, (purpose, cost));
-        self.unsent.push_back(Frame::of(Kind::Request, 0, id, request));
+        self.unsent.push_back((Frame::of(Kind::Request, 0, id, request), request.answer_max()));
     }
 
-    /// The next frame for the source.
-    pub(crate) fn next_frame(&mut self) -> Option<Frame> {
+    /// The next frame for the source, with the longest payload of its answer.
+    pub(crate) fn next_frame(&mut self) -> Option<(Frame, u32)> {
         self.unsent.pop_front()
     }
 

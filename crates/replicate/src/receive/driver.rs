@@ -126,7 +126,7 @@ impl Driver<'_> {
         loop {
             while let Some(output) = machine.poll_output(Instant::now())? {
                 match output {
-                    Output::Request(frame) => self.connection.send(frame),
+                    Output::Request(frame, answer_max) => self.connection.ask(frame, answer_max),
                     Output::Job(job) => {
                         if let Some(workers) = &running.workers {
                             workers.submit(job);

@@ -54,8 +54,8 @@ pub(crate) enum Goal {
 
 /// What the machine wants done.
 pub(crate) enum Output {
-    /// Send this to the source.
-    Request(Frame),
+    /// Send this to the source; its answer's payload has at most so many bytes.
+    Request(Frame, u32),
     /// Give this to the workers.
     Job(Job),
     /// Tell this to the control side.
@@ -192,7 +192,7 @@ impl Machine {
         if let Some(output) = self.outputs.pop_front() {
             return Ok(Some(output));
         }
-        Ok(self.client.next_frame().map(Output::Request))
+        Ok(self.client.next_frame().map(|(frame, answer_max)| Output::Request(frame, answer_max)))
     }
 
     /// When [`Self::handle_timeout`] is due.

@@ -103,7 +103,7 @@ impl Run {
         for _ in 0..steps {
             while let Some(output) = self.machine.poll_output(self.now)? {
                 match output {
-                    Output::Request(frame) => {
+                    Output::Request(frame, _) => {
                         self.requests.push(frame.message("request").unwrap());
                         self.asked.push(frame);
                     }
@@ -179,7 +179,11 @@ impl Run {
             payload: Arc::new(AlignedBuffer::from(payload)),
         };
         let mut payload = match answer {
-            Ok(payload) => payload,
+            Ok(payload) => {
+                let asked: Request = request.message("request").unwrap();
+                assert!(payload.len() <= asked.answer_max() as usize, "{asked:?}");
+                payload
+            }
             Err(failure) => return vec![Frame::of(Kind::Refusal, 0, request.id, &failure)],
         };
         let fault = if is_due { self.fault } else { Fault::None };

@@ -4,19 +4,27 @@ use goldwire_stdx::printable;
 
 use crate::wire::{Event, Failure, Frame};
 
+/// Texts of one list that are shown. No honest list is longer.
+const TEXTS_MAX: usize = 64;
+
 /// The event in `frame`. Texts for people have lost what a terminal would obey; paths and names that are used again (of
 /// candidates, of the source) are as they came, and made printable where they are shown.
 pub(super) fn event(frame: &Frame) -> Event {
     let mut event = frame.message("event").unwrap_or_else(|error| Event::Failed(error.into()));
     match &mut event {
         Event::Notice(text) => clean(text),
-        Event::Failed(Failure { chain, hints, .. }) => chain.iter_mut().chain(hints).for_each(clean),
+        Event::Failed(Failure { chain, hints, .. }) => {
+            chain.truncate(TEXTS_MAX);
+            hints.truncate(TEXTS_MAX);
+            chain.iter_mut().chain(hints).for_each(clean);
+        }
         Event::Dialed(hello) => {
             clean(&mut hello.host);
             clean(&mut hello.version);
         }
         Event::Planned(plan) => {
             clean(&mut plan.path);
+            plan.seeds.truncate(TEXTS_MAX);
             plan.seeds.iter_mut().for_each(clean);
         }
         Event::Done(outcome) => clean(&mut outcome.path),

@@ -10,16 +10,18 @@
 //! ```
 
 mod heard;
+mod inbox;
 mod peers;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, bounded};
 use goldwire_stdx::{printable, spawn_scoped};
 use goldwire_store::Version;
 
+use self::inbox::{Inbox, Next, inbox};
 use self::peers::Peers;
 use crate::choose::{choose, offered};
 use crate::connection::{Connection, Throttle, lost};
@@ -28,7 +30,7 @@ use crate::endpoint::Endpoint;
 use crate::failure::Result;
 use crate::job::{Questions, Route, Seeds, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent};
 use crate::receive::uuid_of;
-use crate::source::{RemoteServer, Server, SharedServer, serve_request};
+use crate::source::{RemoteServer, Server, Serving, SharedServer};
 use crate::wire::{
     Candidate, Command, Event, Failure, FailureKind, Frame, Hello, Kind, Outcome, SourceJob, SourceReady,
     TargetJob,
@@ -79,7 +81,7 @@ struct Session<'a> {
 }
 
 /// Events of the source's connection, sorted by stream.
-type Streams = Arc<Mutex<Vec<Option<Sender<Event>>>>>;
+type Streams = Arc<Mutex<Vec<Option<Inbox>>>>;
 
 struct Source {
     connection: Connection,
@@ -210,11 +212,11 @@ impl Session<'_> {
     fn reach_source(&self) -> Result<Source> {
         let place = &self.job.source;
         let dialed = self.dial(place).map_err(|failure| failure.context("the source"))?;
-        let (events_in, events) = unbounded();
+        let (events_in, events) = inbox();
         let streams: Streams = Arc::default();
         lock(&streams).resize_with(self.job.targets.len() + 1, || None);
         lock(&streams)[0] = Some(events_in);
-        let (server_in, server_out) = crossbeam_channel::bounded::<Arc<RemoteServer>>(1);
+        let (server_in, server_out) = bounded::<Arc<RemoteServer>>(1);
         let mut server = None;
         let sorted = Arc::clone(&streams);
         let (connection, process, _) = dialed.into_connection(Arc::clone(&self.throttle), move |frame| {
@@ -228,9 +230,13 @@ impl Session<'_> {
                 Ok(Some(frame)) => match frame.kind {
                     Kind::Answer | Kind::Refusal if frame.stream == 0 => server.deliver(&frame),
                     Kind::Event => {
-                        let event = heard::event(&frame);
-                        if let Some(Some(events)) = lock(&sorted).get(usize::from(frame.stream)) {
-                            let _ = events.send(event);
+                        let stream = usize::from(frame.stream);
+                        let mut streams = lock(&sorted);
+                        if let Some(slot) = streams.get_mut(stream)
+                            && let Some(inbox) = slot
+                            && inbox.put(heard::event(&frame)) == Next::Nothing
+                        {
+                            *slot = None;
                         }
                     }
                     _ => {}
@@ -238,8 +244,8 @@ impl Session<'_> {
                 end => {
                     let failure = lost("source", end.err().as_ref());
                     server.end(&failure);
-                    for events in lock(&sorted).drain(..).flatten() {
-                        let _ = events.send(Event::Failed(failure.clone()));
+                    for inbox in lock(&sorted).drain(..).flatten() {
+                        inbox.put(Event::Failed(failure.clone()));
                     }
                 }
             }
@@ -313,7 +319,13 @@ impl Session<'_> {
         source.connection.send(Frame::of(Kind::Command, 0, 0, &Command::OpenSource(job)));
         loop {
             match self.source_event(source)? {
-                Event::SourceReady(ready) => return Ok(ready),
+                Event::SourceReady(ready) => {
+                    // Nobody listens to it from here on; what concerns a target comes on its stream.
+                    if let Some(events) = lock(&source.streams).first_mut() {
+                        *events = None;
+                    }
+                    return Ok(ready);
+                }
                 Event::Hashing { done, total } => (self.observe)(SyncEvent::Hashing { done, total }),
                 _ => {}
             }
@@ -440,7 +452,7 @@ impl Session<'_> {
     fn direct(&self, target: usize, source: &Source) -> Result<(Hello, Receiver<Event>)> {
         let place = &self.job.targets[target];
         let stream = target as u16 + 1;
-        let (events_in, events) = unbounded();
+        let (events_in, events) = inbox();
         match lock(&source.streams).get_mut(usize::from(stream)) {
             Some(slot) => *slot = Some(events_in),
             None => return Err(lost("target", None)),
@@ -482,31 +494,41 @@ impl Session<'_> {
     fn relay(&self, target: usize, shared: &Arc<dyn Server>) -> Result<Reached> {
         let place = &self.job.targets[target];
         let dialed = self.dial(place)?;
-        let (events_in, events) = unbounded();
-        let (connection_in, connection_out) = crossbeam_channel::bounded::<(Connection, Process)>(1);
+        let (events_in, events) = inbox();
+        let mut events_in = Some(events_in);
+        let (connection_in, connection_out) = bounded::<(Connection, Process)>(1);
         let mut own = None;
         let server = Arc::clone(shared);
         let (connection, process, hello) =
             dialed.into_connection(Arc::clone(&self.throttle), move |frame| {
-                let own: &mut Option<(Connection, Process)> = &mut own;
+                let own: &mut Option<(Serving, Process)> = &mut own;
                 if own.is_none() {
-                    *own = connection_out.recv().ok();
+                    *own = connection_out.recv().ok().map(|(connection, process)| {
+                        (Serving::new(Arc::clone(&server), connection), process)
+                    });
                 }
-                let Some((connection, process)) = own else { return };
-                let _ = match frame {
-                    Ok(Some(frame)) if frame.kind == Kind::Request => {
-                        serve_request(server.as_ref(), connection, &frame);
-                        Ok(())
-                    }
-                    Ok(Some(frame)) if frame.kind == Kind::Event => events_in
-                        .send(frame.message("event").unwrap_or_else(|error| Event::Failed(error.into()))),
-                    Ok(Some(_)) => Ok(()),
+                let Some((serving, process)) = own else { return };
+                let event = match frame {
+                    Ok(Some(frame)) if frame.kind == Kind::Request => match serving.take(&frame) {
+                        Ok(()) => return,
+                        Err(failure) => {
+                            process.kill();
+                            Event::Failed(failure)
+                        }
+                    },
+                    Ok(Some(frame)) if frame.kind == Kind::Event => heard::event(&frame),
+                    Ok(Some(_)) => return,
                     end => {
                         let mut failure = lost("target", end.err().as_ref());
                         failure.chain.extend(Some(process.last_words()).filter(|words| !words.is_empty()));
-                        events_in.send(Event::Failed(failure))
+                        Event::Failed(failure)
                     }
                 };
+                if let Some(inbox) = &events_in
+                    && inbox.put(event) == Next::Nothing
+                {
+                    events_in = None;
+                }
             })?;
         let _ = connection_in.send((connection.clone(), process.clone()));
         self.greet(&connection, &process);
@@ -600,11 +622,11 @@ mod tests {
     #[test]
     fn a_target_that_holds_something_else_has_not_done_it() {
         for (root, is_right) in [([7; 32], true), ([0; 32], false), ([8; 32], false)] {
-            let (said, events) = unbounded();
+            let (said, events) = inbox();
             let outcome =
                 Outcome { path: "p".into(), root, counters: Counters::default(), already_there: true };
-            let _ = said.send(Event::Phase(crate::wire::Phase::Comparing));
-            let _ = said.send(Event::Done(outcome));
+            said.put(Event::Phase(crate::wire::Phase::Comparing));
+            said.put(Event::Done(outcome));
             let finished = with_session(&job(), |session| session.finished(0, &events, &version()));
             assert_eq!(finished.is_ok(), is_right, "{finished:?}");
         }
@@ -653,7 +675,7 @@ mod tests {
             connection,
             process: Process::none(),
             server,
-            events: unbounded().1,
+            events: inbox().1,
             streams: Arc::default(),
         };
         let refused = with_session(&job, |session| session.reach_target(1, &source, &shared).err());

@@ -89,7 +89,9 @@ impl Peers {
                 self.kill_all();
             }
             if !self.throttle.is_paused() {
-                let silent = |(connection, _): &(Connection, Process)| connection.silent_for() > SILENCE_MAX;
+                let silent = |(connection, _): &(Connection, Process)| {
+                    connection.is_lost() || connection.silent_for() > SILENCE_MAX
+                };
                 self.lock().iter().filter(|peer| silent(peer)).for_each(|(_, process)| process.kill());
             }
         }

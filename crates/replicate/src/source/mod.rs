@@ -1,10 +1,12 @@
 //! Answering targets: from an opened image ([`LocalServer`]), through a connection to whoever has it
-//! ([`RemoteServer`]), and once for many who ask the same ([`SharedServer`]).
+//! ([`RemoteServer`]), and once for many who ask the same ([`SharedServer`]). A [`Serving`] stands between a server and
+//! each peer and keeps the bounds.
 
 mod open;
 mod pace;
 mod remote;
 mod serve;
+mod serving;
 mod shared;
 
 use std::sync::Arc;
@@ -17,11 +19,10 @@ pub(crate) use remote::RemoteServer;
 #[cfg(test)]
 pub(crate) use serve::Answerer;
 pub(crate) use serve::LocalServer;
+pub(crate) use serving::Serving;
 pub(crate) use shared::SharedServer;
 
-use crate::connection::Connection;
 use crate::failure::Result;
-use crate::wire::{Frame, Kind};
 
 /// An answer's payload, or why there is none.
 pub(crate) type Reply = Result<Arc<AlignedBuffer>>;
@@ -33,19 +34,4 @@ pub(crate) type Callback = Box<dyn FnOnce(Reply) + Send>;
 pub(crate) trait Server: Send + Sync {
     /// Answers in its own time through `callback`, which is always called.
     fn submit(&self, request: Arc<AlignedBuffer>, callback: Callback);
-}
-
-/// Serves one target's requests over its connection.
-pub(crate) fn serve_request(server: &dyn Server, connection: &Connection, frame: &Frame) {
-    let connection = connection.clone();
-    let id = frame.id;
-    server.submit(
-        Arc::clone(&frame.payload),
-        Box::new(move |reply| {
-            connection.send(match reply {
-                Ok(payload) => Frame { kind: Kind::Answer, stream: 0, id, payload },
-                Err(failure) => Frame::of(Kind::Refusal, 0, id, &failure),
-            });
-        }),
-    );
 }

@@ -1,15 +1,22 @@
 //! Answers from a source behind a connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use goldwire_stdx::AlignedBuffer;
 
 use super::{Callback, Server};
 use crate::connection::Connection;
-use crate::wire::{Failure, Frame, Kind};
+use crate::wire::{Failure, FailureKind, Frame, Kind, Request};
 
-/// Passes requests on over a connection and matches the answers.
+/// Bytes of answers that may be under way from the source: it keeps a bound for us too, and cuts off who asks for more.
+const OUTSTANDING_MAX: u64 = 64 << 20;
+
+/// Requests that may be under way.
+const REQUESTS_MAX: usize = 1024;
+
+/// Passes requests on over a connection and matches the answers. How much waits here is bounded by what each
+/// [`Serving`](super::Serving) submits.
 pub(crate) struct RemoteServer {
     connection: Connection,
     waiting: Mutex<Waiting>,
@@ -18,7 +25,10 @@ pub(crate) struct RemoteServer {
 #[derive(Default)]
 struct Waiting {
     next_id: u64,
-    callbacks: HashMap<u64, Callback>,
+    callbacks: HashMap<u64, (Callback, u64)>,
+    /// Bytes that the answers to these may have.
+    outstanding: u64,
+    queue: VecDeque<(Arc<AlignedBuffer>, Callback, u32)>,
     /// Why nothing more can come.
     ended: Option<Failure>,
 }
@@ -31,23 +41,49 @@ impl RemoteServer {
 
     /// Hands over an answer or refusal frame that came over the connection.
     pub(crate) fn deliver(&self, frame: &Frame) {
-        let callback = self.lock().callbacks.remove(&frame.id);
-        if let Some(callback) = callback {
+        let callback = {
+            let mut waiting = self.lock();
+            let found = waiting.callbacks.remove(&frame.id);
+            waiting.outstanding -= found.as_ref().map_or(0, |(_, cost)| *cost);
+            found
+        };
+        if let Some((callback, _)) = callback {
             callback(match frame.kind {
                 Kind::Answer => Ok(Arc::clone(&frame.payload)),
                 _ => Err(frame.message("refusal").unwrap_or_else(Failure::from)),
             });
         }
+        self.go_on();
+    }
+
+    /// Asks for what may be asked for now.
+    fn go_on(&self) {
+        let mut waiting = self.lock();
+        while let Some((.., cost)) = waiting.queue.front()
+            && (waiting.callbacks.is_empty()
+                || (waiting.callbacks.len() < REQUESTS_MAX
+                    && waiting.outstanding + u64::from(*cost) <= OUTSTANDING_MAX))
+        {
+            let Some((request, callback, cost)) = waiting.queue.pop_front() else { break };
+            let id = waiting.next_id;
+            waiting.next_id += 1;
+            waiting.outstanding += u64::from(cost);
+            waiting.callbacks.insert(id, (callback, cost.into()));
+            self.connection.ask(Frame { kind: Kind::Request, stream: 0, id, payload: request }, cost);
+        }
     }
 
     /// Refuses everything that waits or comes later.
     pub(crate) fn end(&self, failure: &Failure) {
-        let callbacks = {
+        let (callbacks, queue) = {
             let mut waiting = self.lock();
             waiting.ended = Some(failure.clone());
-            std::mem::take(&mut waiting.callbacks)
+            waiting.outstanding = 0;
+            (std::mem::take(&mut waiting.callbacks), std::mem::take(&mut waiting.queue))
         };
-        callbacks.into_values().for_each(|callback| callback(Err(failure.clone())));
+        let asked = callbacks.into_values().map(|(callback, _)| callback);
+        let queued = queue.into_iter().map(|(_, callback, _)| callback);
+        asked.chain(queued).for_each(|callback| callback(Err(failure.clone())));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
@@ -57,15 +93,16 @@ impl RemoteServer {
 
 impl Server for RemoteServer {
     fn submit(&self, request: Arc<AlignedBuffer>, callback: Callback) {
+        let Ok(asked) = postcard::from_bytes::<Request>(&request) else {
+            return callback(Err(Failure::new(FailureKind::Invalid, "a request does not decode")));
+        };
         let mut waiting = self.lock();
         if let Some(failure) = waiting.ended.clone() {
             drop(waiting);
             return callback(Err(failure));
         }
-        let id = waiting.next_id;
-        waiting.next_id += 1;
-        waiting.callbacks.insert(id, callback);
+        waiting.queue.push_back((request, callback, asked.answer_max()));
         drop(waiting);
-        self.connection.send(Frame { kind: Kind::Request, stream: 0, id, payload: request });
+        self.go_on();
     }
 }

@@ -1,8 +1,11 @@
 //! What the tests of this room share: disks with a known content, an honest source without threads, and a destination in
 //! memory that fills up, tears, rots and crashes on request. Everything that looks random comes from a seed.
 
+mod pipe;
+
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use goldwire_disk::testing::MemDevice;
 use goldwire_disk::{BlockDevice, Format, Image, OpenOptions};
@@ -10,6 +13,7 @@ use goldwire_stdx::Folder;
 use goldwire_store::{BuildOptions, CHUNK_SIZE, Progress, Root, TreeFile, TreeGeometry, Version, build_tree};
 use tempfile::TempDir;
 
+pub(crate) use self::pipe::{Peer, pipe};
 use crate::failure::Result;
 use crate::receive::testing::{Bitmap, Destination, LaidOut, ReadBack, Seed};
 use crate::wire::{Failure, FailureKind};
@@ -31,6 +35,23 @@ impl Random {
 
     pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
+    }
+}
+
+/// Bytes of memory that this process occupies.
+pub(crate) fn memory_of() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+/// Waits until something holds that a thread has to bring about.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
