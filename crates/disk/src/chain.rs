@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::detect::NamedBy;
+use crate::error::shown;
 use crate::gate::Gate;
 use crate::image::{Access, ChainFile, FileIdentity, Format, ImageInfo, ParentReference};
 use crate::parents::Parents;
@@ -92,7 +94,19 @@ impl Parents for Chain {
             let Some(file) = open_parent_file(&path)? else { continue };
             let format = match format {
                 Some(ParentFormat::Exactly(format)) => format,
-                Some(ParentFormat::AnyVhd) | None => detect::detect_file(&file, &path)?,
+                Some(ParentFormat::AnyVhd) => match vhd::format(&file, &path)? {
+                    Some(format) => format,
+                    // Another of the named files may be the one.
+                    None if reference.uuid.is_some() => {
+                        wrong_uuid.get_or_insert(path);
+                        continue;
+                    }
+                    None => {
+                        let message = "is recorded as a VHD by the image that names it, and is none";
+                        return Err(Error::new(ErrorKind::Corrupt, path, message));
+                    }
+                },
+                None => detect::detect_file(&file, &path, NamedBy::Child)?.format,
             };
             // Looked at before the file's own parents are opened: a level that could try several files, each with
             // several parents, would take ages to say no.
@@ -107,7 +121,7 @@ impl Parents for Chain {
             Some(path) => Error::new(
                 ErrorKind::Corrupt,
                 child,
-                format!("its parent {} carries another uuid than the one that it names", path.display()),
+                format!("its parent {} carries another uuid than the one that it names", shown(&path)),
             )
             .with_hint("the parent was replaced after this image was made; find the original"),
             None => Error::new(ErrorKind::NotFound, child, "the parent that it names does not exist")
@@ -141,7 +155,7 @@ impl ParentFormat {
 }
 
 fn names(reference: &ParentReference) -> String {
-    let names: Vec<String> = reference.paths.iter().map(|path| path.display().to_string()).collect();
+    let names: Vec<String> = reference.paths.iter().map(|path| shown(path)).collect();
     names.join(", ")
 }
 

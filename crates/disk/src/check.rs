@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::chain::Chain;
-use crate::detect::detect_file;
+use crate::detect::{Detected, NamedBy, detect_file};
 use crate::finding::Finding;
 use crate::host::open_named_file;
 use crate::image::{Access, Format};
@@ -19,15 +19,18 @@ use crate::{Result, qcow2, raw, vhd};
 pub fn check(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Vec<Finding>> {
     let path = path.as_ref();
     let file = open_named_file(path, Access::Read)?;
-    let format = match options.format {
-        Some(format) => format,
-        None => detect_file(&file, path)?,
+    let Detected { format, notice } = match options.format {
+        Some(format) => Detected { format, notice: None },
+        None => detect_file(&file, path, NamedBy::User)?,
     };
-    match format {
+    let mut parents = Chain::new(Arc::clone(&options.gate));
+    let mut findings: Vec<_> = notice.map(|text| Finding::warning("format", 0, text)).into_iter().collect();
+    findings.extend(match format {
         Format::Raw => raw::check(&file, path),
         Format::VhdFixed | Format::VhdDynamic | Format::VhdDifferencing => {
-            vhd::check(file, path, &mut Chain::new(Arc::clone(&options.gate)))
+            vhd::check(file, path, &mut parents)
         }
-        Format::Qcow2 => qcow2::check(&file, path),
-    }
+        Format::Qcow2 => qcow2::check(file, path, &mut parents),
+    }?);
+    Ok(findings)
 }

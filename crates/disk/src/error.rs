@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::Hints;
+use goldwire_stdx::{Hints, printable_bytes};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -39,14 +39,21 @@ pub struct Error {
     /// The field that is wrong and its offset in the file.
     place: Option<(String, u64)>,
     message: String,
-    hint: Option<String>,
+    hints: Vec<String>,
     source: Option<io::Error>,
 }
 
 impl Error {
     /// An error of `kind` about the file `path`; `message` says what failed without the path.
     pub fn new(kind: ErrorKind, path: impl Into<PathBuf>, message: impl Into<String>) -> Self {
-        Self { kind, path: path.into(), place: None, message: message.into(), hint: None, source: None }
+        Self {
+            kind,
+            path: path.into(),
+            place: None,
+            message: message.into(),
+            hints: Vec::new(),
+            source: None,
+        }
     }
 
     /// The bytes at `offset` of the file (in `field`) are wrong: `why`.
@@ -63,13 +70,20 @@ impl Error {
             io::ErrorKind::PermissionDenied => ErrorKind::Denied,
             _ => ErrorKind::Io,
         };
-        Self { kind, path: path.into(), place: None, message: doing.into(), hint: None, source: Some(source) }
+        Self {
+            kind,
+            path: path.into(),
+            place: None,
+            message: doing.into(),
+            hints: Vec::new(),
+            source: Some(source),
+        }
     }
 
     /// Adds what the reader can do about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hints.push(hint.into());
         self
     }
 
@@ -96,18 +110,23 @@ impl Error {
 
 impl Hints for Error {
     fn hints(&self) -> Vec<String> {
-        self.hint.iter().cloned().collect()
+        self.hints.clone()
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.path.display())?;
+        write!(f, "{}: ", shown(&self.path))?;
         if let Some((field, offset)) = &self.place {
             write!(f, "{field} at byte {offset}: ")?;
         }
         f.write_str(&self.message)
     }
+}
+
+/// A path as it may be shown: images name files as they like.
+pub(crate) fn shown(path: &Path) -> String {
+    printable_bytes(path.as_os_str().as_encoded_bytes())
 }
 
 impl std::error::Error for Error {

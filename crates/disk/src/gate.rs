@@ -7,6 +7,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::error::shown;
 use crate::image::ParentReference;
 use crate::{Error, ErrorKind, Result};
 
@@ -29,9 +30,10 @@ pub struct DenyAll;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SameFolder;
 
-/// A parent must lie in or below one of these folders.
+/// A parent must lie in the same folder as its child (not in one below it), or in or below one of these folders, which
+/// the user named.
 #[derive(Clone, Debug, Default)]
-pub struct Folders(pub Vec<PathBuf>);
+pub struct SameFolderOr(pub Vec<PathBuf>);
 
 impl Gate for DenyAll {
     fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>> {
@@ -49,7 +51,7 @@ impl Gate for SameFolder {
     }
 }
 
-impl Gate for Folders {
+impl Gate for SameFolderOr {
     fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>> {
         let mut allowed = Vec::with_capacity(self.0.len());
         for folder in &self.0 {
@@ -57,7 +59,9 @@ impl Gate for Folders {
                 .push(folder.canonicalize().map_err(|e| Error::io(folder, "resolve an allowed folder", e))?);
         }
         let folder = folder_of(child)?;
-        filter(child, &folder, reference, |path| allowed.iter().any(|folder| path.starts_with(folder)))
+        filter(child, &folder, reference, |path| {
+            path.parent() == Some(&folder) || allowed.iter().any(|folder| path.starts_with(folder))
+        })
     }
 }
 
@@ -102,9 +106,9 @@ fn denied(child: &Path, parent: &Path) -> Error {
     Error::new(
         ErrorKind::Denied,
         child,
-        format!("names the parent {}, which may not be opened", parent.display()),
+        format!("names the parent {}, which may not be opened", shown(parent)),
     )
-    .with_hint("if you trust this image, allow the folder that holds its parent")
+    .with_hint("if you trust this image, allow the folder that holds its parent: --parents FOLDER")
 }
 
 #[cfg(test)]
@@ -156,15 +160,27 @@ mod tests {
     }
 
     #[test]
-    fn folders_allow_what_was_named() {
+    fn folders_allow_what_was_named_beside_the_childs_own() {
         let (_root, sr, out) = tree();
-        let gate = Folders(vec![out.clone()]);
+        let gate = SameFolderOr(vec![out.clone()]);
         assert_eq!(
             gate.resolve(&sr.join("child"), &reference(&["leaves"])).unwrap(),
             [out.join("secret")],
             "the link is judged by where it leads",
         );
-        let error = gate.resolve(&sr.join("child"), &reference(&["parent"])).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Denied);
+        assert_eq!(gate.resolve(&sr.join("child"), &reference(&["parent"])).unwrap(), [sr.join("parent")]);
+        // `.ssh/id` beside an image of somebody else is no parent.
+        std::fs::create_dir(sr.join("below")).unwrap();
+        std::fs::write(sr.join("below/secret"), b"x").unwrap();
+        std::fs::create_dir(out.join("below")).unwrap();
+        std::fs::write(out.join("below/base"), b"x").unwrap();
+        for gate in [SameFolderOr(Vec::new()), gate.clone()] {
+            for path in ["below/secret", "/etc/passwd"] {
+                let error = gate.resolve(&sr.join("child"), &reference(&[path])).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Denied, "{path}");
+            }
+        }
+        let below = gate.resolve(&sr.join("child"), &reference(&["../out/below/base"])).unwrap();
+        assert_eq!(below, [out.join("below/base")], "what was named is allowed as a whole");
     }
 }

@@ -94,6 +94,8 @@ pub struct Image {
     pub chain: Vec<ChainFile>,
     /// What the head of the chain says about itself.
     pub info: ImageInfo,
+    /// What the user should hear before the disk is used: sentences.
+    pub notices: Vec<String>,
 }
 
 /// What a container records beside data.

@@ -12,6 +12,8 @@
 
 mod chain;
 mod check;
+mod children;
+mod content;
 mod detect;
 mod device;
 mod error;
@@ -23,6 +25,7 @@ mod image;
 mod journal;
 mod open;
 mod parents;
+mod promise;
 mod qcow2;
 mod raw;
 mod sync;
@@ -33,11 +36,13 @@ mod tests;
 mod vhd;
 
 pub use check::check;
+pub use children::children;
 pub use detect::detect;
 pub use device::{BlockDevice, Extent, ExtentKind};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, Severity};
-pub use gate::{DenyAll, Folders, Gate, SameFolder};
+pub use gate::{DenyAll, Gate, SameFolder, SameFolderOr};
 pub use image::{Access, ChainFile, CreateOptions, FileIdentity, Format, Image, ImageInfo, ParentReference};
 pub use open::{OpenOptions, create, create_in, open, open_file};
+pub use promise::Promise;
 pub use vhd::set_hidden;

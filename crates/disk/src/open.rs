@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::chain::Chain;
-use crate::detect::detect_file;
+use crate::detect::{Detected, NamedBy, detect_file};
 use crate::gate::{Gate, SameFolder};
 use crate::host::open_named_file;
 use crate::image::{Access, CreateOptions, Format, Image};
@@ -38,13 +38,13 @@ pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Image> {
 /// # Errors
 /// As [`open`].
 pub fn open_file(file: File, path: &Path, options: &OpenOptions) -> Result<Image> {
-    let format = match options.format {
-        Some(format) => format,
-        None => detect_file(&file, path)?,
+    let Detected { format, notice } = match options.format {
+        Some(format) => Detected { format, notice: None },
+        None => detect_file(&file, path, NamedBy::User)?,
     };
     let mut chain = Chain::new(Arc::clone(&options.gate));
     let (device, info) = chain.open_file(file, path, format, options.access)?;
-    Ok(Image { device, chain: chain.into_files(), info })
+    Ok(Image { device, chain: chain.into_files(), info, notices: notice.into_iter().collect() })
 }
 
 /// Makes a new disk at `path`, which must not exist yet, for its owner only. When that fails, no file stays

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use goldwire_replicate::wire::WireFormat;
+use goldwire_replicate::wire::{SourceFormat, WireFormat};
 use goldwire_replicate::{Endpoint, Route};
 use goldwire_stdx::Uuid;
 
@@ -86,6 +86,9 @@ pub(crate) struct SyncArgs {
     /// Of several images, take the one with this VHD uuid.
     #[arg(long, help_heading = "Which image")]
     pub(crate) uuid: Option<Uuid>,
+    /// What the image is, whatever its bytes and its name look like; by default its content says.
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Which image")]
+    pub(crate) source_format: Option<SourceFormatArg>,
     /// Also look for parents of the image in this folder of the source host.
     #[arg(long, value_name = "FOLDER", help_heading = "Which image")]
     pub(crate) parents: Vec<String>,
@@ -104,7 +107,7 @@ pub(crate) struct SyncArgs {
     #[arg(long, value_enum, help_heading = "What is written")]
     pub(crate) format: Option<FormatArg>,
     /// The file name in target folders; `{uuid}` stands for a uuid made from the content.
-    #[arg(long, help_heading = "What is written")]
+    #[arg(long, value_parser = parse_name, help_heading = "What is written")]
     pub(crate) name: Option<String>,
     /// Permission bits of the new file, octal; by default those of the file it replaces, else the source's.
     #[arg(long, value_parser = parse_mode, help_heading = "What is written")]
@@ -184,11 +187,24 @@ pub(crate) enum DiskCommand {
     Tree(TreeArgs),
 }
 
+/// How the images of a `disk` command are opened.
+#[derive(Debug, Parser)]
+pub(crate) struct OpenArgs {
+    /// What the images are, whatever their bytes and their names look like; by default their content says.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) source_format: Option<SourceFormatArg>,
+    /// Also look for parents in this folder and below it, beside the image's own folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) parents: Vec<PathBuf>,
+}
+
 #[derive(Debug, Parser)]
 pub(crate) struct InfoArgs {
     /// The images.
     #[arg(required = true)]
     pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -199,6 +215,8 @@ pub(crate) struct CheckArgs {
     /// The images.
     #[arg(required = true)]
     pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
     /// Also require that the content is what this public key signed.
     #[arg(long, value_name = "KEY")]
     pub(crate) require_signature: Option<String>,
@@ -213,6 +231,8 @@ pub(crate) struct ConvertArgs {
     pub(crate) source: Endpoint,
     /// The file to write.
     pub(crate) target: Endpoint,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
     /// The container to write; by default that of the target's file name.
     #[arg(long, value_enum)]
     pub(crate) format: Option<FormatArg>,
@@ -230,6 +250,14 @@ pub(crate) struct CompareArgs {
     pub(crate) left: PathBuf,
     /// The other.
     pub(crate) right: PathBuf,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// What the second image is, if it is not what --source-format says of the first.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) right_format: Option<SourceFormatArg>,
+    /// Read both wholly, also where digests were kept that still fit.
+    #[arg(long)]
+    pub(crate) read: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -240,6 +268,8 @@ pub(crate) struct TreeArgs {
     /// The images.
     #[arg(required = true)]
     pub(crate) images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
     /// Sign each version with this key file and keep the descriptor beside the image.
     #[arg(long, value_name = "KEY")]
     pub(crate) sign: Option<PathBuf>,
@@ -278,6 +308,26 @@ pub(crate) enum FormatArg {
     Qcow2,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SourceFormatArg {
+    /// A plain disk, byte for byte.
+    Raw,
+    /// A VHD of any kind.
+    Vhd,
+    /// QCOW2.
+    Qcow2,
+}
+
+impl From<SourceFormatArg> for SourceFormat {
+    fn from(format: SourceFormatArg) -> Self {
+        match format {
+            SourceFormatArg::Raw => Self::Raw,
+            SourceFormatArg::Vhd => Self::Vhd,
+            SourceFormatArg::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
 impl From<FormatArg> for WireFormat {
     fn from(format: FormatArg) -> Self {
         match format {
@@ -313,6 +363,15 @@ fn parse_root(text: &str) -> Result<goldwire_store::Root, String> {
     goldwire_stdx::from_hex(text)
         .map(goldwire_store::Root)
         .ok_or_else(|| "a root has 64 hexadecimal digits".into())
+}
+
+/// `{uuid}` is the only thing that is put into a name.
+fn parse_name(text: &str) -> Result<String, String> {
+    let rest = text.replace("{uuid}", "");
+    match rest.contains(['{', '}']) {
+        true => Err("only {uuid} stands for something in a name; braces are nothing else".into()),
+        false => Ok(text.to_owned()),
+    }
 }
 
 fn parse_mode(text: &str) -> Result<u32, String> {

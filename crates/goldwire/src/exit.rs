@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use goldwire_control::boot::LoadError;
 use goldwire_netboot::content::LibraryError;
 use goldwire_replicate::wire::Failure;
-use goldwire_stdx::{Hints, Report};
+use goldwire_stdx::Report;
 
 /// What a script may branch on. 2 is also clap's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,23 @@ impl fmt::Display for Hinted {
 
 impl std::error::Error for Hinted {}
 
+/// An error that is a report already, on its way through `anyhow`.
+#[derive(Debug)]
+pub(crate) struct Reported(Report);
+
+impl fmt::Display for Reported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.line())
+    }
+}
+
+impl std::error::Error for Reported {}
+
+/// Takes a report to where `anyhow` errors are printed.
+pub(crate) fn reported(report: Report) -> anyhow::Error {
+    Reported(report).into()
+}
+
 /// The error's sentence, causes and hints, whichever room it comes from.
 pub(crate) fn report(error: &anyhow::Error) -> Report {
     let mut chain = Vec::new();
@@ -56,10 +73,9 @@ pub(crate) fn report(error: &anyhow::Error) -> Report {
             chain.extend(failure.chain.iter().cloned());
             return Report { chain, hints: failure.hints.clone() };
         }
-        if let Some(disk) = cause.downcast_ref::<goldwire_disk::Error>() {
-            let below = Report::of(disk);
-            chain.extend(below.chain);
-            return Report { chain, hints: disk.hints() };
+        if let Some(Reported(below)) = cause.downcast_ref() {
+            chain.extend(below.chain.iter().cloned());
+            return Report { chain, hints: below.hints.clone() };
         }
         chain.push(cause.to_string());
         if let Some(LoadError::Read { source, .. }) = cause.downcast_ref() {

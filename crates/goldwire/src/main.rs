@@ -21,11 +21,11 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.command {
         Command::Sync(args) => commands::sync::run(*args),
-        Command::Disk(DiskCommand::Info(args)) => commands::disk::info(&args),
-        Command::Disk(DiskCommand::Check(args)) => commands::disk::check(&args),
+        Command::Disk(DiskCommand::Info(args)) => commands::disk::info(&args).map_err(exit::reported),
+        Command::Disk(DiskCommand::Check(args)) => commands::disk::check(&args).map_err(exit::reported),
         Command::Disk(DiskCommand::Convert(args)) => commands::disk::convert(*args),
-        Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args),
-        Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args),
+        Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args).map_err(exit::reported),
+        Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args).map_err(exit::reported),
         Command::Boot(command) => commands::boot::run(command),
         Command::Key(KeyCommand::New(args)) => commands::key::new(&args),
         Command::Completions { shell } => commands::generate::completions(shell),

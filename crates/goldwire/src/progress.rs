@@ -109,6 +109,9 @@ impl Show {
         }
         match event {
             SyncEvent::Hashing { done, total } => self.source_hashing(&mut state, done, total),
+            SyncEvent::Notice(text) => {
+                self.say(&state, &format!("{}: {}", self.source, goldwire_stdx::printable(&text)));
+            }
             SyncEvent::Source { path, version, ready } => {
                 let path = printable(&path);
                 if let Some(bar) = state.source_bar.take() {
@@ -339,6 +342,7 @@ impl Show {
             SyncEvent::Hashing { done, total } => {
                 json!({"event": "hashing", "at": self.source, "done": done, "total": total})
             }
+            SyncEvent::Notice(text) => json!({"event": "notice", "at": self.source, "text": text}),
             SyncEvent::Source { path, version, ready } => json!({
                 "event": "source", "path": path, "root": version.root.to_string(), "size": version.size,
                 "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,

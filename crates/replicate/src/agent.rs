@@ -226,10 +226,11 @@ impl Agent {
                     self.event(&Event::Notice(why));
                 }
             }
-            Command::List { path, pattern } => {
+            Command::List { path, pattern, format } => {
                 let connection = self.connection.clone();
                 self.start("list", move || {
-                    let event = match list::list(Path::new(&path), pattern.as_deref()) {
+                    let event = match list::list(Path::new(&path), pattern.as_deref(), format.map(Into::into))
+                    {
                         Ok((is_folder, images)) => Event::Images { is_folder, images },
                         Err(failure) => Event::Failed(failure),
                     };

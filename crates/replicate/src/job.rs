@@ -6,7 +6,7 @@ use goldwire_store::{PublicKey, SecretKey, Version};
 use crate::endpoint::Endpoint;
 use crate::failure::Result;
 use crate::install::Agents;
-use crate::wire::{Counters, Failure, Hello, Outcome, Phase, Plan, SourceReady, WireFormat};
+use crate::wire::{Counters, Failure, Hello, Outcome, Phase, Plan, SourceFormat, SourceReady, WireFormat};
 
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Select {
     pub pattern: Option<String>,
     /// Which of several matching images.
     pub choice: Choice,
+    /// What the source is; `None` goes by its content.
+    pub format: Option<SourceFormat>,
     /// Folders at the source in which parents may lie, beside the image's own.
     pub parent_folders: Vec<String>,
     /// How the times of candidates are written, in seconds since 1970.
@@ -68,7 +70,7 @@ pub struct Select {
 impl Default for Select {
     fn default() -> Self {
         let show_time = |seconds| format!("{seconds} s after 1970");
-        Self { pattern: None, choice: Choice::Only, parent_folders: Vec::new(), show_time }
+        Self { pattern: None, choice: Choice::Only, format: None, parent_folders: Vec::new(), show_time }
     }
 }
 
@@ -198,6 +200,8 @@ pub enum SyncEvent {
         /// Guest bytes in all.
         total: u64,
     },
+    /// The source has something to say.
+    Notice(String),
     /// The image is chosen and its version known.
     Source {
         /// The image's path at the source.

@@ -5,17 +5,23 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use goldwire_disk::{DenyAll, Format, OpenOptions};
+use goldwire_disk::{DenyAll, ErrorKind, Format, OpenOptions};
 
 use crate::failure::Result;
-use crate::wire::{Candidate, Failure};
+use crate::wire::{Candidate, Failure, FailureKind};
 
 /// Entries looked at in a folder.
 const ENTRIES_MAX: usize = 100_000;
 
 /// Whether `path` is a folder, and its images whose file names match `pattern` (all files that are images
 /// without one), or the image at `path`.
-pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Candidate>)> {
+///
+/// `format` is what they are; `None` goes by their content.
+pub(crate) fn list(
+    path: &Path,
+    pattern: Option<&str>,
+    format: Option<Format>,
+) -> Result<(bool, Vec<Candidate>)> {
     let failed = |error: io::Error| {
         let failure = Failure::io(format!("look at {}", path.display()), &error);
         match error.kind() {
@@ -26,7 +32,7 @@ pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Cand
         }
     };
     if !fs::metadata(path).map_err(failed)?.is_dir() {
-        return Ok((false, vec![candidate(path)?]));
+        return Ok((false, vec![candidate(path, format)?]));
     }
     let mut images = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)?.flatten().take(ENTRIES_MAX) {
@@ -36,10 +42,11 @@ pub(crate) fn list(path: &Path, pattern: Option<&str>) -> Result<(bool, Vec<Cand
         if !is_wanted || !is_file_of(path, &entry.path()) {
             continue;
         }
-        // A file that is no readable image is passed over, unless it was asked for by a pattern.
-        match candidate(&entry.path()) {
+        // What is no disk at all (text, an archive) is passed over. A disk that is damaged or not read is too, unless it
+        // was asked for by a pattern: then it may be the one that is meant.
+        match candidate(&entry.path(), format) {
             Ok(image) => images.push(image),
-            Err(failure) if pattern.is_some() => return Err(failure),
+            Err(failure) if pattern.is_some() && failure.kind != FailureKind::Invalid => return Err(failure),
             Err(_) => {}
         }
     }
@@ -62,12 +69,20 @@ fn is_file_of(folder: &Path, entry: &Path) -> bool {
     }
 }
 
-fn candidate(path: &Path) -> Result<Candidate> {
+fn candidate(path: &Path, format: Option<Format>) -> Result<Candidate> {
     let data =
         fs::metadata(path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
-    let format = goldwire_disk::detect(path)?;
+    let named = format;
+    let format = match named {
+        Some(format) => format,
+        None => goldwire_disk::detect(path).map_err(|error| {
+            let is_no_disk = error.kind() == ErrorKind::Invalid;
+            let failure = Failure::from(error);
+            if is_no_disk { Failure { kind: FailureKind::Invalid, ..failure } } else { failure }
+        })?,
+    };
     // The parents are not needed to describe an image; an image with one cannot be opened without it.
-    let options = OpenOptions { gate: std::sync::Arc::new(DenyAll), ..OpenOptions::default() };
+    let options = OpenOptions { format: named, gate: std::sync::Arc::new(DenyAll), ..OpenOptions::default() };
     let image = goldwire_disk::open(path, &options).ok();
     let info = image.as_ref().map(|image| &image.info);
     Ok(Candidate {
@@ -161,7 +176,7 @@ mod tests {
         ] {
             std::os::unix::fs::symlink(target, here.join(link)).unwrap();
         }
-        let (is_folder, images) = list(here, Some("*.raw")).unwrap();
+        let (is_folder, images) = list(here, Some("*.raw"), None).unwrap();
         let names: Vec<_> = images.iter().map(|image| image.path.rsplit('/').next().unwrap()).collect();
         assert!(is_folder);
         assert_eq!(names, ["a.raw", "latest.raw"]);

@@ -370,6 +370,8 @@ pub enum Command {
         path: String,
         /// File name pattern (`*`, `?`, `[…]`); none takes every file that is an image.
         pattern: Option<String>,
+        /// What the images are; none goes by their content.
+        format: Option<SourceFormat>,
     },
     /// Open an image and prepare to serve it: [`Event::SourceReady`] or [`Event::Failed`].
     OpenSource(SourceJob),
@@ -397,6 +399,8 @@ pub enum Command {
 pub struct SourceJob {
     /// The image.
     pub path: String,
+    /// What it is; none goes by its content.
+    pub format: Option<SourceFormat>,
     /// Folders beside the image's own in which its parents may lie.
     pub parent_folders: Vec<String>,
     /// zstd level; none adapts to the connection; 0 sends plain.
@@ -416,6 +420,8 @@ pub struct TargetJob {
     pub path: String,
     /// The file name to use when `path` is a folder.
     pub name: String,
+    /// Whether the user wrote that name, so that it is taken as it is or refused.
+    pub is_name_given: bool,
     /// The descriptor's bytes ([`goldwire_store::Version`]).
     pub version: Vec<u8>,
     /// The container to write; none goes by the target's file name, or else takes the source's.
@@ -453,6 +459,28 @@ pub enum WireFormat {
     VhdDynamic,
     /// QCOW2 version 3.
     Qcow2,
+}
+
+/// What the user says that a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceFormat {
+    /// A plain disk, whatever its bytes look like.
+    Raw,
+    /// A VHD of any kind.
+    Vhd,
+    /// QCOW2.
+    Qcow2,
+}
+
+impl From<SourceFormat> for goldwire_disk::Format {
+    /// Of the VHDs any: what kind it is, its footer says.
+    fn from(format: SourceFormat) -> Self {
+        match format {
+            SourceFormat::Raw => Self::Raw,
+            SourceFormat::Vhd => Self::VhdDynamic,
+            SourceFormat::Qcow2 => Self::Qcow2,
+        }
+    }
 }
 
 /// An image that a folder offers.

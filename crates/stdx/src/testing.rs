@@ -19,6 +19,8 @@ pub enum Excuse {
     Root,
     /// Network namespaces cannot be made (a container without `CAP_SYS_ADMIN`, an ordinary user).
     NoNamespaces,
+    /// The kernel gives no loop device (a container).
+    NoLoopDevices,
     /// There is no IPv6 here.
     NoIpv6,
     /// The file system of the temporary folder does not tell about holes.
@@ -37,6 +39,7 @@ impl Excuse {
             Self::NotRoot => "not root",
             Self::Root => "root reads every file",
             Self::NoNamespaces => "no network namespaces",
+            Self::NoLoopDevices => "no loop devices",
             Self::NoIpv6 => "no IPv6",
             Self::NoHoles => "the temporary folder's file system does not tell about holes",
             Self::NoMedium => "the temporary folder's file system keeps every page (tmpfs)",

@@ -17,7 +17,7 @@ pub use error::{Error, Result};
 pub use own::{Kept, OWN_FOLDER, find_own, make_own};
 pub use rolling::Rolling;
 pub use tree::{
-    BuildOptions, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,
-    for_each_difference, node_id,
+    BuildOptions, Differences, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,
+    differences, for_each_difference, node_id,
 };
-pub use version::{BesideError, PublicKey, SecretKey, Version, VersionError, beside, keep_beside};
+pub use version::{BesideError, PublicKey, SecretKey, Version, VersionError, beside, describe, keep_beside};

@@ -7,14 +7,17 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::backing_reference;
 use super::header::{CORRUPT, DIRTY, Header, be64};
 use super::host::HostFileExt as _;
 use super::read::read_u64s;
 use super::refcounts::Refcounts;
 use super::tables::{COPIED, Mapping};
+use crate::error::shown;
 use crate::finding::Finding;
 use crate::host::HostFile;
-use crate::{Error, ErrorKind, Result};
+use crate::parents::Parents;
+use crate::{ErrorKind, Result};
 
 /// The most memory for counting uses.
 const COUNT_BYTES_MAX: u64 = 64 << 20;
@@ -24,20 +27,31 @@ const METADATA_BYTES_MAX: u64 = 4 << 30;
 /// Findings that are reported one by one.
 const FINDINGS_MAX: usize = 100;
 
-/// Everything that is wrong with the QCOW2 image `file`, named `path`. Backing files are not looked at.
+/// Everything that is wrong with the QCOW2 image `file`, named `path`. Of its backing files only what keeps them from
+/// being read.
 ///
 /// # Errors
 /// `Io`; `Unsupported` when the image uses something that we cannot read. Contradictions are findings.
-pub(crate) fn check(file: &File, path: &Path) -> Result<Vec<Finding>> {
-    let file = file.try_clone().map_err(|e| Error::io(path, "duplicate the file's handle", e))?;
+pub(crate) fn check(file: File, path: &Path, parents: &mut dyn Parents) -> Result<Vec<Finding>> {
     let host = HostFile::new(file, path);
     match Header::read(&host) {
-        Ok(header) => Checker::new(&host, &header)?.run(),
-        Err(error) if error.kind() == ErrorKind::Corrupt => {
-            let text = error.to_string();
-            let message = text.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&text);
-            Ok(vec![Finding::error("header", 0, message)])
+        Ok(header) => {
+            let mut findings = Checker::new(&host, &header)?.run()?;
+            if let Some(name) = &header.backing_name {
+                let opened = backing_reference(path, name, &header)
+                    .and_then(|reference| parents.open_parent(path, &reference));
+                if let Err(error) = opened {
+                    let whose = if error.path() == path {
+                        String::new()
+                    } else {
+                        format!("{}: ", shown(error.path()))
+                    };
+                    findings.push(Finding::error("backing file", 8, whose + error.message()));
+                }
+            }
+            Ok(findings)
         }
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(vec![Finding::from_error(&error)]),
         Err(error) => Err(error),
     }
 }
@@ -74,6 +88,11 @@ impl<'a> Checker<'a> {
 
     fn run(mut self) -> Result<Vec<Finding>> {
         self.flags();
+        for place in self.header.places() {
+            if let Some(why) = place.fault(self.host_length) {
+                self.report(Finding::error(place.field, place.at, why));
+            }
+        }
         let cluster_size = self.header.geometry.cluster_size();
         self.table("header", None, 0, cluster_size.min(self.host_length));
         let refcounts = self.refcount_table()?;
@@ -135,6 +154,7 @@ impl<'a> Checker<'a> {
             return Ok(());
         }
         let l1 = read_u64s(self.host, l1_offset, u64::from(l1_entries), "L1 table")?;
+        // Each with the guest byte that its first entry maps.
         let mut tables = Vec::new();
         for (index, entry) in l1.into_iter().enumerate() {
             let at = l1_offset + index as u64 * 8;
@@ -143,7 +163,7 @@ impl<'a> Checker<'a> {
                 Ok(Some(host)) => {
                     if self.table("L2 table", Some(at), host, geometry.cluster_size()) {
                         self.copied("L1 entry", at, entry, host, refcounts)?;
-                        tables.push(host);
+                        tables.push((host, index as u64 * geometry.table_span()));
                     }
                 }
                 Err(why) => self.report(Finding::error("L1 entry", at, why)),
@@ -151,17 +171,17 @@ impl<'a> Checker<'a> {
         }
         // A table that several entries name is walked once; that they overlap is found later.
         tables.sort_unstable();
-        tables.dedup();
-        for host in tables {
+        tables.dedup_by_key(|(host, _)| *host);
+        for (host, guest) in tables {
             if !self.may_read("L2 tables") {
                 break;
             }
-            self.l2(host, refcounts)?;
+            self.l2(host, guest, refcounts)?;
         }
         Ok(())
     }
 
-    fn l2(&mut self, table_host: u64, refcounts: &Refcounts<'_>) -> Result<()> {
+    fn l2(&mut self, table_host: u64, table_guest: u64, refcounts: &Refcounts<'_>) -> Result<()> {
         let geometry = self.header.geometry;
         let mut bytes = vec![0; geometry.cluster_size() as usize];
         self.host.read_whole(&mut bytes, table_host, "L2 table")?;
@@ -174,8 +194,17 @@ impl<'a> Checker<'a> {
                 match geometry.mapping(&bytes, within) {
                     Ok(run) => {
                         within += run.length;
-                        if let Mapping::Compressed { host, length } = run.mapping {
-                            self.used("compressed cluster", at, host, length);
+                        match run.mapping {
+                            Mapping::Compressed { host, length } => {
+                                self.used("compressed cluster", at, host, length);
+                            }
+                            // What lies behind the end of the guest's disk may be missing.
+                            Mapping::Data { host } => {
+                                let start = within - run.length;
+                                let disk = self.header.size.saturating_sub(table_guest + start);
+                                self.whole("L2 entry", at, host, run.length.min(disk));
+                            }
+                            Mapping::Zero | Mapping::Unallocated => {}
                         }
                     }
                     Err(bad) => {
@@ -236,6 +265,16 @@ impl<'a> Checker<'a> {
         }
         self.count(host, length);
         true
+    }
+
+    /// Reports data of `length` bytes at `host` that begins inside the file and ends behind it.
+    fn whole(&mut self, field: &str, at: u64, host: u64, length: u64) {
+        let end = host.saturating_add(length);
+        if length > 0 && host < self.host_length && end > self.host_length {
+            let message =
+                format!("its data ends at {end:#x}, but the file at {:#x}: it was cut", self.host_length);
+            self.report(Finding::error(field, at, message));
+        }
     }
 
     fn count(&mut self, offset: u64, length: u64) {

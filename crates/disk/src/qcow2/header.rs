@@ -28,6 +28,9 @@ const BACKING_NAME_LENGTH_MAX: u32 = 1023;
 /// Length of the version 3 header that we write, without the optional compression type.
 const LENGTH_V3: u32 = 104;
 
+/// A snapshot's entry without its texts.
+const SNAPSHOT_BYTES_MIN: u64 = 40;
+
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
@@ -81,6 +84,32 @@ pub(super) struct Header {
     pub(super) compression: Compression,
     /// Whether persistent bitmaps occupy clusters that only their extension knows.
     pub(super) has_bitmaps: bool,
+    /// Tables that we do not read, by field: an image that names one past its end was cut.
+    pub(super) unread: Vec<Place>,
+}
+
+/// A part of the file that the header names.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The field that names it.
+    pub(super) field: &'static str,
+    /// Where the field lies, in bytes of the file.
+    pub(super) at: u64,
+    /// Where the part begins.
+    offset: u64,
+    /// Bytes that it has at least.
+    length: u64,
+}
+
+impl Place {
+    /// What is wrong if the file has `host_length` bytes.
+    pub(super) fn fault(&self, host_length: u64) -> Option<String> {
+        let Self { offset, length, .. } = self;
+        let is_inside = offset.checked_add(*length).is_some_and(|end| end <= host_length);
+        (!is_inside).then(|| {
+            format!("names {length} bytes at {offset}, but the file ends at {host_length}: it was cut")
+        })
+    }
 }
 
 impl Header {
@@ -100,6 +129,17 @@ impl Header {
     /// Understands `bytes`, the first cluster of the file `path` or as much of it as there is.
     pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         Parser { bytes, path }.header()
+    }
+
+    /// The parts of the file that the header names, apart from the L1 table.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        let refcounts = Place {
+            field: "refcount_table_offset",
+            at: 48,
+            offset: self.refcount_table_offset,
+            length: self.refcount_table_bytes(),
+        };
+        self.unread.iter().cloned().chain([refcounts])
     }
 
     /// Bytes of the L1 table.
@@ -177,13 +217,13 @@ impl Parser<'_> {
             refcount_order,
             compression: self.compression(incompatible, header_length)?,
             has_bitmaps: extensions.has_bitmaps,
+            unread: extensions.bitmap_directory.into_iter().chain(self.snapshot_table()?).collect(),
         })
     }
 
     /// Incompatible bits, autoclear bits, refcount order and header length, which version 2 implies.
     fn version3_fields(&self, version: u32) -> Result<(u64, u64, u32, u32)> {
         if version == 2 {
-            self.u64(64, "snapshots_offset")?;
             return Ok((0, 0, 4, 72));
         }
         let incompatible = self.u64(72, "incompatible_features")?;
@@ -241,6 +281,13 @@ impl Parser<'_> {
         Ok(offset)
     }
 
+    fn snapshot_table(&self) -> Result<Option<Place>> {
+        let count = self.u32(60, "nb_snapshots")?;
+        let offset = self.u64(64, "snapshots_offset")?;
+        let length = u64::from(count) * SNAPSHOT_BYTES_MIN;
+        Ok((count != 0).then_some(Place { field: "snapshots_offset", at: 64, offset, length }))
+    }
+
     fn compression(&self, incompatible: u64, header_length: u32) -> Result<Compression> {
         let code = if header_length > 104 { self.bytes.get(104).copied().unwrap_or(0) } else { 0 };
         if (incompatible & COMPRESSION_TYPE != 0) != (code != 0) {
@@ -294,7 +341,16 @@ impl Parser<'_> {
                     let name = String::from_utf8_lossy(&self.bytes[data..data + length]);
                     found.backing_format = Some(name.into_owned()).filter(|name| !name.is_empty());
                 }
-                EXTENSION_BITMAPS => found.has_bitmaps = true,
+                EXTENSION_BITMAPS => {
+                    found.has_bitmaps = true;
+                    // nb_bitmaps u32, reserved u32, directory size u64, directory offset u64.
+                    found.bitmap_directory = Some(Place {
+                        field: "bitmap directory",
+                        at: data as u64,
+                        length: self.u64(data + 8, "bitmap directory size")?,
+                        offset: self.u64(data + 16, "bitmap directory offset")?,
+                    });
+                }
                 _ => {}
             }
             at = data + length.next_multiple_of(8);
@@ -323,6 +379,7 @@ impl Parser<'_> {
 struct Extensions {
     backing_format: Option<String>,
     has_bitmaps: bool,
+    bitmap_directory: Option<Place>,
 }
 
 /// The big-endian number at byte `at`, if it is there.

@@ -78,6 +78,12 @@ pub(crate) fn create(file: File, path: &Path, size: u64) -> Result<Arc<dyn Block
     Ok(Arc::new(write::Writer::create(HostFile::new(file, path), size)?))
 }
 
+/// What the image in `host` names as its backing file.
+pub(crate) fn parent_reference(host: &HostFile) -> Result<Option<ParentReference>> {
+    let header = Header::read(host)?;
+    header.backing_name.as_deref().map(|name| backing_reference(host.path(), name, &header)).transpose()
+}
+
 /// The backing file as a parent.
 ///
 /// An image that records no backing format has it detected, as QEMU does. That lets the guest of a raw backing

@@ -13,6 +13,9 @@ use crate::{BlockDevice, Error, ErrorKind, Extent, Result};
 /// L2 tables in memory: with 64 KiB clusters these map 128 GiB.
 const TABLE_BYTES_MAX: usize = 16 << 20;
 
+const HINT_CUT: &str =
+    "the file was cut short: copy it again from where it is whole, and compare the lengths";
+
 /// An image opened for reading.
 pub(super) struct Reader {
     view: View,
@@ -33,6 +36,11 @@ impl Reader {
         backing: Option<Arc<dyn BlockDevice>>,
     ) -> Result<Self> {
         let host_length = host.length()?;
+        for place in header.places() {
+            if let Some(why) = place.fault(host_length) {
+                return Err(host.corrupt(place.field, place.at, why).with_hint(HINT_CUT));
+            }
+        }
         let l1 = read_l1(&host, header, host_length)?;
         let view = View::new(host, header, backing);
         Ok(Self { view, l1_offset: header.l1_offset, l1, host_length, tables: Cache::new(TABLE_BYTES_MAX) })
@@ -61,16 +69,18 @@ impl Reader {
         let bad_l2 = |at, why| view.host.corrupt("L2 entry", table_host + at, why);
         let within = offset % span;
         let run = view.geometry.run(&table, within, limit).map_err(|bad| bad_l2(bad.at, bad.why))?;
-        // The end of the last cluster may be missing, as after a cluster that was never written to its end;
-        // its beginning may not.
-        let last = match run.mapping {
-            Mapping::Data { host } => (host + run.length - 1) / cluster_size * cluster_size,
-            Mapping::Compressed { host, .. } => host,
+        // What lies behind the end of the guest's disk may be missing, and the compressed bytes of the last cluster end
+        // where they like. Everything else that is missing was cut off, and nobody knows what it was.
+        let end = match run.mapping {
+            Mapping::Data { host } => host + run.length,
+            Mapping::Compressed { host, .. } => host + 1,
             Mapping::Zero | Mapping::Unallocated => 0,
         };
-        if last >= self.host_length {
+        if end > self.host_length {
             let at = (within >> view.geometry.cluster_bits()) * view.geometry.entry_size();
-            return Err(bad_l2(at, "it or a neighbour points past the end of the file"));
+            return Err(
+                bad_l2(at, "it or a neighbour names data past the end of the file").with_hint(HINT_CUT)
+            );
         }
         Ok(run)
     }

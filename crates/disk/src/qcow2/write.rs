@@ -107,6 +107,7 @@ impl Writer {
             refcount_order: REFCOUNT_ORDER,
             compression: Compression::Deflate,
             has_bitmaps: false,
+            unread: Vec::new(),
         };
         host.set_length(space.end_offset())?;
         host.write(&space.block(0), first_block, "refcount block")?;

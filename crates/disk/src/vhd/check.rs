@@ -176,7 +176,10 @@ impl Check {
             self.warning("geometry", base + 56, message);
         }
         if footer.is_tap() && footer.kind() != Some(DiskKind::Fixed) && !size.is_multiple_of(BLOCK_SIZE) {
-            let message = format!("XenServer does not read the last {} bytes of {size}", size % BLOCK_SIZE);
+            let message = format!(
+                "blktap before 3.18 (XenServer) does not read the last {} bytes of {size}",
+                size % BLOCK_SIZE
+            );
             self.warning("current size", base + 48, message);
         }
     }

@@ -15,6 +15,7 @@ use goldwire_stdx::Uuid;
 
 use super::geometry::Geometry;
 use crate::host::HostFile;
+use crate::image::Format;
 use crate::{Error, Result};
 
 /// Bytes of a footer.
@@ -36,6 +37,16 @@ pub(crate) enum DiskKind {
     Fixed,
     Dynamic,
     Differencing,
+}
+
+impl DiskKind {
+    pub(crate) fn format(self) -> Format {
+        match self {
+            Self::Fixed => Format::VhdFixed,
+            Self::Dynamic => Format::VhdDynamic,
+            Self::Differencing => Format::VhdDifferencing,
+        }
+    }
 }
 
 /// A footer whose cookie and checksum are right.
@@ -270,7 +281,7 @@ impl Footers {
             (Ok(_), _) => (&FooterFault::Absent, self.trailing_offset),
         };
         Err(Error::corrupt(host.path(), fault.field(), at.saturating_add(fault.offset()), fault)
-            .with_hint("if this is a plain disk and no VHD, name the format raw"))
+            .with_hint("a plain disk that is no VHD is read by --source-format raw"))
     }
 
     /// Where block data must end: before the footer, or at the end of a file that lost it.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use goldwire_stdx::Uuid;
 
 use crate::host::{HostFile, open_named_file};
-use crate::image::{Access, Format, ImageInfo};
+use crate::image::{Access, Format, ImageInfo, ParentReference};
 use crate::parents::Parents;
 use crate::raw::Flat;
 use crate::{BlockDevice, Error, ErrorKind, Result};
@@ -35,6 +35,7 @@ pub(crate) use create::create;
 use dynamic::{Dynamic, Parts};
 pub(crate) use footer::DiskKind;
 use footer::{EPOCH, Footer, Footers};
+use header::Header;
 
 /// Opens a VHD of any kind.
 pub(crate) fn open(
@@ -105,11 +106,7 @@ fn info(footers: &Footers, footer: &Footer, kind: DiskKind) -> ImageInfo {
         details.push(("footer", "lost; read from its copy at the start".to_owned()));
     }
     ImageInfo {
-        format: match kind {
-            DiskKind::Fixed => Format::VhdFixed,
-            DiskKind::Dynamic => Format::VhdDynamic,
-            DiskKind::Differencing => Format::VhdDifferencing,
-        },
+        format: kind.format(),
         size: footer.size(),
         uuid: Some(footer.uuid()),
         created: Some(EPOCH + i64::from(footer.timestamp())),
@@ -121,6 +118,23 @@ fn info(footers: &Footers, footer: &Footer, kind: DiskKind) -> ImageInfo {
 /// The kind that a file claims to be; `None` when it holds no VHD cookie where one belongs.
 pub(crate) fn detect(host: &HostFile) -> Result<Option<DiskKind>> {
     Ok(Footers::read(host)?.claimed_kind())
+}
+
+/// [`detect`] for a file.
+pub(crate) fn format(file: &File, path: &Path) -> Result<Option<Format>> {
+    let file = file.try_clone().map_err(|e| Error::io(path, "duplicate the file handle", e))?;
+    Ok(detect(&HostFile::new(file, path))?.map(DiskKind::format))
+}
+
+/// What the differencing disk in `host` names as its parent.
+pub(crate) fn parent_reference(host: &HostFile) -> Result<Option<ParentReference>> {
+    let footers = Footers::read(host)?;
+    let Some(footer) = footers.effective().filter(|footer| footer.kind() == Some(DiskKind::Differencing))
+    else {
+        return Ok(None);
+    };
+    let header = Header::read(host, footer, &footers)?;
+    parent::reference(host, &header, footers.file_length).map(Some)
 }
 
 /// The uuid in the footer of `file`, if it is a VHD.

@@ -1,5 +1,5 @@
 //! Finding the parent of a differencing disk: by its locators, by the name in the header, and by uuid among the
-//! `*.vhd` files of the child's folder, because a renamed parent is still the parent.
+//! `*.vhd` and `*.avhd` files of the child's folder, because a renamed parent is still the parent.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -66,14 +66,17 @@ pub(crate) fn open(
     parents.open_parent(child, &found)?.ok_or(missing)
 }
 
-/// The `*.vhd` file beside `child` that carries `uuid`, among those that the gate lets us look into.
+/// The VHD beside `child` that carries `uuid`, among those that the gate lets us look into.
 fn find_by_uuid(child: &Path, uuid: Uuid, parents: &dyn Parents) -> Result<Option<PathBuf>> {
     let folder = folder_of(child)?;
     let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, "list the folder", e))?;
     let mut paths: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| {
-            path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(OsStr::new("vhd")))
+            // Hyper-V calls the parents of its checkpoints `avhd`.
+            let is_vhd =
+                |extension: &OsStr| ["vhd", "avhd"].iter().any(|vhd| extension.eq_ignore_ascii_case(vhd));
+            path.extension().is_some_and(is_vhd)
         })
         .take(FOLDER_FILES_MAX)
         .collect();

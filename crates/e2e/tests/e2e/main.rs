@@ -48,6 +48,8 @@ mod crash;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
 mod property;
 #[cfg(test)]
 mod questions;

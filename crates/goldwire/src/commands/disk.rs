@@ -2,20 +2,23 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use goldwire_disk::{Folders, Image, OpenOptions, Severity};
-use goldwire_replicate::{Effort, Seeds, SyncJob, WriteRules};
-use goldwire_stdx::{ByteSize, watched};
+use anyhow::{anyhow, bail};
+use goldwire_disk::{Finding, Image, OpenOptions, SameFolderOr, Severity};
+use goldwire_replicate::wire::SourceFormat;
+use goldwire_replicate::{Effort, Seeds, Select, SyncJob, WriteRules};
+use goldwire_stdx::{ByteSize, Context, Report, printable, printable_bytes, watched};
 use goldwire_store::{
-    BuildOptions, CHUNK_SIZE, Progress, TreeCache, Version, beside, for_each_difference, keep_beside,
+    BuildOptions, CHUNK_SIZE, Differences, Progress, TreeCache, Version, beside, describe, differences,
+    keep_beside,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::agents::agents;
-use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, TreeArgs};
+use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
 use crate::commands::{key, sync};
 use crate::exit::{Code, report};
 use crate::progress::Mode;
@@ -24,15 +27,35 @@ use crate::time::format_time;
 /// How often a terminal shows how far reading is.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
-/// Parents may lie in the image's own folder.
-fn open(path: &Path) -> anyhow::Result<Image> {
-    let folder = std::fs::canonicalize(path).ok().and_then(|path| path.parent().map(Path::to_owned));
-    let gate = std::sync::Arc::new(Folders(folder.into_iter().collect()));
-    Ok(goldwire_disk::open(path, &OpenOptions { gate, ..OpenOptions::default() })?)
+/// What the user said about the images.
+fn options(args: &OpenArgs, format: Option<SourceFormatArg>) -> OpenOptions {
+    OpenOptions {
+        format: format.map(|format| SourceFormat::from(format).into()),
+        gate: Arc::new(SameFolderOr(args.parents.clone())),
+        ..OpenOptions::default()
+    }
+}
+
+/// Opens an image and says what its reader should hear.
+fn open(path: &Path, args: &OpenArgs) -> Result<Image, Report> {
+    open_as(path, args, args.source_format)
+}
+
+fn open_as(path: &Path, args: &OpenArgs, format: Option<SourceFormatArg>) -> Result<Image, Report> {
+    let image = goldwire_disk::open(path, &options(args, format))?;
+    for notice in &image.notices {
+        let _ = writeln!(io::stderr(), "note: {}", printable(notice));
+    }
+    Ok(image)
+}
+
+/// A path as it may be shown.
+fn shown(path: &Path) -> String {
+    printable_bytes(path.as_os_str().as_encoded_bytes())
 }
 
 /// Whether digests that were kept earlier will do.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Trust {
     /// As long as the file has not changed since.
     Kept,
@@ -41,7 +64,7 @@ enum Trust {
 }
 
 /// The image's tree, with a progress line while it is made.
-fn tree_of(path: &Path, image: &Image, trust: Trust) -> anyhow::Result<TreeCache> {
+fn tree_of(path: &Path, image: &Image, trust: Trust) -> Result<TreeCache, Report> {
     let progress = Progress::default();
     let stop = AtomicBool::new(false);
     let options = BuildOptions { threads: None, stop: &stop, progress: &progress };
@@ -56,22 +79,22 @@ fn tree_of(path: &Path, image: &Image, trust: Trust) -> anyhow::Result<TreeCache
             let done = progress.bytes_done.load(Ordering::Relaxed);
             let total = progress.bytes_total.load(Ordering::Relaxed).max(1);
             let percent = done as f64 * 100.0 / total as f64;
-            let _ = write!(io::stderr(), "\r{}: reading, {percent:.0}%  ", path.display());
+            let _ = write!(io::stderr(), "\r{}: reading, {percent:.0}%  ", shown(path));
             was_shown = true;
         }
     });
     if was_shown {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
-    tree?.with_context(|| path.display().to_string())
+    tree?.with_context(|| shown(path))
 }
 
 /// Runs `show` for every image; one that fails is reported and the others still follow.
-fn for_each(images: &[PathBuf], mut show: impl FnMut(&Path) -> anyhow::Result<Code>) -> anyhow::Result<Code> {
+fn for_each(images: &[PathBuf], mut show: impl FnMut(&Path) -> Result<Code, Report>) -> Result<Code, Report> {
     let mut worst = Code::Well;
     for path in images {
-        let code = show(path).unwrap_or_else(|error| {
-            let _ = writeln!(io::stderr(), "error: {}", report(&error));
+        let code = show(path).unwrap_or_else(|report| {
+            let _ = writeln!(io::stderr(), "error: {report}");
             Code::Nothing
         });
         if worst == Code::Well || code == Code::Nothing {
@@ -81,66 +104,75 @@ fn for_each(images: &[PathBuf], mut show: impl FnMut(&Path) -> anyhow::Result<Co
     Ok(worst)
 }
 
-pub(crate) fn info(args: &InfoArgs) -> anyhow::Result<Code> {
+pub(crate) fn info(args: &InfoArgs) -> Result<Code, Report> {
     for_each(&args.images, |path| {
-        let image = open(path)?;
+        let image = open(path, &args.open)?;
         let kept = TreeCache::load(&image);
-        let info = &image.info;
-        let file_length: u64 = image.chain.iter().take(1).map(|link| link.identity.length).sum();
         let mut stdout = io::stdout().lock();
         if args.json {
-            let chain: Vec<_> = image
-                .chain
-                .iter()
-                .map(|link| json!({"path": link.path, "format": link.format.name(), "file_length": link.identity.length}))
-                .collect();
-            let details: serde_json::Map<_, _> =
-                info.details.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
-            let value = json!({
-                "path": path, "format": info.format.name(), "size": info.size, "file_length": file_length,
-                "uuid": info.uuid.map(|uuid| uuid.to_string()), "created": info.created,
-                "hidden": info.hidden, "chain": chain, "details": details,
-                "root": kept.map(|tree| tree.root.to_string()),
-            });
-            writeln!(stdout, "{value}")?;
-            return Ok(Code::Well);
+            writeln!(stdout, "{}", info_json(path, &image, kept.as_ref()))?;
+        } else {
+            print_info(&mut stdout, path, &image, kept.as_ref())?;
         }
-        writeln!(stdout, "{}", path.display())?;
-        let mut row = |name: &str, value: String| writeln!(stdout, "  {name:<14} {value}");
-        row("format", info.format.name().to_owned())?;
-        row("disk size", format!("{} ({} bytes)", ByteSize(info.size), info.size))?;
-        row("file length", format!("{} ({file_length} bytes)", ByteSize(file_length)))?;
-        if let Some(uuid) = info.uuid {
-            row("uuid", uuid.to_string())?;
-        }
-        if let Some(created) = info.created {
-            row("created", format_time(created))?;
-        }
-        if let Some(hidden) = info.hidden {
-            row("hidden", hidden.to_string())?;
-        }
-        for (name, value) in &info.details {
-            row(name, value.clone())?;
-        }
-        for parent in image.chain.iter().skip(1) {
-            row("parent", format!("{} ({})", parent.path.display(), parent.format.name()))?;
-        }
-        row(
-            "root",
-            kept.map_or("not computed; see goldwire disk tree".into(), |tree| tree.root.to_string()),
-        )?;
         Ok(Code::Well)
     })
 }
 
-pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Code> {
-    let required = args.require_signature.as_deref().map(key::public).transpose()?;
+fn info_json(path: &Path, image: &Image, kept: Option<&TreeCache>) -> Value {
+    let info = &image.info;
+    let chain: Vec<_> = image
+        .chain
+        .iter()
+        .map(|file| json!({"path": file.path, "format": file.format.name(), "file_length": file.identity.length}))
+        .collect();
+    let details: serde_json::Map<_, _> =
+        info.details.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    json!({
+        "path": path, "format": info.format.name(), "size": info.size, "file_length": file_length(image),
+        "uuid": info.uuid.map(|uuid| uuid.to_string()), "created": info.created,
+        "hidden": info.hidden, "chain": chain, "details": details, "notices": image.notices,
+        "root": kept.map(|tree| tree.root.to_string()),
+    })
+}
+
+fn file_length(image: &Image) -> u64 {
+    image.chain.first().map_or(0, |file| file.identity.length)
+}
+
+fn print_info(out: &mut impl Write, path: &Path, image: &Image, kept: Option<&TreeCache>) -> io::Result<()> {
+    let (info, file_length) = (&image.info, file_length(image));
+    writeln!(out, "{}", shown(path))?;
+    let mut row = |name: &str, value: String| writeln!(out, "  {name:<14} {}", printable(&value));
+    row("format", info.format.name().to_owned())?;
+    row("disk size", format!("{} ({} bytes)", ByteSize(info.size), info.size))?;
+    row("file length", format!("{} ({file_length} bytes)", ByteSize(file_length)))?;
+    if let Some(uuid) = info.uuid {
+        row("uuid", uuid.to_string())?;
+    }
+    if let Some(created) = info.created {
+        row("created", format_time(created))?;
+    }
+    if let Some(hidden) = info.hidden {
+        row("hidden", hidden.to_string())?;
+    }
+    for (name, value) in &info.details {
+        row(name, value.clone())?;
+    }
+    for parent in image.chain.iter().skip(1) {
+        row("parent", format!("{} ({})", shown(&parent.path), parent.format.name()))?;
+    }
+    row("root", kept.map_or("not computed; see goldwire disk tree".into(), |tree| tree.root.to_string()))
+}
+
+pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
+    let required =
+        args.require_signature.as_deref().map(key::public).transpose().map_err(|error| report(&error))?;
     for_each(&args.images, |path| {
-        let findings = goldwire_disk::check(path, &OpenOptions::default())?;
+        let findings = goldwire_disk::check(path, &options(&args.open, args.open.source_format))?;
         let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         let mut signature = None;
         if let Some(required) = required {
-            let image = open(path)?;
+            let image = open(path, &args.open)?;
             let tree = tree_of(path, &image, Trust::OnlyBytes)?;
             let is_signed =
                 beside(path, &tree.root)?.is_some_and(|(version, _)| version.signer == Some(required));
@@ -160,29 +192,29 @@ pub(crate) fn check(args: &CheckArgs) -> anyhow::Result<Code> {
                 json!({"path": path, "errors": errors, "findings": findings, "signature_fits": signature});
             writeln!(stdout, "{value}")?;
         } else {
-            for finding in &findings {
-                let at = finding.offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
-                writeln!(
-                    stdout,
-                    "{}: {}: {}{at}: {}",
-                    path.display(),
-                    severity(finding.severity),
-                    finding.field,
-                    finding.message
-                )?;
-            }
+            print_findings(&mut stdout, &shown(path), &findings)?;
             if signature == Some(false) {
-                writeln!(
-                    stdout,
-                    "{}: error: the content is not what the required key signed",
-                    path.display()
-                )?;
+                let text = "error: the content is not what the required key signed";
+                writeln!(stdout, "{}: {text}", shown(path))?;
             }
-            let verdict = if errors == 0 { "no errors".to_owned() } else { format!("{errors} errors") };
-            writeln!(stdout, "{}: {verdict}", path.display())?;
+            let verdict = match errors {
+                0 => "no errors".to_owned(),
+                1 => "1 error".to_owned(),
+                _ => format!("{errors} errors"),
+            };
+            writeln!(stdout, "{}: {verdict}", shown(path))?;
         }
         Ok(if errors == 0 { Code::Well } else { Code::Findings })
     })
+}
+
+fn print_findings(out: &mut impl Write, path: &str, findings: &[Finding]) -> io::Result<()> {
+    for Finding { severity: level, field, offset, message } in findings {
+        let at = offset.map_or(String::new(), |offset| format!(" at byte {offset}"));
+        let text = format!("{}: {field}{at}: {message}", severity(*level));
+        writeln!(out, "{path}: {}", printable(&text))?;
+    }
+    Ok(())
 }
 
 fn severity(severity: Severity) -> &'static str {
@@ -197,7 +229,17 @@ pub(crate) fn convert(args: ConvertArgs) -> anyhow::Result<Code> {
         bail!("convert works on this machine; use goldwire sync between hosts");
     }
     // A conversion is a sync from here to here: the same verification, the same safety, the same resume.
+    let utf8 = |folder: &PathBuf| {
+        let text = folder.to_str().map(str::to_owned);
+        text.ok_or_else(|| anyhow!("the folder {} has a name that is not UTF-8", shown(folder)))
+    };
+    let folders = args.open.parents.iter().map(utf8).collect::<anyhow::Result<_>>()?;
     let job = SyncJob {
+        select: Select {
+            format: args.open.source_format.map(Into::into),
+            parent_folders: folders,
+            ..Select::default()
+        },
         write: WriteRules {
             format: args.format.map(Into::into),
             replace: args.replace,
@@ -211,25 +253,24 @@ pub(crate) fn convert(args: ConvertArgs) -> anyhow::Result<Code> {
     sync::run_job(&job, if args.json { Mode::Json } else { Mode::People }, &unlimited, None)
 }
 
-pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<Code> {
-    let (left, right) = (open(&args.left)?, open(&args.right)?);
-    let (left_tree, right_tree) =
-        (tree_of(&args.left, &left, Trust::Kept)?, tree_of(&args.right, &right, Trust::Kept)?);
+pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Report> {
+    let left = open(&args.left, &args.open)?;
+    let right = open_as(&args.right, &args.open, args.right_format.or(args.open.source_format))?;
+    let trust = if args.read { Trust::OnlyBytes } else { Trust::Kept };
+    let left_tree = tree_of(&args.left, &left, trust)?;
+    let right_tree = tree_of(&args.right, &right, trust)?;
     let is_same = left_tree.root == right_tree.root;
-    let (mut first, mut differing) = (None, 0_u64);
-    if !is_same {
-        for_each_difference(&left_tree.tree, &right_tree.tree, |index| {
-            first = first.or(Some(index * CHUNK_SIZE as u64));
-            differing += 1;
-        })?;
-    }
+    let differing =
+        if is_same { Differences::default() } else { differences(&left_tree.tree, &right_tree.tree)? };
+    let first = differing.first.map(|chunk| chunk * CHUNK_SIZE as u64);
     let (left_size, right_size) = (left.device.size(), right.device.size());
     let mut stdout = io::stdout().lock();
     if args.json {
         let value = json!({
             "identical": is_same, "left_root": left_tree.root.to_string(), "right_root": right_tree.root.to_string(),
-            "left_size": left_size, "right_size": right_size, "chunks_differing": differing,
+            "left_size": left_size, "right_size": right_size, "chunks_differing": differing.chunks,
             "first_difference_in_chunk_at": first,
+            "left_was_cached": left_tree.was_cached, "right_was_cached": right_tree.was_cached,
         });
         writeln!(stdout, "{value}")?;
     } else if is_same {
@@ -240,57 +281,54 @@ pub(crate) fn compare(args: &CompareArgs) -> anyhow::Result<Code> {
         }
         match first {
             Some(first) => {
-                writeln!(stdout, "{differing} chunks of 64 KiB differ, the first at byte {first}")?
+                writeln!(stdout, "{} chunks of 64 KiB differ, the first at byte {first}", differing.chunks)?;
             }
             None => writeln!(stdout, "what both have is the same")?,
+        }
+    }
+    for (path, tree) in [(&args.left, &left_tree), (&args.right, &right_tree)] {
+        if tree.was_cached && !args.json {
+            let kept = shown(tree.tree.path());
+            let _ = writeln!(
+                io::stderr(),
+                "note: {} was not read: the digests in {kept} still fit it; --read reads it",
+                shown(path)
+            );
         }
     }
     Ok(if is_same { Code::Well } else { Code::Findings })
 }
 
-pub(crate) fn tree(args: &TreeArgs) -> anyhow::Result<Code> {
-    let secret = args.sign.as_deref().map(key::secret).transpose()?;
+pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
+    let secret = args.sign.as_deref().map(key::secret).transpose().map_err(|error| report(&error))?;
     for_each(&args.images, |path| {
-        let image = open(path)?;
+        let image = open(path, &args.open)?;
         // A signature vouches for bytes, not for digests that somebody kept.
         let trust = if secret.is_some() { Trust::OnlyBytes } else { Trust::Kept };
         let tree = tree_of(path, &image, trust)?;
-        let mut version = match beside(path, &tree.root)? {
-            Some((version, _)) => version,
-            None => Version {
-                root: tree.root,
-                size: image.device.size(),
-                chunks_used: tree.chunks_used,
-                created: image
-                    .chain
-                    .first()
-                    .map_or(0, |link| link.identity.modified_ns.div_euclid(1_000_000_000) as i64),
-                parent: None,
-                name: path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-                note: String::new(),
-                signer: None,
-            },
-        };
+        let (mut version, _) = describe(path, &image, &tree)?;
         if let Some(secret) = &secret {
             version.note = args.note.clone().unwrap_or(version.note);
             version.parent = args.parent.or(version.parent);
-            let bytes = version.encode(Some(secret))?;
-            keep_beside(path, &bytes)?;
+            keep_beside(path, &version.encode(Some(secret))?)?;
             version.signer = Some(secret.public());
         }
         let mut stdout = io::stdout().lock();
         if args.json {
-            let value = json!({
-                "path": path, "root": version.root.to_string(), "size": version.size,
-                "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,
-                "parent": version.parent.map(|parent| parent.to_string()), "note": version.note,
-                "signer": version.signer.map(|signer| signer.to_string()), "was_cached": tree.was_cached,
-            });
-            writeln!(stdout, "{value}")?;
+            writeln!(stdout, "{}", tree_json(path, &version, &tree))?;
         } else {
             let signed = version.signer.map_or(String::new(), |signer| format!("  signed by {signer}"));
-            writeln!(stdout, "{}  {}{signed}", tree.root, path.display())?;
+            writeln!(stdout, "{}  {}{signed}", tree.root, shown(path))?;
         }
         Ok(Code::Well)
+    })
+}
+
+fn tree_json(path: &Path, version: &Version, tree: &TreeCache) -> Value {
+    json!({
+        "path": path, "root": version.root.to_string(), "size": version.size,
+        "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,
+        "parent": version.parent.map(|parent| parent.to_string()), "note": version.note,
+        "signer": version.signer.map(|signer| signer.to_string()), "was_cached": tree.was_cached,
     })
 }

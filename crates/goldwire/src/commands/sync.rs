@@ -41,6 +41,7 @@ pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
         select: Select {
             pattern: args.pattern,
             choice,
+            format: args.source_format.map(Into::into),
             parent_folders: args.parents,
             show_time: format_time,
         },

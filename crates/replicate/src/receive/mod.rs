@@ -33,8 +33,8 @@ mod workers;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
-use goldwire_stdx::Stop;
-use goldwire_store::{TreeFile, TreeGeometry, Version};
+use goldwire_stdx::{ByteSize, Stop};
+use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version};
 
 pub(crate) use container::uuid_of;
 
@@ -158,10 +158,54 @@ fn look_at_existing(
         Ok(existing) if is_same(&existing) => Ok(Existing::Same),
         Err(failure) if failure.kind == FailureKind::Stopped => Err(failure),
         _ if !job.replace => Ok(Existing::InTheWay),
+        existing => replace(target, version, job, watch, existing),
+    }
+}
+
+/// Says what is lost, and refuses to take a base from under its overlays.
+fn replace(
+    target: &TargetFile,
+    version: &Version,
+    job: &TargetJob,
+    watch: &Watch<'_>,
+    existing: Result<Seed>,
+) -> Result<Existing> {
+    let path = target.path.display();
+    if let Some(child) = goldwire_disk::children(&target.path)?.first() {
+        let text =
+            format!("{path} is the base of {}, which would hold nonsense over another one", child.display());
+        return Err(Failure::new(FailureKind::Exists, text)
+            .hint("write under another name, and give the overlays up or rebase them first"));
+    }
+    let notice = match &existing {
+        Ok(existing) => {
+            change_of_size(existing, version).map(|change| format!("{path} is replaced: {change}"))
+        }
+        Err(failure) => {
+            Some(format!("{path} is replaced; it is not read as a disk: {}", failure.report().line()))
+        }
+    };
+    if let Some(notice) = notice {
+        (watch.emit)(Event::Notice(notice));
+    }
+    match existing {
         Ok(existing) if job.find_seeds || !job.seeds.is_empty() => Ok(Existing::Seed(Box::new(existing))),
         // What is there is of no use, no disk, or a broken one; replacing it was asked for.
         _ => Ok(Existing::Replaced),
     }
+}
+
+/// What somebody should know who replaces a disk by one of another size, or by one that holds much less.
+fn change_of_size(existing: &Seed, version: &Version) -> Option<String> {
+    let size = existing.image.device.size();
+    if size != version.size {
+        return Some(format!("it is a disk of {} bytes, and the new one has {}", size, version.size));
+    }
+    let used = existing.tree.read_seal().ok()?.chunks_used;
+    let is_much_less = version.chunks_used < used / 2;
+    let bytes = |chunks: u64| ByteSize(chunks * CHUNK_SIZE as u64);
+    is_much_less
+        .then(|| format!("it holds {}, and the new one only {}", bytes(used), bytes(version.chunks_used)))
 }
 
 /// Puts the named seeds first, and what is found in the target's folder last.

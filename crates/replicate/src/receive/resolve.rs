@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use goldwire_disk::Promise;
+
+use super::container::disk_format;
+
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, TargetJob, WireFormat};
 
@@ -19,13 +23,27 @@ pub(crate) fn resolve(job: &TargetJob) -> Result<TargetFile> {
     let written = Path::new(&job.path);
     let invalid = |why: String| Failure::new(FailureKind::Invalid, format!("{}: {why}", written.display()));
     if fs::metadata(written).is_ok_and(|data| data.is_dir()) {
-        let format = job.format.unwrap_or(job.source_format);
-        let name = with_ending(&plain_name(&job.name)?, format);
+        let name = plain_name(&job.name)?;
+        let (name, format) = match job.is_name_given {
+            true => {
+                let format = format_for(&name, job)?;
+                (name, format)
+            }
+            // The source's name has the ending of the source's container.
+            false => {
+                let format = job.format.unwrap_or(job.source_format);
+                (with_ending(&name, format), format)
+            }
+        };
         let folder =
             fs::canonicalize(written).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
         let path = folder.join(name);
         refuse_unless_file(&path)?;
         return Ok(TargetFile { path, format });
+    }
+    if job.is_name_given {
+        let why = "--name is the name in a folder, and this is none".to_owned();
+        return Err(invalid(why).hint("leave --name away, or make the folder first"));
     }
     if job.path.ends_with('/') {
         return Err(invalid("no such folder".into()).hint(format!("make it first: mkdir -p {}", job.path)));
@@ -42,7 +60,7 @@ pub(crate) fn resolve(job: &TargetJob) -> Result<TargetFile> {
     })?;
     let path = folder.join(&name);
     refuse_unless_file(&path)?;
-    let format = job.format.unwrap_or_else(|| by_ending(&name, job.source_format));
+    let format = format_for(&name, job)?;
     Ok(TargetFile { path, format })
 }
 
@@ -69,35 +87,51 @@ fn plain_name(name: &str) -> Result<String> {
     }
 }
 
-const ENDINGS: [(&str, WireFormat); 4] = [
-    ("vhd", WireFormat::VhdDynamic),
-    ("qcow2", WireFormat::Qcow2),
-    ("raw", WireFormat::Raw),
-    ("img", WireFormat::Raw),
-];
-
-fn ending(name: &str) -> Option<WireFormat> {
-    let (_, ending) = name.rsplit_once('.')?;
-    ENDINGS.iter().find(|(known, _)| known.eq_ignore_ascii_case(ending)).map(|(_, format)| *format)
-}
-
-/// The format that a file name asks for; `fallback` where it asks for none, or for the same family.
-fn by_ending(name: &str, fallback: WireFormat) -> WireFormat {
-    match (ending(name), fallback) {
-        (Some(WireFormat::VhdDynamic), WireFormat::VhdFixed) | (None, _) => fallback,
-        (Some(format), _) => format,
+/// The container for the name that the user wrote. What was written is done or refused: a name never stands over
+/// another container than the one that it promises.
+fn format_for(name: &str, job: &TargetJob) -> Result<WireFormat> {
+    let refuse = |why: String| Failure::new(FailureKind::Invalid, format!("{name}: {why}"));
+    let Some(promise) = written_promise(name) else { return Ok(job.format.unwrap_or(job.source_format)) };
+    let named = match promise {
+        Promise::Raw => WireFormat::Raw,
+        Promise::Vhd => WireFormat::VhdDynamic,
+        Promise::Qcow2 => WireFormat::Qcow2,
+        Promise::Foreign(what) => {
+            return Err(refuse(format!("the name promises {what}, which goldwire does not write"))
+                .hint("write a raw disk (.raw), a VHD (.vhd) or a QCOW2 image (.qcow2)"));
+        }
+    };
+    match job.format {
+        Some(format) if promise.is_kept_by(disk_format(format)) => Ok(format),
+        Some(format) => Err(refuse(format!(
+            "the name promises {}, but --format asks for {}",
+            promise.what(),
+            disk_format(format).name()
+        ))
+        .hint("give the file the ending of its format, or leave --format away")),
+        // A fixed VHD stays fixed.
+        None if promise.is_kept_by(disk_format(job.source_format)) => Ok(job.source_format),
+        None => Ok(named),
     }
 }
 
-/// The name with the ending of `format`, where it has the ending of another one.
+/// What a name for a file to be written promises. `img` is read as anything and written as raw.
+fn written_promise(name: &str) -> Option<Promise> {
+    Promise::of(name).or_else(|| {
+        let (_, ending) = name.rsplit_once('.')?;
+        ending.eq_ignore_ascii_case("img").then_some(Promise::Raw)
+    })
+}
+
+/// The source's name with the ending of `format`, if it has the ending of another one.
 fn with_ending(name: &str, format: WireFormat) -> String {
     let wanted = match format {
         WireFormat::Raw => "raw",
         WireFormat::VhdFixed | WireFormat::VhdDynamic => "vhd",
         WireFormat::Qcow2 => "qcow2",
     };
-    match (ending(name), name.rsplit_once('.')) {
-        (Some(named), Some((stem, _))) if by_ending(name, format) != format && named != format => {
+    match (written_promise(name), name.rsplit_once('.')) {
+        (Some(promise), Some((stem, _))) if !promise.is_kept_by(disk_format(format)) => {
             format!("{stem}.{wanted}")
         }
         _ => name.to_owned(),
@@ -108,15 +142,99 @@ fn with_ending(name: &str, format: WireFormat) -> String {
 mod tests {
     use super::*;
 
+    fn job(source_format: WireFormat, format: Option<WireFormat>) -> TargetJob {
+        TargetJob {
+            path: String::new(),
+            name: String::new(),
+            is_name_given: false,
+            version: Vec::new(),
+            format,
+            source_format,
+            seeds: Vec::new(),
+            find_seeds: false,
+            replace: false,
+            dry_run: false,
+            mode: None,
+            source_mode: 0o644,
+            owner: None,
+            window_bytes: 0,
+            threads: None,
+        }
+    }
+
+    const FORMATS: [WireFormat; 4] =
+        [WireFormat::Raw, WireFormat::VhdFixed, WireFormat::VhdDynamic, WireFormat::Qcow2];
+
     #[test]
-    fn endings_follow_the_format_and_formats_the_ending() {
+    fn a_source_s_name_follows_the_format() {
         assert_eq!(with_ending("a.vhd", WireFormat::Qcow2), "a.qcow2");
         assert_eq!(with_ending("a.vhd", WireFormat::VhdFixed), "a.vhd");
         assert_eq!(with_ending("a.img", WireFormat::Raw), "a.img");
+        assert_eq!(with_ending("a.img", WireFormat::Qcow2), "a.qcow2");
         assert_eq!(with_ending("a.b", WireFormat::Raw), "a.b");
-        assert_eq!(by_ending("a.VHD", WireFormat::Qcow2), WireFormat::VhdDynamic);
-        assert_eq!(by_ending("a.vhd", WireFormat::VhdFixed), WireFormat::VhdFixed);
-        assert_eq!(by_ending("a", WireFormat::Qcow2), WireFormat::Qcow2);
+        // What only opens because its format was named gets a name that is true.
+        assert_eq!(with_ending("a.vmdk", WireFormat::Raw), "a.raw");
+    }
+
+    #[test]
+    fn a_written_name_is_done_or_refused() {
+        use WireFormat::{Qcow2, Raw, VhdDynamic, VhdFixed};
+        for (name, source, asked, expected) in [
+            ("a.VHD", Qcow2, None, Some(VhdDynamic)),
+            ("a.vhd", VhdFixed, None, Some(VhdFixed)),
+            ("a.vhd", Raw, Some(VhdFixed), Some(VhdFixed)),
+            ("a.avhd", Qcow2, None, Some(VhdDynamic)),
+            ("a.vpc", Qcow2, None, Some(VhdDynamic)),
+            ("a", Qcow2, None, Some(Qcow2)),
+            ("a.backup", Qcow2, Some(Raw), Some(Raw)),
+            ("a.img", Qcow2, None, Some(Raw)),
+            ("a.img", Raw, Some(Qcow2), None),
+            ("a.qcow2", Raw, Some(VhdDynamic), None),
+            ("a.raw", VhdDynamic, Some(VhdDynamic), None),
+            ("a.vhdx", Qcow2, None, None),
+            ("a.vmdk", Raw, Some(Raw), None),
+            ("a.vdi", VhdFixed, None, None),
+            ("a.vhd.gz", VhdDynamic, None, None),
+        ] {
+            assert_eq!(format_for(name, &job(source, asked)).ok(), expected, "{name} {source:?} {asked:?}");
+        }
+    }
+
+    /// Over every name, source and wish: what is written keeps what its name promises, in files and in folders.
+    #[test]
+    fn no_name_stands_over_another_container() {
+        let folder = tempfile::tempdir().unwrap();
+        for ending in ["", ".raw", ".vhd", ".avhd", ".qcow2", ".vhdx", ".vmdk", ".vdi", ".gz", ".img", ".bak"]
+        {
+            for source in FORMATS {
+                for asked in [None, Some(FORMATS[0]), Some(FORMATS[1]), Some(FORMATS[2]), Some(FORMATS[3])] {
+                    for (is_folder, is_name_given) in [(true, true), (true, false), (false, false)] {
+                        let name = format!("disk{ending}");
+                        let place =
+                            if is_folder { folder.path().to_owned() } else { folder.path().join(&name) };
+                        let path = place.to_str().unwrap().to_owned();
+                        let job = TargetJob { path, name: name.clone(), is_name_given, ..job(source, asked) };
+                        let Ok(file) = resolve(&job) else {
+                            assert!(!ending.is_empty(), "{job:?}");
+                            continue;
+                        };
+                        assert!(asked.is_none_or(|asked| asked == file.format), "{job:?}: {file:?}");
+                        let promise = written_promise(file.path.to_str().unwrap());
+                        assert!(
+                            promise.is_none_or(|promise| promise.is_kept_by(disk_format(file.format))),
+                            "{job:?}"
+                        );
+                        if is_name_given || !is_folder {
+                            assert!(file.path.ends_with(&name), "{job:?}: {file:?}");
+                        }
+                    }
+                }
+            }
+        }
+        let file = folder.path().join("file.vhd");
+        let path = file.to_str().unwrap().to_owned();
+        let given = TargetJob { path, name: "x.vhd".into(), is_name_given: true, ..job(FORMATS[2], None) };
+        assert!(resolve(&given).unwrap_err().to_string().contains("--name"));
     }
 
     #[test]

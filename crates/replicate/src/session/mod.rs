@@ -292,7 +292,8 @@ impl Session<'_> {
 
     fn choose(&self, source: &Source) -> Result<Candidate> {
         let (path, pattern) = (self.job.source.path.clone(), self.job.select.pattern.clone());
-        source.connection.send(Frame::of(Kind::Command, 0, 0, &Command::List { path, pattern }));
+        let list = Command::List { path, pattern, format: self.job.select.format };
+        source.connection.send(Frame::of(Kind::Command, 0, 0, &list));
         loop {
             if let Event::Images { is_folder, images } = self.source_event(source)? {
                 if !is_folder && self.job.select.pattern.is_some() {
@@ -309,6 +310,7 @@ impl Session<'_> {
     fn open(&self, source: &Source, image: &Candidate) -> Result<SourceReady> {
         let job = SourceJob {
             path: image.path.clone(),
+            format: self.job.select.format,
             parent_folders: self.job.select.parent_folders.clone(),
             level: self.job.effort.level,
             keep_bytes: if self.job.targets.len() > 1 { KEEP_BYTES } else { 0 },
@@ -327,6 +329,7 @@ impl Session<'_> {
                     return Ok(ready);
                 }
                 Event::Hashing { done, total } => (self.observe)(SyncEvent::Hashing { done, total }),
+                Event::Notice(text) => (self.observe)(SyncEvent::Notice(text)),
                 _ => {}
             }
         }
@@ -390,6 +393,7 @@ impl Session<'_> {
         Ok(TargetJob {
             path: job.targets[target].path.clone(),
             name,
+            is_name_given: job.write.name.is_some(),
             version: bytes.to_vec(),
             format: job.write.format,
             source_format: ready.format,

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use goldwire_disk::{Folders, Format, OpenOptions};
+use goldwire_disk::{Format, OpenOptions, SameFolderOr};
 use goldwire_stdx::{Stop, watched};
-use goldwire_store::{BuildOptions, Progress, TreeCache, Version, beside};
+use goldwire_store::{BuildOptions, Progress, TreeCache, describe};
 
 use super::{LocalServer, Pace, Server, SharedServer};
 use crate::connection::Connection;
@@ -28,10 +28,17 @@ pub(crate) fn open_source(
 ) -> Result<(SourceReady, Arc<dyn Server>)> {
     let path =
         fs::canonicalize(&job.path).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
-    let mut folders: Vec<PathBuf> = path.parent().map(Path::to_owned).into_iter().collect();
-    folders.extend(job.parent_folders.iter().map(PathBuf::from));
-    let options = OpenOptions { gate: Arc::new(Folders(folders)), ..OpenOptions::default() };
-    let opened = goldwire_disk::open(&path, &options)?;
+    let folders = job.parent_folders.iter().map(PathBuf::from).collect();
+    let options = OpenOptions {
+        format: job.format.map(Into::into),
+        gate: Arc::new(SameFolderOr(folders)),
+        ..OpenOptions::default()
+    };
+    // By the name that the user wrote, which may promise something that a link's end does not.
+    let opened = goldwire_disk::open(&job.path, &options)?;
+    for notice in &opened.notices {
+        connection.send(Frame::of(Kind::Event, 0, 0, &Event::Notice(notice.clone())));
+    }
     let image = &opened;
     let progress = Progress::default();
     let threads = job.threads.and_then(|threads| NonZeroUsize::new(threads.into()));
@@ -51,8 +58,7 @@ pub(crate) fn open_source(
         fs::metadata(&path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let ready = SourceReady {
-        version: beside(&path, &cached.root)?
-            .map_or_else(|| new_version(&name, image, &cached), |(_, bytes)| bytes),
+        version: describe(&path, image, &cached)?.1,
         format: wire_format(image.info.format),
         name,
         mode: std::os::unix::fs::MetadataExt::mode(&data) & 0o777,
@@ -60,22 +66,6 @@ pub(crate) fn open_source(
     };
     let local = LocalServer::start(opened, cached.tree, job.level, pace)?;
     Ok((ready, Arc::new(SharedServer::new(Arc::new(local), job.keep_bytes))))
-}
-
-fn new_version(name: &str, image: &goldwire_disk::Image, cached: &TreeCache) -> Vec<u8> {
-    let modified_ns = image.chain.first().map_or(0, |file| file.identity.modified_ns);
-    let version = Version {
-        root: cached.root,
-        size: image.device.size(),
-        chunks_used: cached.chunks_used,
-        created: modified_ns.div_euclid(1_000_000_000) as i64,
-        parent: None,
-        name: name.chars().take(200).collect(),
-        note: String::new(),
-        signer: None,
-    };
-    // Name and note are within their limits.
-    version.encode(None).unwrap_or_default()
 }
 
 fn wire_format(format: Format) -> WireFormat {

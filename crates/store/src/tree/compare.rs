@@ -28,6 +28,28 @@ pub fn for_each_difference(left: &TreeFile, right: &TreeFile, mut each: impl FnM
     Ok(())
 }
 
+/// How far two disks differ in what both have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// Chunks that differ.
+    pub chunks: u64,
+    /// The first of them.
+    pub first: Option<u64>,
+}
+
+/// Counts the chunks that both trees have and that differ.
+///
+/// # Errors
+/// `TreeFile`.
+pub fn differences(left: &TreeFile, right: &TreeFile) -> Result<Differences> {
+    let mut found = Differences::default();
+    for_each_difference(left, right, |index| {
+        found.first = found.first.or(Some(index));
+        found.chunks += 1;
+    })?;
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use goldwire_disk::BlockDevice;
@@ -79,7 +101,9 @@ mod tests {
             }
             let mut found = Vec::new();
             for_each_difference(&tree(&devices[0]), &tree(&devices[1]), |chunk| found.push(chunk)).unwrap();
-            prop_assert_eq!(found, expected);
+            prop_assert_eq!(&found, &expected);
+            let counted = differences(&tree(&devices[0]), &tree(&devices[1])).unwrap();
+            prop_assert_eq!((counted.chunks, counted.first), (expected.len() as u64, expected.first().copied()));
         }
     }
 }

@@ -8,7 +8,7 @@ mod geometry;
 
 pub use build::{BuildOptions, Progress, build_tree};
 pub use cache::TreeCache;
-pub use compare::for_each_difference;
+pub use compare::{Differences, differences, for_each_difference};
 pub use file::{Seal, TreeFile};
 pub(crate) use geometry::DISK_SIZE_MAX;
 pub use geometry::{FANOUT, Root, TreeGeometry, node_id};

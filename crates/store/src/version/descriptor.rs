@@ -2,6 +2,8 @@
 //! Byte layout in `docs/tree-and-version.md`.
 
 use super::signature::{PublicKey, SecretKey};
+use goldwire_stdx::Hints;
+
 use crate::chunk::CHUNK_SIZE;
 use crate::tree::{DISK_SIZE_MAX, Root};
 
@@ -58,6 +60,8 @@ pub enum VersionError {
     #[error("version descriptor: the signature does not fit the content")]
     Signature,
 }
+
+impl Hints for VersionError {}
 
 impl Version {
     /// The descriptor's bytes, signed if there is a key.

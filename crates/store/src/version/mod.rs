@@ -1,9 +1,11 @@
 //! What a version is apart from its content: its descriptor, who signed it, and where both lie beside an image.
 
 mod beside;
+mod describe;
 mod descriptor;
 mod signature;
 
 pub use beside::{BesideError, beside, keep_beside};
+pub use describe::describe;
 pub use descriptor::{Version, VersionError};
 pub use signature::{PublicKey, SecretKey};

@@ -6,7 +6,6 @@
 use super::*;
 use crate::host::HostFile;
 use crate::journal::{Change, Journal, replay};
-use crate::qcow2::check;
 use crate::qcow2::write::Writer;
 use crate::{ErrorKind, Severity};
 
@@ -87,7 +86,7 @@ impl History {
 fn assert_survives(history: &History, path: &Path, certain: usize, made: usize) {
     let (device, _) = open_image(path, Access::Read).unwrap();
     history.assert_possible(&window(&*device), certain, made);
-    let findings = check(&File::open(path).unwrap(), path).unwrap();
+    let findings = check_image(path).unwrap();
     assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
     if has_qemu() {
         let (code, text) = qemu_check(path);
@@ -104,7 +103,7 @@ fn assert_survives(history: &History, path: &Path, certain: usize, made: usize) 
     assert!(unwritten.iter().all(|byte| *byte == 0), "leftovers are shown");
     assert!(window(&*device) == history.steps.last().unwrap().1);
     drop(device);
-    assert_eq!(check(&File::open(path).unwrap(), path).unwrap(), []);
+    assert_eq!(check_image(path).unwrap(), []);
     if has_qemu() {
         assert_clean(path);
     }
@@ -175,12 +174,12 @@ fn power_fails_while_the_refcount_table_grows() {
     for (certain, made) in epochs(&changes).filter(|(certain, _)| *certain >= created) {
         for seed in 0..6 {
             replay(&cut, survivors(&changes, certain, made, seed));
-            let findings = check(&File::open(&cut).unwrap(), &cut).unwrap();
+            let findings = check_image(&cut).unwrap();
             assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
             let (device, _) = open_image(&cut, Access::Write).unwrap();
             device.allocate(0, 2060 * MIB).unwrap();
             device.flush().unwrap();
-            assert_eq!(check(&File::open(&cut).unwrap(), &cut).unwrap(), []);
+            assert_eq!(check_image(&cut).unwrap(), []);
         }
     }
     if has_qemu() {

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::*;
 use crate::ErrorKind;
-use crate::qcow2::check;
 use crate::testing::conformance_read;
 
 /// A disk with noise, text, holes and an odd end.
@@ -38,7 +37,7 @@ fn assert_agrees(folder: &Path, name: &str) -> ImageInfo {
     let judged = judged(folder, name);
     assert_holds(&*device, &judged);
     conformance_read(&*device, &judged);
-    assert_eq!(check(&File::open(&path).unwrap(), &path).unwrap(), []);
+    assert_eq!(check_image(&path).unwrap(), []);
     info
 }
 
@@ -252,7 +251,7 @@ fn internal_snapshots_are_ignored() {
     let (device, info) = open_image(&path, Access::Read).unwrap();
     assert_holds(&*device, &judged(folder.path(), "a.qcow2"));
     assert!(info.details.contains(&("internal snapshots", "1, ignored".to_owned())));
-    let findings = check(&File::open(&path).unwrap(), &path).unwrap();
+    let findings = check_image(&path).unwrap();
     assert!(findings.iter().all(|finding| finding.severity == crate::Severity::Warning), "{findings:?}");
     assert_eq!(open_image(&path, Access::Write).err().map(|e| e.kind()), Some(ErrorKind::Unsupported));
 }

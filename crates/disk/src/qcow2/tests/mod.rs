@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use super::{create, open};
+use super::{check, create, open};
 use crate::chain::Chain;
-use crate::{Access, BlockDevice, ExtentKind, ImageInfo, Result, SameFolder};
+use crate::{Access, BlockDevice, ExtentKind, Finding, ImageInfo, Result, SameFolder};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const CLUSTER: u64 = 64 << 10;
@@ -68,6 +68,10 @@ fn open_image(path: &Path, access: Access) -> Result<(Arc<dyn BlockDevice>, Imag
     let file = OpenOptions::new().read(true).write(access == Access::Write).open(path).unwrap();
     let mut chain = Chain::new(Arc::new(SameFolder));
     open(file, path, access, &mut chain)
+}
+
+fn check_image(path: &Path) -> Result<Vec<Finding>> {
+    check(File::open(path).unwrap(), path, &mut Chain::new(Arc::new(SameFolder)))
 }
 
 fn create_image(path: &Path, size: u64) -> Arc<dyn BlockDevice> {

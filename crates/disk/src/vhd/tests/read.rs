@@ -128,9 +128,15 @@ fn every_kind_of_locator_leads_to_the_parent() {
 fn a_renamed_parent_is_found_by_its_uuid() {
     let folder = Folder::new();
     folder.file("other.vhd", &Vhd { uuid: *b"some other uuid!", ..Vhd::dynamic(2 * MIB) }.bytes());
-    folder.file("renamed.VHD", &Vhd::dynamic(2 * MIB).block(0, &ALL, 0x32).bytes());
     let path = folder.file("child.vhd", &Vhd::differencing(2 * MIB).bytes());
-    assert_eq!(content(&*open(&path).unwrap().device)[0], 0x32);
+    // The last is what Hyper-V calls the parent of a checkpoint of a checkpoint.
+    for name in ["renamed.VHD", "Win_1A2B.AVHD", "win_1a2b.avhd"] {
+        let parent = folder.file(name, &Vhd::dynamic(2 * MIB).block(0, &ALL, 0x32).bytes());
+        assert_eq!(content(&*open(&path).unwrap().device)[0], 0x32, "{name}");
+        assert_eq!(crate::children(&parent).unwrap(), [path.canonicalize().unwrap()]);
+        std::fs::remove_file(parent).unwrap();
+    }
+    folder.file("renamed.vhd", &Vhd::dynamic(2 * MIB).bytes());
     // A gate that allows no parent does not look into the folder either.
     let closed = OpenOptions { gate: Arc::new(DenyAll), ..OpenOptions::default() };
     assert_eq!(crate::open(&path, &closed).err().unwrap().kind(), ErrorKind::Denied);

@@ -1,5 +1,7 @@
 //! The doors: what is opened, what is refused, how a chain is guarded.
 
+mod kinds;
+
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::Arc;
@@ -10,8 +12,8 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use crate::parents::Parents as _;
 use crate::testing::conformance_read;
 use crate::{
-    ChainFile, CreateOptions, DenyAll, ErrorKind, ExtentKind, FileIdentity, Folders, Format, OpenOptions,
-    ParentReference, create, detect, open,
+    ChainFile, CreateOptions, DenyAll, ErrorKind, ExtentKind, FileIdentity, Format, OpenOptions,
+    ParentReference, SameFolderOr, create, detect, open,
 };
 
 fn options(format: Format, size: u64) -> CreateOptions {
@@ -29,11 +31,14 @@ fn formats_are_told_by_content() {
         assert_eq!((image.info.format, image.info.size, image.device.size()), (format, 1 << 20, 1 << 20));
         assert_eq!(path.metadata().unwrap().permissions(), Permissions::from_mode(0o100_600));
     }
-    for length in [0, 1, 3, 4, 511, 512] {
-        let path = folder.path().join("short.vhd");
+    for length in [1, 3, 4, 511, 512] {
+        let path = folder.path().join("short");
         std::fs::write(&path, vec![0; length]).unwrap();
         assert_eq!(detect(&path).unwrap(), Format::Raw);
         assert_eq!(open(&path, &OpenOptions::default()).unwrap().device.size(), length as u64);
+        let promised = folder.path().join("short.vhd");
+        std::fs::rename(&path, &promised).unwrap();
+        assert_eq!(detect(&promised).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
 
@@ -102,7 +107,7 @@ fn a_parent_is_a_regular_file_that_the_gate_allows() {
     ] {
         assert_eq!(parent_kind(folder.path(), name, &options), expected, "{name}");
     }
-    let everywhere = OpenOptions { gate: Arc::new(Folders(vec!["/".into()])), ..OpenOptions::default() };
+    let everywhere = OpenOptions { gate: Arc::new(SameFolderOr(vec!["/".into()])), ..OpenOptions::default() };
     assert_eq!(parent_kind(folder.path(), "leaves", &everywhere), Ok(()));
     assert_eq!(parent_kind(folder.path(), "/dev/zero", &everywhere), Err(ErrorKind::Denied));
     let closed = OpenOptions { gate: Arc::new(DenyAll), ..OpenOptions::default() };
@@ -113,14 +118,14 @@ fn a_parent_is_a_regular_file_that_the_gate_allows() {
 fn identities_notice_a_change() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a");
-    std::fs::write(&path, b"one").unwrap();
+    std::fs::write(&path, b"\0one").unwrap();
     let image = open(&path, &OpenOptions::default()).unwrap();
     let [ChainFile { identity, .. }] = image.chain[..] else { panic!("a raw image has no parent") };
     assert_eq!(identity, FileIdentity::of_path(&path).unwrap());
     assert_eq!(image.changed().unwrap(), None);
     std::fs::rename(&path, folder.path().join("b")).unwrap();
     assert_eq!(image.changed().unwrap(), Some(path.clone()));
-    std::fs::write(&path, b"one").unwrap();
+    std::fs::write(&path, b"\0one").unwrap();
     assert_eq!(image.changed().unwrap(), Some(path));
 }
 
