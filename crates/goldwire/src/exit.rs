@@ -11,8 +11,8 @@ use goldwire_stdx::Report;
 /// What a script may branch on. 2 is also clap's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Code {
-    /// All well.
-    Well = 0,
+    /// Everything was done.
+    Success = 0,
     /// Nothing was done.
     Nothing = 1,
     /// The arguments make no sense together.
@@ -50,7 +50,7 @@ impl std::error::Error for Hinted {}
 
 /// An error that is a report already, on its way through `anyhow`.
 #[derive(Debug)]
-pub(crate) struct Reported(Report);
+pub(crate) struct Reported(pub(crate) Report);
 
 impl fmt::Display for Reported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

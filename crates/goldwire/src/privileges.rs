@@ -1,19 +1,32 @@
 //! Root is needed to bind low ports and to answer machines that have no address yet, and for nothing after that.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Context, bail};
-use nix::unistd::{Gid, Uid, User, chown, geteuid, setgid, setgroups, setuid};
+use goldwire_control::boot::serve::Ids;
+use nix::unistd::{Gid, Uid, User, geteuid, setgid, setgroups, setuid};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::{
+    CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set, set_no_new_privs,
+};
 
 use crate::exit::Hinted;
 
-/// Becomes `user`, with that user's group alone, for good. Each of `folders` is handed over first, with what lies
-/// directly in it. Does nothing for who is not root.
-pub(crate) fn drop_to(user: &str, folders: &[&Path]) -> anyhow::Result<()> {
+/// Whom root becomes.
+pub(crate) struct Account {
+    pub(crate) name: String,
+    uid: Uid,
+    gid: Gid,
+}
+
+impl Account {
+    pub(crate) fn ids(&self) -> Ids {
+        Ids { user: self.uid.as_raw(), group: self.gid.as_raw() }
+    }
+}
+
+/// The account `user`, if there is root to drop.
+pub(crate) fn account(user: &str) -> anyhow::Result<Option<Account>> {
     if !geteuid().is_root() {
-        return Ok(());
+        return Ok(None);
     }
     let found = User::from_name(user).with_context(|| format!("look up the user {user}"))?;
     let Some(found) = found else {
@@ -22,14 +35,25 @@ pub(crate) fn drop_to(user: &str, folders: &[&Path]) -> anyhow::Result<()> {
             hint: format!("make one: useradd --system --no-create-home --shell /usr/sbin/nologin {user}"),
         });
     };
-    for folder in folders {
-        hand_over(folder, found.uid, found.gid)
-            .with_context(|| format!("give {} to {user}", folder.display()))?;
+    Ok(Some(Account { name: user.to_owned(), uid: found.uid, gid: found.gid }))
+}
+
+/// Becomes `account`, with that user's group alone, for good: without a capability, and without a way to a new one, by
+/// whatever program.
+pub(crate) fn drop_to(account: &Account) -> anyhow::Result<()> {
+    let user = &account.name;
+    for capability in CapabilitySet::all().iter() {
+        // One that this kernel does not know is in no set.
+        if capability_is_in_bounding_set(capability).unwrap_or(false) {
+            remove_capability_from_bounding_set(capability)
+                .with_context(|| "empty the bounding set".to_owned())?;
+        }
     }
-    setgroups(&[found.gid])
-        .and_then(|()| setgid(found.gid))
-        .and_then(|()| setuid(found.uid))
+    setgroups(&[account.gid])
+        .and_then(|()| setgid(account.gid))
+        .and_then(|()| setuid(account.uid))
         .with_context(|| format!("become {user}"))?;
+    set_no_new_privs(true).with_context(|| format!("give {user} no new privileges"))?;
     // Belt and braces: a program that could become root again has dropped nothing.
     if setuid(Uid::from_raw(0)).is_ok() {
         bail!("root could not be dropped");
@@ -45,18 +69,6 @@ pub(crate) fn open_many_files() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
-}
-
-fn hand_over(folder: &Path, user: Uid, group: Gid) -> anyhow::Result<()> {
-    chown(folder, Some(user), Some(group))?;
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        // Links are left alone: following one would hand over what lies elsewhere.
-        if entry.file_type()?.is_file() {
-            chown(&entry.path(), Some(user), Some(group))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

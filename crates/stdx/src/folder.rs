@@ -116,6 +116,29 @@ impl Folder {
         Ok(made)
     }
 
+    /// Makes the folder `name`, which nothing may have as its name. `mode` is not changed by the umask.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; what kept it from being made.
+    pub fn make_new_child(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<Self> {
+        let name = plain(name.as_ref())?;
+        mkdirat(&self.descriptor, name, Mode::from_raw_mode(mode))?;
+        // Whoever may write here could have put another folder in its place by now; then it is not root's, as ours is.
+        let made = self.child(name)?;
+        let owner = made.owner()?;
+        if rustix::process::geteuid().is_root() && owner.user != 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "somebody replaced the folder that was just made",
+            ));
+        }
+        if owner.mode & 0o7777 != mode {
+            // Best effort: file systems without modes refuse it.
+            let _ = rustix::fs::fchmod(&made.descriptor, Mode::from_raw_mode(mode));
+        }
+        Ok(made)
+    }
+
     /// [`Self::make_child`], refused unless it is ours alone.
     ///
     /// # Errors

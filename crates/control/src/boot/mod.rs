@@ -15,6 +15,7 @@ mod problem;
 mod profiles;
 mod reload;
 mod rules;
+pub mod serve;
 mod settings;
 pub mod telemetry;
 #[cfg(test)]

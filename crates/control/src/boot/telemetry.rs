@@ -1,6 +1,6 @@
 //! Hears of every event and keeps it: in the metrics, the timeline and the log.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use goldwire_netboot::content::without_tokens;
 use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage, printable};
@@ -15,15 +15,21 @@ use super::timeline::{Record, Writer};
 pub struct Telemetry {
     member: String,
     metrics: Metrics,
-    timeline: Option<Writer>,
+    /// Begun once root was dropped; until then nothing is kept.
+    timeline: OnceLock<Writer>,
     neighbours: Arc<Neighbours>,
 }
 
 impl Telemetry {
-    /// For the boot server of this name; without a timeline nothing is kept across restarts. `neighbours` learn which
-    /// device has which address, so that HTTP and TFTP know whom they serve.
-    pub fn new(member: String, timeline: Option<Writer>, neighbours: Arc<Neighbours>) -> Self {
-        Self { member, metrics: Metrics::default(), timeline, neighbours }
+    /// For the boot server of this name. `neighbours` learn which device has which address, so that HTTP and TFTP know
+    /// whom they serve.
+    pub fn new(member: String, neighbours: Arc<Neighbours>) -> Self {
+        Self { member, metrics: Metrics::default(), timeline: OnceLock::new(), neighbours }
+    }
+
+    /// Keeps what happens from now on in `timeline`, across restarts. A second timeline is not taken.
+    pub fn keep(&self, timeline: Writer) {
+        let _ = self.timeline.set(timeline);
     }
 
     /// What was counted.
@@ -42,7 +48,7 @@ impl Observer for Telemetry {
             self.neighbours.learn(address, mac);
         }
         if let (Some(timeline), Some(record)) =
-            (&self.timeline, Record::of(event, &self.member, Timestamp::now()))
+            (self.timeline.get(), Record::of(event, &self.member, Timestamp::now()))
         {
             timeline.write(record);
         }
@@ -107,7 +113,8 @@ mod tests {
     fn a_path_that_names_a_device_tells_whose_boot_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let timeline = Writer::start(folder.path()).unwrap();
-        let telemetry = Telemetry::new("m".into(), Some(timeline), Arc::new(Neighbours::new()));
+        let telemetry = Telemetry::new("m".into(), Arc::new(Neighbours::new()));
+        telemetry.keep(timeline);
         let script = "s/52-54-00-12-34-56/bios/-/boot.ipxe";
         for (mac, protocol, detail) in [
             (None, Protocol::Http, script),
@@ -151,7 +158,7 @@ mod tests {
             EventKind::Dropped { protocol, reason },
         ];
         let count = kinds.len();
-        let telemetry = Telemetry::new("m".into(), None, Arc::new(Neighbours::new()));
+        let telemetry = Telemetry::new("m".into(), Arc::new(Neighbours::new()));
         tracing::subscriber::with_default(log, || {
             for kind in kinds {
                 telemetry.observe(&Event { mac: None, address: None, kind });

@@ -252,7 +252,7 @@ fn assert_unit_holds(path: &Path) {
     let said = String::from_utf8(verified.stderr).unwrap();
     let complaints: Vec<_> = said.lines().filter(|line| !line.contains("is not executable")).collect();
     assert!(complaints.is_empty(), "{complaints:?}");
-    let words = ["security", "--offline=true", "--threshold=30"];
+    let words = ["security", "--offline=true", "--threshold=15"];
     let rated = Command::new("systemd-analyze").args(words).arg(path).output().unwrap();
     assert!(rated.status.success(), "{}", String::from_utf8_lossy(&rated.stdout));
 }

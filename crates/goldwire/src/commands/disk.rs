@@ -91,13 +91,13 @@ fn tree_of(path: &Path, image: &Image, trust: Trust) -> Result<TreeCache, Report
 
 /// Runs `show` for every image; one that fails is reported and the others still follow.
 fn for_each(images: &[PathBuf], mut show: impl FnMut(&Path) -> Result<Code, Report>) -> Result<Code, Report> {
-    let mut worst = Code::Well;
+    let mut worst = Code::Success;
     for path in images {
         let code = show(path).unwrap_or_else(|report| {
             let _ = writeln!(io::stderr(), "error: {report}");
             Code::Nothing
         });
-        if worst == Code::Well || code == Code::Nothing {
+        if worst == Code::Success || code == Code::Nothing {
             worst = code;
         }
     }
@@ -114,7 +114,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<Code, Report> {
         } else {
             print_info(&mut stdout, path, &image, kept.as_ref())?;
         }
-        Ok(Code::Well)
+        Ok(Code::Success)
     })
 }
 
@@ -204,7 +204,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
             };
             writeln!(stdout, "{}: {verdict}", shown(path))?;
         }
-        Ok(if errors == 0 { Code::Well } else { Code::Findings })
+        Ok(if errors == 0 { Code::Success } else { Code::Findings })
     })
 }
 
@@ -296,7 +296,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Report> {
             );
         }
     }
-    Ok(if is_same { Code::Well } else { Code::Findings })
+    Ok(if is_same { Code::Success } else { Code::Findings })
 }
 
 pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
@@ -320,7 +320,7 @@ pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
             let signed = version.signer.map_or(String::new(), |signer| format!("  signed by {signer}"));
             writeln!(stdout, "{}  {}{signed}", tree.root, shown(path))?;
         }
-        Ok(Code::Well)
+        Ok(Code::Success)
     })
 }
 

@@ -10,11 +10,11 @@ use crate::exit::Code;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Code> {
     clap_complete::generate(shell, &mut Args::command(), "goldwire", &mut std::io::stdout());
-    Ok(Code::Well)
+    Ok(Code::Success)
 }
 
 pub(crate) fn man(folder: &Path) -> anyhow::Result<Code> {
     clap_mangen::generate_to(Args::command(), folder)
         .with_context(|| format!("write the manual pages into {}", folder.display()))?;
-    Ok(Code::Well)
+    Ok(Code::Success)
 }

@@ -24,7 +24,7 @@ pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
     write_new(&public_path, 0o644, &format!("{}\n", key.public()))?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{}", key.public())?;
-    Ok(Code::Well)
+    Ok(Code::Success)
 }
 
 /// Writes a file that must not exist, and syncs it: keys and secrets are never overwritten.

@@ -123,7 +123,7 @@ fn exit_code(report: &SyncReport) -> Code {
         .any(|target| target.as_ref().is_err_and(|failure| failure.kind == FailureKind::Stopped));
     match well {
         _ if was_stopped => Code::Stopped,
-        all if all == report.targets.len() => Code::Well,
+        all if all == report.targets.len() => Code::Success,
         0 => Code::Nothing,
         _ => Code::Some,
     }

@@ -12,11 +12,11 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::info;
 
-use super::serve::member_configs;
 use super::{load, log};
 use crate::args::boot::BalanceArgs;
 use crate::exit::Code;
 use crate::privileges;
+use goldwire_control::boot::serve::member_configs;
 
 /// Running transfers get so long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,8 +27,7 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
     let loaded = load(&args.config)?;
     let settings = loaded.settings;
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
-    let observer: Arc<dyn Observer> =
-        Arc::new(Telemetry::new("balance".into(), None, Arc::new(Neighbours::new())));
+    let observer: Arc<dyn Observer> = Arc::new(Telemetry::new("balance".into(), Arc::new(Neighbours::new())));
     let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer))?);
     let balance = Balance::bind(BalanceSettings {
         http: args.http.clone(),
@@ -38,8 +37,10 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
         proxies: args.proxy_protocol_from.clone(),
         sends_proxy_header: args.send_proxy_protocol,
     })?;
-    if let Some(user) = &settings.server.user {
-        privileges::drop_to(user, &[])?;
+    if let Some(user) = &settings.server.user
+        && let Some(account) = privileges::account(user)?
+    {
+        privileges::drop_to(&account)?;
     }
     let probes = ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
     let prober = Prober::start(&table, &probes).context("start to ask members for their health")?;
@@ -56,5 +57,5 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
     running.drain();
     running.stop(PATIENCE);
     prober.stop();
-    Ok(Code::Well)
+    Ok(Code::Success)
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &CertificateArgs) -> anyhow::Result<Code> {
         write_new(&certificate, 0o644, &issued.chain_pem)?;
         writeln!(out, "{}\n{}", certificate.display(), key.display())?;
     }
-    Ok(Code::Well)
+    Ok(Code::Success)
 }
 
 /// The authority of a folder; a new one where there is none.

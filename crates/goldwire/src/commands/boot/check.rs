@@ -44,7 +44,7 @@ pub(crate) fn run(args: &FileArgs) -> anyhow::Result<Code> {
             )?;
         }
     }
-    Ok(if summary.is_some() { Code::Well } else { Code::Findings })
+    Ok(if summary.is_some() { Code::Success } else { Code::Findings })
 }
 
 fn as_json(problem: &Problem) -> Value {

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
         }
     }
     let worst = diagnoses.iter().map(Diagnosis::level).max().unwrap_or(Level::Ok);
-    Ok(if worst == Level::Error { Code::Findings } else { Code::Well })
+    Ok(if worst == Level::Error { Code::Findings } else { Code::Success })
 }
 
 fn write_one(out: &mut impl Write, diagnosis: &Diagnosis) -> anyhow::Result<()> {

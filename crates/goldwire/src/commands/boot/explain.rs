@@ -10,14 +10,15 @@ use goldwire_control::boot::{Loaded, Policy, Question, explain as play};
 use goldwire_netboot::content::{Library, LibrarySettings};
 use goldwire_netboot::{Device, Firmware, LiveMembers, MemberState, NoopObserver};
 
-use super::serve::{library_settings, table_of};
-use super::{load, url_builder};
+use goldwire_control::boot::serve::{library_settings, table_of, url_builder};
+
+use super::load;
 use crate::args::boot::{DeviceArgs, ExplainArgs, ScriptArgs};
-use crate::exit::Code;
+use crate::exit::{Code, Reported};
 
 pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
     let loaded = load(&args.file.config)?;
-    let urls = url_builder(&loaded);
+    let urls = url_builder(&loaded.settings);
     let question = Question {
         mac: args.device.mac,
         uuid: args.device.uuid,
@@ -38,13 +39,13 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
     } else {
         write!(out, "{explanation}")?;
     }
-    Ok(Code::Well)
+    Ok(Code::Success)
 }
 
 pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
     let loaded = load(&args.config)?;
     let settings: LibrarySettings = library_settings(&loaded.settings);
-    let urls = url_builder(&loaded);
+    let urls = url_builder(&loaded.settings);
     let device = Device {
         uuid: args.device.uuid,
         arch: args.device.arch,
@@ -54,7 +55,7 @@ pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
     let policy = Arc::new(policy_of(loaded)?);
     let text = Library::open(&settings, policy, urls)?.script_of(&device)?;
     write!(std::io::stdout(), "{text}")?;
-    Ok(Code::Well)
+    Ok(Code::Success)
 }
 
 fn subnet_of(device: &DeviceArgs, loaded: &Loaded) -> Option<IpAddr> {
@@ -69,7 +70,7 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
 }
 
 fn policy_of(loaded: Loaded) -> anyhow::Result<Policy> {
-    let table = table_of(&loaded.settings, Arc::new(NoopObserver))?;
+    let table = table_of(&loaded.settings, Arc::new(NoopObserver)).map_err(Reported)?;
     for member in &loaded.settings.members {
         table.report(&member.member.name, MemberState::Alive, "it is assumed");
     }

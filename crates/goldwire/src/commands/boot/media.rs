@@ -42,7 +42,7 @@ pub(crate) fn run(args: MediaArgs) -> anyhow::Result<Code> {
     };
     let report = written.map_err(with_hint)?;
     show(&report, &path.display().to_string(), args.json)?;
-    Ok(Code::Well)
+    Ok(Code::Success)
 }
 
 fn with_hint(error: MediaError) -> anyhow::Error {

@@ -14,15 +14,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use goldwire_control::boot::{Loaded, load as load_file};
-use goldwire_netboot::content::{TokenKey, UrlBuilder};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::BootCommand;
 use crate::args::boot::LogFormat;
 use crate::exit::Code;
-
-/// How long a token in a path is good for at least. A slow boot loads its last file minutes after DHCP.
-const TOKEN_LIFETIME: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 
 pub(crate) fn run(command: BootCommand) -> anyhow::Result<Code> {
     match command {
@@ -57,14 +53,6 @@ fn load(path: &Path) -> anyhow::Result<Loaded> {
 /// Standard error is talk; nobody is helped if it cannot be written.
 fn say(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), format!("{text}\n").as_bytes());
-}
-
-/// The links of a group; with tokens, if it has a secret.
-fn url_builder(loaded: &Loaded) -> UrlBuilder {
-    match &loaded.settings.server.secret {
-        Some(secret) => UrlBuilder::new(TokenKey::from_secret(secret.expose()), TOKEN_LIFETIME),
-        None => UrlBuilder::default(),
-    }
 }
 
 /// Log lines go to standard error from now on.

@@ -13,5 +13,5 @@ pub(crate) fn run(args: &SecretArgs) -> anyhow::Result<Code> {
     let mut random = [0; LENGTH];
     getrandom::fill(&mut random).map_err(|error| anyhow!("get random bytes: {error}"))?;
     write_new(&args.file, 0o600, &format!("{}\n", goldwire_stdx::to_hex(&random)))?;
-    Ok(Code::Well)
+    Ok(Code::Success)
 }

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     }
     if args.once && args.file.json {
         writeln!(out, "{}", json!({ "boots": boots.all() }))?;
-        return Ok(Code::Well);
+        return Ok(Code::Success);
     }
     if !args.file.json {
         for boot in boots.all().into_iter().rev() {
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     }
     out.flush()?;
     if args.once {
-        return Ok(Code::Well);
+        return Ok(Code::Success);
     }
     loop {
         while let Some(record) = next()? {
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
             };
             match writeln!(out, "{line}").and_then(|()| out.flush()) {
                 // Whoever read has gone; that is how one stops watching.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Code::Well),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Code::Success),
                 written => written?,
             }
         }

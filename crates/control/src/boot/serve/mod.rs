@@ -1,21 +1,24 @@
-//! `goldwire boot serve`: everything is bound, root is dropped, everything is started, and then signals decide.
+//! A boot server put together from its boot file: everything is bound, then everything is started.
+//!
+//! ```text
+//! StateFolder::prepare ─► Bound::bind ─► (root is dropped) ─► Bound::start ─► Running::stop
+//!   makes the folder         ports only                         locks and opens what is in the folder
+//! ```
 
 mod convert;
-mod holder;
 mod media;
+mod state;
+#[cfg(test)]
+mod tests;
+mod udp_port;
 
-use std::fs::{File, TryLockError};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use goldwire_control::boot::telemetry::Telemetry;
-use goldwire_control::boot::timeline::Writer;
-use goldwire_control::boot::{self, DhcpMode, Loaded, Policy, Reloader, Settings};
-use goldwire_netboot::content::{Contents, Library, UrlBuilder};
+use goldwire_netboot::content::{Contents, Library, TokenKey, UrlBuilder};
 use goldwire_netboot::dhcp::driver::{self, Clock, Service, open_leases};
 use goldwire_netboot::dhcp::lease::{Folder, Time};
 use goldwire_netboot::dhcp::proxy::ProxyResponder;
@@ -23,129 +26,29 @@ use goldwire_netboot::dhcp::server::Server;
 use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
-use rustix::io::Errno;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use goldwire_stdx::{Context, Report};
 use tracing::{error, info, warn};
 
-pub(super) use self::convert::{library_settings, member_configs, table_of};
-use super::{log, say, url_builder};
-use crate::args::boot::ServeArgs;
-use crate::exit::{Code, Hinted};
-use crate::privileges;
+pub use self::convert::{library_settings, member_configs, table_of};
+pub use self::state::{Ids, StateFolder};
+use super::telemetry::Telemetry;
+use super::timeline::Writer;
+use super::{DhcpMode, Loaded, Policy, Reloader, Settings, Watch};
 
 /// Running transfers get so long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The others hear of the end and name this member no more, before it stops.
 const FAREWELL: Duration = Duration::from_millis(500);
 
-pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
-    log(&args.log, args.log_format)?;
-    privileges::open_many_files();
-    let loaded = boot::load(&args.config)?;
-    if !loaded.warnings.is_empty() {
-        say(&loaded.warnings.to_string());
-    }
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
-    let _lock = lock_state(&loaded.settings)?;
-    let bound = Bound::bind(loaded).map_err(with_hint)?;
-    let settings = bound.settings.clone();
-    if let Some(user) = &settings.server.user {
-        privileges::drop_to(user, &[&settings.server.state, &leases_folder(&settings)])?;
-        can_read_again(&args.config, user)?;
-    }
-    let running = bound.start(&args.config)?;
-    if let Err(error) = running.http.reload_certificate() {
-        warn!("a renewed certificate will need a restart: {}", error.line());
-    }
-    info!(name = settings.server.name, "ready");
-    for signal in signals.forever() {
-        if signal != SIGHUP {
-            break;
-        }
-        // It logs what comes of it.
-        running.reloader.reload();
-        match running.http.reload_certificate() {
-            Ok(true) => info!("the new certificate is in use"),
-            Ok(false) => {}
-            Err(error) => error!("the old certificate stays in use: {}", error.line()),
-        }
-    }
-    info!("stopping");
-    running.stop();
-    Ok(Code::Well)
-}
+/// How long a token in a path is good for at least. A slow boot loads its last file minutes after DHCP.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
-/// What the usual reasons for which a server cannot start call for.
-fn with_hint(error: anyhow::Error) -> anyhow::Error {
-    let cause = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    let port = error.chain().find_map(|cause| cause.downcast_ref::<driver::BindError>()?.port());
-    if cause.and_then(std::io::Error::raw_os_error) == Some(Errno::NODEV.raw_os_error()) {
-        let hint =
-            "`ip -br link` shows this machine's interfaces; dhcp.interfaces and dhcp6.interfaces name some";
-        return Hinted { message: format!("{error:#}"), hint: hint.into() }.into();
+/// The links of a group; with tokens, if it has a secret.
+pub fn url_builder(settings: &Settings) -> UrlBuilder {
+    match &settings.server.secret {
+        Some(secret) => UrlBuilder::new(TokenKey::from_secret(secret.expose()), TOKEN_LIFETIME),
+        None => UrlBuilder::default(),
     }
-    let hint = match cause.map(std::io::Error::kind) {
-        Some(ErrorKind::PermissionDenied) => {
-            "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service"
-        }
-        Some(ErrorKind::AddrInUse) if let Some(port) = port => &dhcp_port_in_use(port),
-        Some(ErrorKind::AddrInUse) => "another server has this port; `ss -tulpn` shows which",
-        Some(ErrorKind::AddrNotAvailable) => "no interface of this machine has this address",
-        _ => return error,
-    };
-    Hinted { message: format!("{error:#}"), hint: hint.into() }.into()
-}
-
-fn dhcp_port_in_use(port: u16) -> String {
-    let holders = match &holder::holders_of(port)[..] {
-        [] => "another program; `ss -ulpn` shows which".into(),
-        found => found.join(", "),
-    };
-    format!(
-        "the port is held by {holders}. Two servers cannot answer on one interface: stop that one, or name other \
-         interfaces in dhcp.interfaces"
-    )
-}
-
-/// Makes the state folder and keeps other servers out of it, whatever they serve: the timeline is there in any case.
-fn lock_state(settings: &Settings) -> anyhow::Result<File> {
-    let state = &settings.server.state;
-    for folder in [state.clone(), leases_folder(settings)] {
-        std::fs::create_dir_all(&folder).map_err(|error| Hinted {
-            message: format!("make the state folder {}: {error}", folder.display()),
-            hint: "server.state has to be a folder that this user can write in".into(),
-        })?;
-    }
-    let folder = File::open(state).with_context(|| format!("open the state folder {}", state.display()))?;
-    match folder.try_lock() {
-        Ok(()) => Ok(folder),
-        Err(TryLockError::WouldBlock) => bail!(Hinted {
-            message: format!("another server uses the state folder {}", state.display()),
-            hint: "stop it, or give this one a server.state of its own".into(),
-        }),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("lock the state folder {}", state.display()))
-        }
-    }
-}
-
-/// The boot file and the secret are read again while the server runs, and only the user does that.
-fn can_read_again(config: &Path, user: &str) -> anyhow::Result<()> {
-    match boot::load(config) {
-        Ok(_) => Ok(()),
-        Err(error) => bail!(Hinted {
-            message: format!("{user} could not read the boot file again when it changes: {error}"),
-            hint: format!(
-                "let the group of {user} read what it names: chgrp GROUP FILE && chmod g+r FILE; or leave server.user out"
-            ),
-        }),
-    }
-}
-
-/// Where the lease log is: a folder of its own, which it locks.
-fn leases_folder(settings: &Settings) -> std::path::PathBuf {
-    settings.server.state.join("leases")
 }
 
 /// What everybody shares.
@@ -158,8 +61,8 @@ struct Shared {
     is_draining: Arc<AtomicBool>,
 }
 
-/// Everything is bound and nothing answers.
-struct Bound {
+/// Everything is bound and nothing answers, and nothing in the state folder is open.
+pub struct Bound {
     settings: Settings,
     shared: Shared,
     urls: UrlBuilder,
@@ -172,32 +75,30 @@ struct Bound {
 }
 
 impl Bound {
-    fn bind(loaded: Loaded) -> anyhow::Result<Self> {
-        let urls = url_builder(&loaded);
+    /// Binds the ports, for which it may take root, and reads the boot tree's folder.
+    ///
+    /// # Errors
+    /// What cannot be bound or opened, with what the usual reasons call for.
+    pub fn bind(loaded: Loaded) -> Result<Self, Report> {
+        let urls = url_builder(&loaded.settings);
         let Loaded { settings, rules, .. } = loaded;
-        let state = &settings.server.state;
-        let timeline = Writer::start(state).map_err(|error| Hinted {
-            message: format!("open the boot timeline in {}: {error}", state.display()),
-            hint: "server.state has to be a folder that this user can write in".into(),
-        })?;
         let neighbours = Arc::new(Neighbours::new());
-        let telemetry =
-            Arc::new(Telemetry::new(settings.server.name.clone(), Some(timeline), Arc::clone(&neighbours)));
+        let telemetry = Arc::new(Telemetry::new(settings.server.name.clone(), Arc::clone(&neighbours)));
         let observer: Arc<dyn Observer> = telemetry.clone();
         let table = Arc::new(table_of(&settings, Arc::clone(&observer))?);
         let members: Arc<dyn LiveMembers> = table.clone();
         let policy = Arc::new(Policy::new(rules, members));
         let asked: Arc<dyn BootPolicy> = policy.clone();
-        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), urls.clone())?;
-        library.warm();
-        media::serve(&settings, &library);
+        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), urls.clone())
+            .map_err(explained)?;
         let library = Arc::new(library);
         let contents: Arc<dyn Contents> = library.clone();
         let is_draining = Arc::new(AtomicBool::new(false));
 
         let web =
             http::Settings { health: Some(health_of(&table, &is_draining)), ..convert::http_of(&settings) };
-        let http = http::bind(web, contents, Arc::clone(&observer), Arc::clone(&neighbours))?;
+        let http =
+            http::bind(web, contents, Arc::clone(&observer), Arc::clone(&neighbours)).map_err(explained)?;
         let metrics = settings.metrics_listen.map(|address| {
             let counted = Arc::clone(&telemetry);
             let page = http::Settings {
@@ -211,43 +112,62 @@ impl Bound {
         });
         let tftp = match settings.tftp.listen.is_empty() {
             true => None,
-            false => Some(tftp::bind(convert::tftp_of(&settings))?),
+            false => Some(tftp::bind(convert::tftp_of(&settings)).map_err(explained)?),
         };
         let dhcp = match settings.dhcp.mode {
             DhcpMode::Off => None,
-            DhcpMode::Server | DhcpMode::Proxy => Some(driver::bind(&convert::driver_of(&settings))?),
+            DhcpMode::Server | DhcpMode::Proxy => {
+                Some(driver::bind(&convert::driver_of(&settings)).map_err(explained)?)
+            }
         };
         let dhcp6 = match settings.dhcp6_interfaces.is_empty() {
             true => None,
-            false => Some(dhcp6::driver::Bound::bind(dhcp6::driver::Settings {
-                interfaces: settings.dhcp6_interfaces.clone(),
-                ports: dhcp6::driver::Settings::PORTS,
-                policy: asked,
-                urls: urls.clone(),
-                observer,
-            })?),
+            false => Some(
+                dhcp6::driver::Bound::bind(dhcp6::driver::Settings {
+                    interfaces: settings.dhcp6_interfaces.clone(),
+                    ports: dhcp6::driver::Settings::PORTS,
+                    policy: asked,
+                    urls: urls.clone(),
+                    observer,
+                })
+                .map_err(explained)?,
+            ),
         };
         let heartbeats = match convert::group_of(&settings) {
             None => None,
             Some((listen, group)) => {
-                Some(Heartbeats::bind(HeartbeatSettings { listen, group, table: Arc::clone(&table) })?)
+                let settings = HeartbeatSettings { listen, group, table: Arc::clone(&table) };
+                Some(Heartbeats::bind(settings).map_err(explained)?)
             }
         };
-        let metrics = metrics.transpose()?;
+        let metrics = metrics.transpose().map_err(explained)?;
         let shared = Shared { telemetry, neighbours, table, policy, library, is_draining };
         Ok(Self { settings, shared, urls, http, metrics, tftp, dhcp, dhcp6, heartbeats })
     }
 
-    fn start(self, config: &Path) -> anyhow::Result<Running> {
+    /// Opens what is in the state folder, and answers from now on. `config` is read again when it changes.
+    ///
+    /// # Errors
+    /// The state folder is another server's, the lease log cannot be read, or the system gives no thread.
+    pub fn start(self, config: &Path) -> Result<Running, Report> {
         let Self { settings, shared, urls, http, metrics, tftp, dhcp, dhcp6, heartbeats } = self;
+        let state = StateFolder::lock(&settings)?;
+        let timeline = Writer::start(state.path()).map_err(|error| {
+            Report::from(error)
+                .context(format!("open the boot timeline in {}", state.path().display()))
+                .hint("server.state has to be a folder that this user can write in")
+        })?;
+        shared.telemetry.keep(timeline);
+        shared.library.warm();
+        media::serve(&settings, &shared.library);
         for address in http.addresses() {
             info!(%address, "HTTP");
         }
-        let http = http.run()?;
+        let http = http.run().map_err(explained)?;
         for address in metrics.iter().flat_map(http::Bound::addresses) {
             info!(%address, "metrics");
         }
-        let metrics = metrics.map(http::Bound::run).transpose()?;
+        let metrics = metrics.map(http::Bound::run).transpose().map_err(explained)?;
         let tftp = tftp.map(|tftp| {
             for address in tftp.addresses() {
                 info!(%address, "TFTP");
@@ -260,17 +180,18 @@ impl Bound {
                 mac_of: Arc::new(move |address| neighbours.mac_of(address)),
             })
         });
-        let tftp = tftp.transpose()?;
-        let dhcp = dhcp.map(|sockets| start_dhcp(&settings, &shared, &urls, sockets)).transpose()?;
-        let dhcp6 = dhcp6.map(dhcp6::driver::Bound::run).transpose()?;
+        let tftp = tftp.transpose().map_err(explained)?;
+        let dhcp = dhcp.map(|sockets| start_dhcp(&settings, &state, &shared, &urls, sockets)).transpose()?;
+        let dhcp6 = dhcp6.map(dhcp6::driver::Bound::run).transpose().map_err(explained)?;
         let (heartbeats, prober) = match heartbeats {
-            Some(heartbeats) => (Some(heartbeats.run()?), None),
+            Some(heartbeats) => (Some(heartbeats.run().map_err(explained)?), None),
             None => {
                 let probes =
                     ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
-                (None, Some(Prober::start(&shared.table, &probes)?))
+                (None, Some(Prober::start(&shared.table, &probes).map_err(explained)?))
             }
         };
+        let name = settings.server.name.clone();
         let (table, library) = (Arc::clone(&shared.table), Arc::clone(&shared.library));
         let heartbeats = heartbeats.map(Arc::new);
         let (beating, listen) = (heartbeats.clone(), settings.heartbeat.listen);
@@ -286,16 +207,30 @@ impl Bound {
             }
         }));
         let watch = reloader.watch().context("watch the boot file")?;
-        Ok(Running { shared, http, metrics, tftp, dhcp, dhcp6, heartbeats, prober, reloader, watch })
+        Ok(Running {
+            name,
+            _state: state,
+            shared,
+            http,
+            metrics,
+            tftp,
+            dhcp,
+            dhcp6,
+            heartbeats,
+            prober,
+            reloader,
+            watch,
+        })
     }
 }
 
 fn start_dhcp(
     settings: &Settings,
+    state: &StateFolder,
     shared: &Shared,
     urls: &UrlBuilder,
     sockets: driver::Sockets,
-) -> anyhow::Result<driver::Running> {
+) -> Result<driver::Running, Report> {
     for address in sockets.addresses() {
         info!(%address, mode = ?settings.dhcp.mode, "DHCP");
     }
@@ -303,17 +238,18 @@ fn start_dhcp(
     let observer: Arc<dyn Observer> = shared.telemetry.clone();
     let proxy = ProxyResponder::new(Arc::clone(&policy), urls.clone(), Arc::clone(&observer), true);
     if settings.dhcp.mode != DhcpMode::Server {
-        return Ok(sockets.start(Service { server: None, proxy: Some(proxy) }, Clock::start(Time(0)))?);
+        let service = Service { server: None, proxy: Some(proxy) };
+        return sockets.start(service, Clock::start(Time(0))).map_err(explained);
     }
     let server_settings = convert::server_of(settings);
     if let Some(problem) = server_settings.problems().first() {
-        bail!("{problem}");
+        return Err(Report::new(problem.to_string()));
     }
     let mut server = Server::new(server_settings, policy, urls.clone(), observer);
-    let folder = leases_folder(settings);
+    let folder = state.leases();
     let volume =
         Folder::open(&folder).with_context(|| format!("open the lease log in {}", folder.display()))?;
-    let (log, opened, clock) = open_leases(&mut server, Box::new(volume))?;
+    let (log, opened, clock) = open_leases(&mut server, Box::new(volume)).map_err(explained)?;
     if opened.scan.torn_bytes > 0 {
         warn!(
             bytes = opened.scan.torn_bytes,
@@ -325,7 +261,7 @@ fn start_dhcp(
         error!(at, bytes, records, "the lease log is damaged there; what could be read is kept");
     }
     info!(leases = server.table().leases(None).count(), "the lease log was read");
-    Ok(sockets.start(Service { server: Some((server, log)), proxy: Some(proxy) }, clock)?)
+    sockets.start(Service { server: Some((server, log)), proxy: Some(proxy) }, clock).map_err(explained)
 }
 
 /// A member is well while it serves: for balancers, and for members without a heartbeat.
@@ -355,7 +291,7 @@ impl Contents for Nothing {
 }
 
 /// Everything answers.
-struct Running {
+pub struct Running {
     shared: Shared,
     http: http::Running,
     metrics: Option<http::Running>,
@@ -365,12 +301,33 @@ struct Running {
     heartbeats: Option<Arc<RunningHeartbeats>>,
     prober: Option<Prober>,
     reloader: Arc<Reloader>,
-    watch: goldwire_control::boot::Watch,
+    watch: Watch,
+    name: String,
+    /// Keeps other servers out.
+    _state: StateFolder,
 }
 
 impl Running {
+    /// The member's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads the boot file again now; it logs what comes of it.
+    pub fn reload(&self) {
+        self.reloader.reload();
+    }
+
+    /// Takes a renewed certificate; whether there was one.
+    ///
+    /// # Errors
+    /// It cannot be read or does not fit its key; the old one stays in use.
+    pub fn reload_certificate(&self) -> Result<bool, Report> {
+        self.http.reload_certificate().map_err(|error| Report::new(error.line()))
+    }
+
     /// DHCP first, so that nobody is sent here any more; then the group is told; then transfers end.
-    fn stop(self) {
+    pub fn stop(self) {
         drop(self.watch);
         drop(self.reloader);
         if let Some(dhcp) = self.dhcp {
@@ -391,4 +348,45 @@ impl Running {
             tftp.stop();
         }
     }
+}
+
+/// What the usual reasons for which a server cannot start call for.
+fn explained(error: impl std::error::Error + 'static) -> Report {
+    let report = Report::of(&error);
+    let mut causes =
+        std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
+    let system = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let port = (&error as &(dyn std::error::Error + 'static))
+        .downcast_ref::<driver::BindError>()
+        .and_then(driver::BindError::port);
+    if system.and_then(std::io::Error::raw_os_error) == Some(rustix::io::Errno::NODEV.raw_os_error()) {
+        let hint =
+            "`ip -br link` shows this machine's interfaces; dhcp.interfaces and dhcp6.interfaces name some";
+        return report.hint(hint);
+    }
+    match system.map(std::io::Error::kind) {
+        Some(ErrorKind::PermissionDenied) => report.hint(
+            "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service",
+        ),
+        Some(ErrorKind::AddrInUse) => match port {
+            Some(port) => report.hint(dhcp_port_in_use(port)),
+            None => report.hint("another server has this port; `ss -tulpn` shows which"),
+        },
+        Some(ErrorKind::AddrNotAvailable) => report.hint("no interface of this machine has this address"),
+        Some(ErrorKind::NotFound) => {
+            report.hint("make the boot tree's folder, or name another one as server.root in the boot file")
+        }
+        _ => report,
+    }
+}
+
+fn dhcp_port_in_use(port: u16) -> String {
+    let holders = match &udp_port::holders_of(port)[..] {
+        [] => "another program; `ss -ulpn` shows which".into(),
+        found => found.join(", "),
+    };
+    format!(
+        "the port is held by {holders}. Two servers cannot answer on one interface: stop that one, or name other \
+         interfaces in dhcp.interfaces"
+    )
 }

@@ -1,10 +1,11 @@
 //! Boot media that are served: made at the start and whenever the boot file is read again, never by a request.
 
-use goldwire_control::boot::Settings;
 use goldwire_netboot::content::{DISK_PATH, ISO_PATH, Library};
 use goldwire_netboot::media::Media;
 use goldwire_stdx::{ByteSize, Report};
 use tracing::{error, info};
+
+use crate::boot::Settings;
 
 /// Has the library serve what the boot file says. A server whose media cannot be made serves everything else, and the
 /// media that it had.

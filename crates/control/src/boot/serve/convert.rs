@@ -1,16 +1,18 @@
-//! From what the boot file says to what each server is told.
+//! From what the boot file says to the settings of each server.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use goldwire_control::boot::{self, Settings};
 use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::driver::DriverSettings;
 use goldwire_netboot::dhcp::server;
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
 use goldwire_netboot::member::{MemberConfig, Table};
 use goldwire_netboot::{Network, Observer, http, tftp};
+use goldwire_stdx::Report;
 use nix::ifaddrs::getifaddrs;
+
+use crate::boot::{self, Settings};
 
 /// Probes before an address is offered last so long; a machine on the link answers within a millisecond.
 const PROBE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -19,18 +21,19 @@ const PROBE: std::time::Duration = std::time::Duration::from_millis(500);
 const HEARTBEAT_CONTEXT: &str = "goldwire 2026-11-24 boot group heartbeat";
 
 /// The folders that are served.
-pub(crate) fn library_settings(settings: &Settings) -> LibrarySettings {
+pub fn library_settings(settings: &Settings) -> LibrarySettings {
     let server = &settings.server;
     LibrarySettings { root: server.root.clone(), extra: vec![("ipxe".into(), server.ipxe.clone())] }
 }
 
 /// The members, all of them dead but this one.
-pub(crate) fn table_of(settings: &Settings, observer: Arc<dyn Observer>) -> anyhow::Result<Table> {
-    Ok(Table::new(member_configs(settings), Some(settings.server.name.clone()), observer)?)
+pub fn table_of(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Table, Report> {
+    let own = Some(settings.server.name.clone());
+    Table::new(member_configs(settings), own, observer).map_err(|error| Report::of(&error))
 }
 
 /// The members with their parts.
-pub(crate) fn member_configs(settings: &Settings) -> Vec<MemberConfig> {
+pub fn member_configs(settings: &Settings) -> Vec<MemberConfig> {
     settings.members.iter().map(boot::MemberSettings::config).collect()
 }
 
