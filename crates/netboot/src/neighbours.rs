@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::device::Mac;
 
 /// The kernel's table for IPv4.
-const TABLE: &str = "/proc/net/arp";
+const TABLE: &str = "/proc/self/net/arp";
 /// How old a copy of the kernel's table may be.
 const AGE_MAX: Duration = Duration::from_secs(1);
 /// Most addresses that are learned: a /16 full of devices. Past it, all that was learned is forgotten; the kernel and

@@ -167,8 +167,7 @@ fn server(
 }
 
 fn host_name() -> String {
-    fs::read_to_string("/proc/sys/kernel/hostname")
-        .map_or_else(|_| "localhost".into(), |name| name.trim().to_owned())
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Reads the secret. A server that was root then and is not now stays with the one it has: a new one needs a restart
