@@ -53,8 +53,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ends = std::thread::scope(|scope| {
         let share = |thread| clients / threads + usize::from(thread < clients % threads);
         let running: Vec<_> = (0..threads)
-            .map(|thread| scope.spawn(move || load.run(share(thread)).map_err(|e| e.to_string())))
-            .collect();
+            .map(|thread| {
+                goldwire_stdx::spawn_scoped(scope, "clients", move || {
+                    load.run(share(thread)).map_err(|e| e.to_string())
+                })
+                .map_err(|e| e.to_string())
+            })
+            .collect::<Result<_, _>>()?;
         running
             .into_iter()
             .map(|thread| thread.join().map_err(|_| "a thread failed".to_owned())?)

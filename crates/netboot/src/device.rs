@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use goldwire_stdx::Uuid;
+
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
@@ -49,44 +51,11 @@ impl FromStr for Mac {
     }
 }
 
-/// A machine's SMBIOS UUID, its bytes in the order of its text form.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Uuid(pub [u8; 16]);
-
-impl Uuid {
-    /// From the 16 bytes of DHCP option 97 behind its type byte. Firmware sends SMBIOS's own byte order there: the
-    /// first three fields little-endian (seen of SeaBIOS, iPXE and EDK2). All-zero and all-one mean that the machine
-    /// has none (SMBIOS 3.6, 7.2.1).
-    pub fn from_smbios(bytes: [u8; 16]) -> Option<Self> {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-        let mut ordered = [d, c, b, a, f, e, h, g, 0, 0, 0, 0, 0, 0, 0, 0];
-        ordered[8..].copy_from_slice(&rest);
-        let is_none = bytes == [0; 16] || bytes == [0xff; 16];
-        (!is_none).then_some(Self(ordered))
-    }
-}
-
-impl fmt::Display for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = goldwire_stdx::to_hex(&self.0);
-        let (a, b, c, d, e) = (&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]);
-        f.pad(&format!("{a}-{b}-{c}-{d}-{e}"))
-    }
-}
-
-impl fmt::Debug for Uuid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Uuid {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        goldwire_stdx::from_hex(&digits).map(Self).ok_or("a UUID has 32 hexadecimal digits")
-    }
+/// The SMBIOS UUID in the 16 bytes of DHCP option 97 behind its type byte. Firmware sends SMBIOS's own byte order there:
+/// the first three fields little-endian (seen of SeaBIOS, iPXE and EDK2). All-zero and all-one mean that the machine has
+/// none (SMBIOS 3.6, 7.2.1).
+pub(crate) fn uuid_from_smbios(bytes: [u8; 16]) -> Option<Uuid> {
+    Some(Uuid(bytes).swapped()).filter(|uuid| !uuid.is_nil_or_max())
 }
 
 /// A client system architecture: DHCP option 93, DHCPv6 option 61 (IANA "Processor Architecture Types").
@@ -281,10 +250,10 @@ mod tests {
     fn the_uuid_in_option_97_is_in_smbios_order() {
         // As a QEMU machine with uuid=01234567-89ab-cdef-0123-456789000001 sends it.
         let sent = goldwire_stdx::from_hex("67452301ab89efcd0123456789000001").unwrap();
-        let uuid = Uuid::from_smbios(sent).unwrap();
+        let uuid = uuid_from_smbios(sent).unwrap();
         assert_eq!(uuid.to_string(), "01234567-89ab-cdef-0123-456789000001");
         assert_eq!(uuid.to_string().parse(), Ok(uuid));
-        assert_eq!(Uuid::from_smbios([0; 16]), None);
+        assert_eq!(uuid_from_smbios([0; 16]), None);
     }
 
     #[test]

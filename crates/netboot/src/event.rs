@@ -1,6 +1,5 @@
 //! What happened, told by every server to whoever listens: the boot timeline, the metrics and the log.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use crate::content::mac_in;
@@ -20,21 +19,8 @@ impl Observer for NoopObserver {
     fn observe(&self, _event: &Event<'_>) {}
 }
 
-/// Text that a stranger chose, as it may stand in a log or on a terminal: a newline in it must not begin a line of its
-/// own, and an escape sequence must not paint or rewrite what is there. Printing it twice changes nothing.
-pub fn printable(text: &str) -> Cow<'_, str> {
-    let is_plain =
-        |c: char| !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}');
-    if text.chars().all(is_plain) {
-        return Cow::Borrowed(text);
-    }
-    let escaped =
-        text.chars().map(|c| if is_plain(c) { c.to_string() } else { c.escape_default().to_string() });
-    Cow::Owned(escaped.collect())
-}
-
 /// One thing that happened, with who it concerns as far as that is known. Its texts are as devices sent them: who shows
-/// them makes them [`printable`].
+/// them makes them [`printable`](goldwire_stdx::printable).
 #[derive(Clone, Debug)]
 pub struct Event<'a> {
     /// The device's hardware address, where the protocol tells it.
@@ -180,19 +166,4 @@ pub enum EventKind<'a> {
         /// What it is now.
         state: crate::member::MemberState,
     },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_stranger_sends_is_one_line_of_plain_text() {
-        for plain in ["", "pvs/ARDBP32.BIN", "PXEClient:Arch:00007", "größe \\ \"x\""] {
-            assert!(matches!(printable(plain), Cow::Borrowed(text) if text == plain));
-        }
-        let text = printable("a\n2026 INFO b\r\x1b[31mc\u{9b}d\u{202e}e");
-        assert_eq!(text, "a\\n2026 INFO b\\r\\u{1b}[31mc\\u{9b}d\\u{202e}e");
-        assert_eq!(printable(&text), text);
-    }
 }

@@ -8,7 +8,8 @@ use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::client::classify;
 use goldwire_netboot::dhcp::dialect::{BootReply, Role, add_boot};
 use goldwire_netboot::dhcp::wire::{Message, MessageType, code};
-use goldwire_netboot::{Action, Architecture, BootPolicy, Device, Firmware, Mac, Uuid, What};
+use goldwire_netboot::{Action, Architecture, BootPolicy, Device, Firmware, Mac, What};
+use goldwire_stdx::Uuid;
 use serde::Serialize;
 
 use super::Policy;
@@ -142,11 +143,7 @@ fn request(question: &Question, firmware: Firmware, arch: Architecture) -> Messa
     options.set(code::VENDOR_CLASS, format!("{class}:Arch:{number:05}:UNDI:003010"));
     options.set(code::CLIENT_ARCH, number.to_be_bytes());
     options.set(code::CLIENT_NDI, [1, 3, 16]);
-    let smbios = question.uuid.map_or([0; 16], |Uuid([d, c, b, a, f, e, h, g, rest @ ..])| {
-        let mut sent = [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0];
-        sent[8..].copy_from_slice(&rest);
-        sent
-    });
+    let smbios = question.uuid.map_or([0; 16], |uuid| uuid.swapped().0);
     options.set(code::CLIENT_UUID, [&[0][..], &smbios].concat());
     match firmware {
         Firmware::Ipxe => {

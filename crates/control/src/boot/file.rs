@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use goldwire_netboot::{Mac, Network, Uuid};
-use goldwire_stdx::ByteSize;
+use goldwire_netboot::{Mac, Network};
+use goldwire_stdx::{ByteSize, Uuid};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;

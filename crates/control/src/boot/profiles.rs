@@ -10,8 +10,9 @@ use std::sync::Arc;
 use goldwire_netboot::content::{DISK_PATH, ISO_PATH};
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
-    Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, Script, Template, Uuid, What,
+    Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, Script, Template, What,
 };
+use goldwire_stdx::Uuid;
 use toml::Spanned;
 
 use super::file::{self, File};

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Network, Script, Template, Uuid, What};
+use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Network, Script, Template, What};
+use goldwire_stdx::Uuid;
 
 use super::value::{Oui, Pattern};
 

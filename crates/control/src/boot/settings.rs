@@ -7,7 +7,8 @@ use std::time::Duration;
 use goldwire_netboot::dhcp::lease::{self, Plan, Range};
 use goldwire_netboot::media::MediaSettings;
 use goldwire_netboot::member::MemberConfig;
-use goldwire_netboot::{Mac, Member, Network, Uuid};
+use goldwire_netboot::{Mac, Member, Network};
+use goldwire_stdx::Uuid;
 
 use super::value::{AddressRange, Secret};
 

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use goldwire_netboot::content::without_tokens;
-use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage, printable};
+use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage};
+use goldwire_stdx::printable;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 

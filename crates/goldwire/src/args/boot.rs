@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use goldwire_netboot::Network;
-use goldwire_netboot::{Architecture, Mac, Uuid};
+use goldwire_netboot::{Architecture, Mac};
+use goldwire_stdx::Uuid;
 
 use super::parse_duration;
 

@@ -85,7 +85,7 @@ impl Digests {
         let (jobs, incoming) = sync_channel(WAITING_MAX);
         let shared = Arc::new(Shared::default());
         let worker = Arc::clone(&shared);
-        std::thread::Builder::new().name("digests".into()).spawn(move || worker.work(&incoming))?;
+        goldwire_stdx::spawn("digests", move || worker.work(&incoming))?;
         Ok(Self { shared, jobs })
     }
 

@@ -1,9 +1,11 @@
 //! What a path asks for: text ⇄ [`Asked`]. Pure, total and bounded; nothing here touches a file.
 
+use goldwire_stdx::Uuid;
+
 use super::medium::MediumName;
 use super::token::Token;
 use super::url_builder::{Digest, script_path};
-use crate::device::{Architecture, Device, Firmware, Mac, Uuid};
+use crate::device::{Architecture, Device, Firmware, Mac};
 
 /// Longest path. Firmware holds 255 characters of URL at most; the rest is room for deep trees.
 pub(super) const LENGTH_MAX: usize = 1024;

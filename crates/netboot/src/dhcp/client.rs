@@ -5,8 +5,10 @@
 
 use std::net::Ipv4Addr;
 
+use goldwire_stdx::Uuid;
+
 use super::wire::{Message, code};
-use crate::device::{Architecture, Device, Firmware, Mac, Uuid};
+use crate::device::{Architecture, Device, Firmware, Mac};
 
 /// What option 60 of PXE begins with (RFC 4578 §2.1 and PXE 2.1 §2.2.1).
 pub const PXE_CLIENT: &[u8] = b"PXEClient";
@@ -133,7 +135,7 @@ fn architecture(option: Option<&[u8]>, vendor_class: &[u8]) -> Option<Architectu
 /// The UUID of option 97: a type byte of 0, then 16 bytes.
 fn uuid(option: &[u8]) -> Option<Uuid> {
     match option {
-        [0, bytes @ ..] => bytes.try_into().ok().and_then(Uuid::from_smbios),
+        [0, bytes @ ..] => bytes.try_into().ok().and_then(crate::device::uuid_from_smbios),
         _ => None,
     }
 }

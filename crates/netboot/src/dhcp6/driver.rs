@@ -1,15 +1,15 @@
 //! The sockets: one thread for all interfaces, as little is asked.
 
 use std::fmt;
-use std::io;
+use std::io::{self, PipeReader};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use goldwire_stdx::Stop;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::if_nametoindex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::responder::{BINL_PORT, Responder, SERVER_PORT, server_id};
@@ -87,13 +87,14 @@ pub struct Bound {
     listeners: Vec<Listener>,
     responder: Responder,
     observer: Observers,
-    stop: Arc<OwnedFd>,
+    stop: Stop,
+    waker: PipeReader,
 }
 
 /// A server that answers. It stops when this is dropped.
 #[derive(Debug)]
 pub struct Running {
-    stop: Arc<OwnedFd>,
+    stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -136,11 +137,12 @@ impl Bound {
                 listeners.push(Listener { socket, address, port: meaning });
             }
         }
-        let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| BindError::Start(error.into()))?;
+        let stop = Stop::new();
+        let waker = stop.waker().map_err(BindError::Start)?;
         let server_id = server_id(own_mac.unwrap_or(Mac([0; 6])));
         let Settings { policy, urls, observer, .. } = settings;
         let responder = Responder::new(policy, urls, Arc::clone(&observer), server_id);
-        Ok(Self { listeners, responder, observer: Observers(observer), stop: Arc::new(stop) })
+        Ok(Self { listeners, responder, observer: Observers(observer), stop, waker })
     }
 
     /// The ports that are listened on, two for each interface.
@@ -154,18 +156,15 @@ impl Bound {
     /// # Errors
     /// `Start`.
     pub fn run(self) -> Result<Running, BindError> {
-        let stop = Arc::clone(&self.stop);
-        let thread = std::thread::Builder::new()
-            .name("dhcp6".into())
-            .spawn(move || self.serve())
-            .map_err(BindError::Start)?;
+        let stop = self.stop.clone();
+        let thread = goldwire_stdx::spawn("dhcp6", move || self.serve()).map_err(BindError::Start)?;
         Ok(Running { stop, thread: Some(thread) })
     }
 
     fn serve(&self) {
         let mut buffer = vec![0; RECEIVE_MAX + 1];
         loop {
-            let mut waited: Vec<PollFd<'_>> = vec![PollFd::new(&*self.stop, PollFlags::IN)];
+            let mut waited: Vec<PollFd<'_>> = vec![PollFd::new(&self.waker, PollFlags::IN)];
             waited.extend(self.listeners.iter().map(|listener| PollFd::new(&listener.socket, PollFlags::IN)));
             match poll(&mut waited, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -206,10 +205,14 @@ impl Bound {
     }
 }
 
+impl Running {
+    /// Answers no more, and waits for the thread.
+    pub fn stop(self) {}
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
-        // The thread ends with the next thing that it waits for; a full counter wakes it as well.
-        let _ = rustix::io::write(&*self.stop, &1_u64.to_le_bytes());
+        self.stop.request();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

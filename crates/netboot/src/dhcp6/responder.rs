@@ -4,9 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
+use goldwire_stdx::Uuid;
+
 use super::wire::{Message, MessageType, Options, Packet, code, strings};
 use crate::content::UrlBuilder;
-use crate::device::{Architecture, Device, Firmware, Mac, Uuid};
+use crate::device::{Architecture, Device, Firmware, Mac};
 use crate::dhcp::client::firmware_of;
 use crate::dhcp::dialect::{BootReply, Reason, Target, target};
 use crate::event::{Event, EventKind, Observer, Protocol, Stage};
@@ -249,8 +251,8 @@ fn mac_of_address(address: Ipv6Addr) -> Option<Mac> {
 fn uuid_of_duid(duid: &[u8], firmware: Firmware) -> Option<Uuid> {
     let bytes = duid.strip_prefix(&[0, 4])?.try_into().ok()?;
     match firmware {
-        Firmware::EfiPxe | Firmware::HttpClient => Uuid::from_smbios(bytes),
-        _ => Some(Uuid(bytes)).filter(|uuid| uuid.0 != [0; 16] && uuid.0 != [0xff; 16]),
+        Firmware::EfiPxe | Firmware::HttpClient => crate::device::uuid_from_smbios(bytes),
+        _ => Some(Uuid(bytes)).filter(|uuid| !uuid.is_nil_or_max()),
     }
 }
 

@@ -1,17 +1,16 @@
 //! Fetches the beginning of a URL as firmware does, and looks whether every member gives the same.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io;
+use std::net::ToSocketAddrs;
 use std::time::{Duration, Instant};
 
 use super::{Client, Finding, Problem, script};
+use crate::http1::{self, Exchange, ResponseHead};
 use crate::member::Member;
 
 /// What is read of a body; scripts are smaller.
 const BODY_MAX: usize = 64 * 1024;
-const HEAD_MAX: usize = 16 * 1024;
-const HEADERS_MAX: usize = 64;
 /// URLs of a script that are tried.
 const LINKS_MAX: usize = 16;
 /// Media types by which EDK2 knows what to do with a file (HttpBootSupport.c); otherwise the name's end decides.
@@ -42,14 +41,17 @@ impl Url {
 }
 
 struct Response {
-    status: u16,
-    headers: Vec<(String, String)>,
+    head: ResponseHead,
     body: Vec<u8>,
 }
 
 impl Response {
+    fn status(&self) -> u16 {
+        self.head.status
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.head.fields.text(name)
     }
 }
 
@@ -81,9 +83,9 @@ pub(super) fn check(client: Client, text: &str, members: &[Member], timeout: Dur
             return findings;
         }
     };
-    match part.status {
+    match part.status() {
         200 | 206 => {}
-        404 | 410 => findings.push(fail(Problem::HttpNotFound, format!("{text}: status {}", part.status))),
+        404 | 410 => findings.push(fail(Problem::HttpNotFound, format!("{text}: status {}", part.status()))),
         301..=308 => findings.push(Finding::warning(
             "redirect",
             format!("{text} is redirected to {}", part.header("location").unwrap_or("nowhere")),
@@ -98,14 +100,14 @@ pub(super) fn check(client: Client, text: &str, members: &[Member], timeout: Dur
         )),
         status => findings.push(fail(Problem::HttpStatus, format!("{text}: status {status}"))),
     }
-    if !matches!(part.status, 200 | 206) {
+    if !matches!(part.status(), 200 | 206) {
         return findings;
     }
     findings.push(Finding::ok("http", format!("{text} can be fetched")));
-    if head.status != 200 {
+    if head.status() != 200 {
         findings.push(Finding::warning(
             "http-head",
-            format!("{text}: HEAD gives status {}", head.status),
+            format!("{text}: HEAD gives status {}", head.status()),
             "UEFI HTTP Boot asks with HEAD first; iPXE's SAN boot knows the size by nothing else",
             "answer HEAD as GET, without the body",
         ));
@@ -140,7 +142,7 @@ fn for_http_boot(url: &Url, head: &Response, part: &Response) -> Vec<Finding> {
             "send Content-Length",
         ));
     }
-    if part.status != 206 || part.header("content-range").is_none() {
+    if part.status() != 206 || part.header("content-range").is_none() {
         findings.push(Finding::warning(
             "http-range",
             format!("{} cannot be fetched in parts", url.path),
@@ -228,13 +230,13 @@ struct Failure {
 fn fetch_fails(link: &str, timeout: Duration) -> Option<Failure> {
     let url = Url::parse(link)?;
     let (problem, what) = match exchange("HEAD", &url, None, timeout) {
-        Ok(head) if head.status < 400 || matches!(head.status, 405 | 503) => return None,
+        Ok(head) if head.status() < 400 || matches!(head.status(), 405 | 503) => return None,
         Ok(head) => {
-            let problem = match head.status {
+            let problem = match head.status() {
                 404 | 410 => Problem::HttpNotFound,
                 _ => Problem::HttpStatus,
             };
-            (problem, format!("status {}", head.status))
+            (problem, format!("status {}", head.status()))
         }
         Err(error) if is_lookup(&error) => (Problem::NoDns, error.to_string()),
         Err(error) => (Problem::HttpUnreachable, error.to_string()),
@@ -253,8 +255,8 @@ fn same_everywhere(url: &Url, head: &Response, members: &[Member], timeout: Dura
         let there = Url { host: member.address.to_string(), port: member.http_port, path: url.path.clone() };
         let what = match exchange("HEAD", &there, None, timeout) {
             Err(error) => format!("member {} does not answer: {error}", member.name),
-            Ok(other) if other.status != head.status => {
-                format!("member {} answers {} with status {}", member.name, url.path, other.status)
+            Ok(other) if other.status() != head.status() => {
+                format!("member {} answers {} with status {}", member.name, url.path, other.status())
             }
             Ok(other) if other.header("etag") != head.header("etag") => {
                 format!("member {} has another ETag for {}", member.name, url.path)
@@ -281,65 +283,20 @@ fn is_lookup(error: &io::Error) -> bool {
 
 /// One request on a connection of its own. All of it has to be done within `timeout`.
 fn exchange(method: &str, url: &Url, range: Option<&str>, timeout: Duration) -> io::Result<Response> {
-    let end = Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
     let no_name = || io::Error::new(io::ErrorKind::NotFound, format!("{} cannot be looked up", url.host));
     let host = url.host.trim_matches(['[', ']']);
     let address =
         (host, url.port).to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(no_name)?;
-    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
     let authority = if url.port == 80 { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
-    let range = range.map_or(String::new(), |range| format!("Range: {range}\r\n"));
-    let agent = "User-Agent: goldwire-doctor\r\nConnection: close";
-    stream.set_write_timeout(Some(timeout))?;
-    write!(stream, "{method} {} HTTP/1.1\r\nHost: {authority}\r\n{range}{agent}\r\n\r\n", url.path)?;
-    let mut bytes = Vec::new();
-    let mut buffer = [0; 8192];
-    let malformed = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    loop {
-        let parsed = parse(&bytes).map_err(|_| malformed("the answer is no HTTP"))?;
-        if let Some((response, length)) = parsed {
-            let whole = match response.header("content-length").and_then(|value| value.parse::<usize>().ok())
-            {
-                _ if method == "HEAD" => 0,
-                Some(length) => length.min(BODY_MAX),
-                None => BODY_MAX,
-            };
-            if bytes.len() - length >= whole {
-                let body = bytes[length..length + whole].to_vec();
-                return Ok(Response { body, ..response });
-            }
-        } else if bytes.len() > HEAD_MAX {
-            return Err(malformed("the answer's head is larger than 16 KiB"));
-        }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no whole answer in time"));
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut buffer) {
-            Ok(0) => {
-                let (response, length) = parse(&bytes)
-                    .ok()
-                    .flatten()
-                    .ok_or_else(|| malformed("the connection closes before an answer"))?;
-                return Ok(Response { body: bytes[length..].to_vec(), ..response });
-            }
-            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// The head, if it is all there, and its length.
-fn parse(bytes: &[u8]) -> Result<Option<(Response, usize)>, httparse::Error> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut head = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(length) = head.parse(bytes)? else { return Ok(None) };
-    let headers = head
-        .headers
-        .iter()
-        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned()))
-        .collect();
-    Ok(Some((Response { status: head.code.unwrap_or(0), headers, body: Vec::new() }, length)))
+    let ask = Exchange {
+        address,
+        host: &authority,
+        method,
+        target: &url.path,
+        range,
+        agent: "goldwire-doctor",
+        body_max: BODY_MAX,
+    };
+    http1::exchange(&ask, deadline).map(|(head, body)| Response { head, body })
 }

@@ -253,14 +253,15 @@ impl Lab {
     fn http(&self, server: usize, tag: &'static str) {
         let name = self.names[1 + server].clone();
         let (sender, ready) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
+        goldwire_stdx::spawn("test", move || {
             enter(&name);
             let listener = TcpListener::bind("0.0.0.0:80").unwrap();
             sender.send(()).unwrap();
             for stream in listener.incoming() {
                 let _ = answer(stream.unwrap(), tag);
             }
-        });
+        })
+        .unwrap();
         ready.recv().unwrap();
     }
 
@@ -273,10 +274,11 @@ impl Lab {
             wait: Duration::from_secs(2),
         };
         let name = self.names[0].clone();
-        std::thread::spawn(move || {
+        goldwire_stdx::spawn("test", move || {
             enter(&name);
             examine(&settings).unwrap()
         })
+        .unwrap()
         .join()
         .unwrap()
     }
@@ -510,7 +512,7 @@ fn tftp_servers_that_break_the_rules() {
     let name = lab.names[1].clone();
     assert!(ip(&format!("-n {name} addr add 10.99.0.11/24 dev eth0")));
     let (sender, ready) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    goldwire_stdx::spawn("test", move || {
         enter(&name);
         let socket = UdpSocket::bind((SERVER, 69)).unwrap();
         let other = UdpSocket::bind("10.99.0.11:0").unwrap();
@@ -524,7 +526,8 @@ fn tftp_servers_that_break_the_rules() {
                 other.send_to(b"\0\x06tsize\x0010\0", from)
             };
         }
-    });
+    })
+    .unwrap();
     ready.recv().unwrap();
     lab.expect(&[(Client::BiosPxe, &["PXE-E36"]), (Client::EfiPxe, &["PXE-E18", "next-server-is-router"])]);
 }
@@ -535,7 +538,7 @@ fn a_server_that_offers_and_refuses() {
     let Some(lab) = Lab::new() else { return };
     let name = lab.names[1].clone();
     let (sender, ready) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
+    goldwire_stdx::spawn("test", move || {
         enter(&name);
         let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
         socket.set_broadcast(true).unwrap();
@@ -556,7 +559,8 @@ fn a_server_that_offers_and_refuses() {
             }
             let _ = socket.send_to(&reply.encode(548), "255.255.255.255:68");
         }
-    });
+    })
+    .unwrap();
     ready.recv().unwrap();
     lab.expect(&[(Client::BiosPxe, &["PXE-E51"]), (Client::EfiPxe, &["PXE-E18"])]);
 }

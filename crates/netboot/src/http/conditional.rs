@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn request(headers: &str) -> Request {
-        let head = format!("GET / HTTP/1.1\r\n{headers}\r\n\r\n");
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n");
         super::super::request::parse(head.as_bytes()).unwrap().unwrap().0
     }
 

@@ -14,13 +14,16 @@ use tokio_rustls::TlsAcceptor;
 
 use super::admission::{Gate, retry_after};
 use super::range::Part;
-use super::request::{BadHead, HEAD_MAX, Method, Request};
+use super::request::{BadHead, Method, Request};
 use super::respond::{self, Answer, Piece};
 use super::wire::Wire;
 use super::{Health, Limits, Listener, Phase, request};
+use goldwire_stdx::printable;
+
 use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;
-use crate::event::{Event, EventKind, Observer, Protocol, printable};
+use crate::event::{Event, EventKind, Observer, Protocol};
+use crate::http1::HEAD_MAX;
 use crate::neighbours::Neighbours;
 use crate::proxy_header::{self, Origin};
 

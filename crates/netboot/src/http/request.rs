@@ -1,14 +1,7 @@
-//! Request heads (RFC 9112): bytes ⇄ [`Request`]. Total and bounded; httparse splits the lines, this decides what is
-//! served.
+//! What is asked for: from the head of a request to a [`Request`]. Pure and total.
 
-use httparse::{EMPTY_HEADER, Status};
-
-/// Longest head. Firmware sends 200 to 400 bytes; a browser with cookies 8 KiB.
-pub const HEAD_MAX: usize = 16 << 10;
-/// Most header lines.
-const HEADERS_MAX: usize = 64;
-/// Longest request target.
-const TARGET_MAX: usize = 4096;
+pub use crate::http1::BadHead;
+use crate::http1::RequestHead;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,60 +45,19 @@ pub enum Method {
     Other,
 }
 
-/// Why a head is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadHead {
-    /// It breaks the grammar.
-    #[error("the request's head is malformed")]
-    Malformed,
-    /// The path has a broken percent sign, a NUL or is no UTF-8, or the target has no path.
-    #[error("the request's target is malformed")]
-    Target,
-    /// The target is longer than 4096 bytes.
-    #[error("the request's target is too long")]
-    TargetTooLong,
-    /// More than 64 lines or 16 KiB.
-    #[error("the request's head is too large")]
-    TooLarge,
-    /// Neither HTTP/1.0 nor HTTP/1.1.
-    #[error("the request is of another version than HTTP/1")]
-    Version,
-}
-
 /// Reads a head from the beginning of what came: the request and the head's length, or nothing while it is not whole.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, BadHead> {
-    let mut headers = [EMPTY_HEADER; HEADERS_MAX];
-    let mut head = httparse::Request::new(&mut headers);
-    let window = &bytes[..bytes.len().min(HEAD_MAX)];
-    let length = match head.parse(window) {
-        Ok(Status::Complete(length)) => length,
-        Ok(Status::Partial) if bytes.len() >= HEAD_MAX => {
-            // Which of the two it is decides between 414 and 431.
-            let is_target = !window.iter().take(TARGET_MAX + 16).any(|c| *c == b'\n');
-            return Err(if is_target { BadHead::TargetTooLong } else { BadHead::TooLarge });
-        }
-        Ok(Status::Partial) => return Ok(None),
-        Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
-        Err(httparse::Error::Version) => return Err(BadHead::Version),
-        Err(_) => return Err(BadHead::Malformed),
-    };
-    let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else {
-        return Err(BadHead::Malformed);
-    };
-    if target.len() > TARGET_MAX {
-        return Err(BadHead::TargetTooLong);
-    }
-    let is_old = version == 0;
+    let Some((head, length)) = RequestHead::decode(bytes)? else { return Ok(None) };
     let mut request = Request {
-        method: match method {
+        method: match head.method.as_str() {
             "GET" => Method::Get,
             "HEAD" => Method::Head,
             _ => Method::Other,
         },
-        path: path(target).ok_or(BadHead::Target)?,
-        is_old,
-        is_kept: !is_old,
-        has_body: false,
+        path: path(&head.target).ok_or(BadHead::Target)?,
+        is_old: !head.is_modern,
+        is_kept: head.keeps,
+        has_body: head.has_body,
         user_agent: String::new(),
         takes_json: false,
         range: None,
@@ -115,35 +67,17 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, BadHead> {
         if_unmodified_since: None,
         if_range: None,
     };
-    for header in head.headers.iter() {
-        request.take(header.name, header.value)?;
-    }
+    head.fields.iter().for_each(|(name, value)| request.take(name, value));
     Ok(Some((request, length)))
 }
 
 impl Request {
-    fn take(&mut self, name: &str, value: &[u8]) -> Result<(), BadHead> {
+    fn take(&mut self, name: &str, value: &[u8]) {
         let is = |known: &str| name.eq_ignore_ascii_case(known);
         // What is no text is no value of a header that we know.
-        let Ok(text) = std::str::from_utf8(value) else { return Ok(()) };
+        let Ok(text) = std::str::from_utf8(value) else { return };
         let text = text.trim_matches([' ', '\t']);
-        if is("connection") {
-            for word in text.split(',').map(|word| word.trim_matches([' ', '\t'])) {
-                if word.eq_ignore_ascii_case("close") {
-                    self.is_kept = false;
-                } else if word.eq_ignore_ascii_case("keep-alive") && self.is_old {
-                    self.is_kept = true;
-                }
-            }
-        } else if is("content-length") {
-            match text.parse::<u64>() {
-                Ok(0) => {}
-                Ok(_) => self.has_body = true,
-                Err(_) => return Err(BadHead::Malformed),
-            }
-        } else if is("transfer-encoding") {
-            self.has_body = true;
-        } else if is("user-agent") {
+        if is("user-agent") {
             self.user_agent = text.chars().take(128).collect();
         } else if is("accept") {
             self.takes_json |= text.contains("application/json");
@@ -155,7 +89,7 @@ impl Request {
                 () if is("if-modified-since") => &mut self.if_modified_since,
                 () if is("if-unmodified-since") => &mut self.if_unmodified_since,
                 () if is("if-range") => &mut self.if_range,
-                () => return Ok(()),
+                () => return,
             };
             // Lists may come in several lines (RFC 9110 §5.3); a date or a range set twice ends as neither.
             match slot {
@@ -166,7 +100,6 @@ impl Request {
                 None => *slot = Some(text.to_owned()),
             }
         }
-        Ok(())
     }
 
     /// Whether iPXE asks: it alone waits and asks again after 503 with `Retry-After` (src/net/tcp/httpcore.c).
@@ -224,6 +157,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http1::{FIELDS_MAX, HEAD_MAX, TARGET_MAX};
 
     fn get(target: &str) -> Result<String, BadHead> {
         let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -272,8 +206,8 @@ mod tests {
     fn versions_and_keeping() {
         let kept =
             |head: &str| parse(head.as_bytes()).map(|parsed| parsed.map(|(request, _)| request.is_kept));
-        assert_eq!(kept("GET / HTTP/1.1\r\n\r\n"), Ok(Some(true)));
-        assert_eq!(kept("GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n"), Ok(Some(false)));
+        assert_eq!(kept("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Some(true)));
+        assert_eq!(kept("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"), Ok(Some(false)));
         assert_eq!(kept("GET / HTTP/1.0\r\n\r\n"), Ok(Some(false)));
         assert_eq!(kept("GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n"), Ok(Some(true)));
         assert_eq!(kept("GET / HTTP/2.0\r\n\r\n"), Err(BadHead::Version));
@@ -284,14 +218,15 @@ mod tests {
     fn hostile_heads() {
         let bad = |head: &[u8]| parse(head).err();
         assert_eq!(bad(b"GET / HTTP/1.1\r\nA B: c\r\n\r\n"), Some(BadHead::Malformed));
-        assert_eq!(bad(b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"), Some(BadHead::Malformed));
+        assert_eq!(bad(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n"), Some(BadHead::Length));
         assert_eq!(bad(b"\x16\x03\x01\x02\x00\x01\x00"), Some(BadHead::Malformed));
-        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(HEADERS_MAX + 1));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX + 1));
         assert_eq!(bad(many.as_bytes()), Some(BadHead::TooLarge));
         let large = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(HEAD_MAX));
         assert_eq!(bad(large.as_bytes()), Some(BadHead::TooLarge));
         assert_eq!(bad(format!("GET /{}", "x".repeat(HEAD_MAX)).as_bytes()), Some(BadHead::TargetTooLong));
-        let body = parse(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap().0;
+        let body =
+            parse(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap().unwrap().0;
         assert!(body.has_body && body.method == Method::Other);
     }
 

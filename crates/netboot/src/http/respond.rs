@@ -142,7 +142,7 @@ pub(super) fn page(
 /// Answers a head that is none; the connection ends, for what follows cannot be told from it.
 pub(super) fn bad_head(error: BadHead, now: SystemTime) -> Answer {
     let status = match error {
-        BadHead::Malformed | BadHead::Target => 400,
+        BadHead::Malformed | BadHead::Length | BadHead::Host | BadHead::Target => 400,
         BadHead::TargetTooLong => 414,
         BadHead::TooLarge => 431,
         BadHead::Version => 505,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     fn ask(line: &str, headers: &str) -> (Request, String, String) {
-        let head = format!("{line} HTTP/1.1\r\n{headers}\r\n");
+        let head = format!("{line} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
         let request = super::super::request::parse(head.as_bytes()).unwrap().unwrap().0;
         let answer = content(&request, &ten(), true, UNIX_EPOCH + Duration::from_secs(784_111_777));
         let mut body = Vec::new();

@@ -125,7 +125,7 @@ impl Server {
     }
 
     fn get(&self, path: &str, headers: &str) -> (u16, String, Vec<u8>) {
-        split(&self.raw(format!("GET /{path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n")))
+        split(&self.raw(format!("GET /{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{headers}\r\n")))
     }
 }
 
@@ -220,7 +220,7 @@ fn a_transfer_goes_on_at_another_member() {
     let (mut first, second) = (start(|_| {}), start(|_| {}));
     let whole = large();
     let mut stream = first.connect();
-    stream.write_all(b"GET /large.iso HTTP/1.1\r\n\r\n").unwrap();
+    stream.write_all(b"GET /large.iso HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut got = vec![0; 100_000];
     stream.read_exact(&mut got).unwrap();
     drop(first.running.take());
@@ -269,7 +269,7 @@ fn https_with_our_own_authority() {
     // Plain text to the secure port ends, and does not hang.
     let mut stream = TcpStream::connect(secure).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"));
@@ -324,16 +324,16 @@ fn hostile_heads_get_a_status_and_nothing_of_their_own_back() {
     let long = "x".repeat(20_000);
     let many = "A: b\r\n".repeat(100);
     for (head, status) in [
-        ("GET /marker HTTP/1.1\r\nmarker marker\r\n\r\n".to_owned(), 400),
-        ("GET /marker%zz HTTP/1.1\r\n\r\n".into(), 400),
-        ("GET marker HTTP/1.1\r\n\r\n".into(), 400),
+        ("GET /marker HTTP/1.1\r\nHost: a\r\nmarker marker\r\n\r\n".to_owned(), 400),
+        ("GET /marker%zz HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
+        ("GET marker HTTP/1.1\r\nHost: a\r\n\r\n".into(), 400),
         ("\x16\x03\x01marker\r\n\r\n".into(), 400),
-        (format!("GET /marker{long} HTTP/1.1\r\n\r\n"), 414),
-        (format!("GET /marker HTTP/1.1\r\nmarker: {long}\r\n\r\n"), 431),
-        (format!("GET /marker HTTP/1.1\r\n{many}\r\n"), 431),
+        (format!("GET /marker{long} HTTP/1.1\r\nHost: a\r\n\r\n"), 414),
+        (format!("GET /marker HTTP/1.1\r\nHost: a\r\nmarker: {long}\r\n\r\n"), 431),
+        (format!("GET /marker HTTP/1.1\r\nHost: a\r\n{many}\r\n"), 431),
         ("GET /marker HTTP/3.0\r\n\r\n".into(), 505),
-        ("POST /marker HTTP/1.1\r\nContent-Length: 6\r\n\r\nmarker".into(), 405),
-        ("GET /small.efi HTTP/1.1\r\nContent-Length: 6\r\n\r\nmarker".into(), 413),
+        ("POST /marker HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nmarker".into(), 405),
+        ("GET /small.efi HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nmarker".into(), 413),
         ("DELETE /marker HTTP/1.0\r\n\r\n".into(), 405),
         ("GET /marker%0d%0amarker: HTTP/1.0\r\n\r\n".into(), 404),
     ] {
@@ -380,8 +380,8 @@ fn no_path_leads_out() {
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let server = start(|_| {});
-    let one = "GET /small.efi HTTP/1.1\r\n\r\n";
-    let last = "GET /empty HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let one = "GET /small.efi HTTP/1.1\r\nHost: a\r\n\r\n";
+    let last = "GET /empty HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
     let answer = server.text(&format!("\r\n{}{last}", one.repeat(2000)));
     assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 2001);
     assert_eq!(answer.matches("0123456789").count(), 2000);
@@ -397,11 +397,11 @@ fn slow_heads_end_and_slow_readers_too() {
     // Never a head, half a head, and a kept connection without a next request.
     assert!(server.raw("").is_empty());
     assert!(server.raw("GET / HT").is_empty());
-    assert!(server.text("GET /small.efi HTTP/1.1\r\n\r\n").ends_with("0123456789"));
+    assert!(server.text("GET /small.efi HTTP/1.1\r\nHost: a\r\n\r\n").ends_with("0123456789"));
     // Reads nothing: what the kernel's buffers do not take is never sent, and the server does not wait for ever.
     fs::write(server.folder.path().join("tree/huge"), vec![0; 64 << 20]).unwrap();
     let mut stream = server.connect();
-    stream.write_all(b"GET /huge HTTP/1.1\r\n\r\n").unwrap();
+    stream.write_all(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let deadline = std::time::Instant::now() + PATIENCE;
     let is_given_up =
         || server.heard.0.lock().unwrap().iter().any(|line| line.starts_with("sent huge 0 false"));
@@ -416,10 +416,10 @@ fn one_address_cannot_take_all_connections() {
     let server = start(|settings| settings.limits.connections_per_address = 2);
     let mut held = [server.connect(), server.connect()];
     for stream in &mut held {
-        stream.write_all(b"GET /small.efi HTTP/1.1\r\n\r\n").unwrap();
+        stream.write_all(b"GET /small.efi HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         stream.read_exact(&mut [0; 20]).unwrap();
     }
-    assert!(server.raw("GET /small.efi HTTP/1.1\r\n\r\n").is_empty());
+    assert!(server.raw("GET /small.efi HTTP/1.1\r\nHost: a\r\n\r\n").is_empty());
     drop(held);
     let deadline = std::time::Instant::now() + PATIENCE;
     while server.raw("GET /small.efi HTTP/1.0\r\n\r\n").is_empty() {
@@ -450,7 +450,7 @@ fn health_and_metrics() {
     assert_eq!(body, b"{\"well\":true,\"reason\":\"alive\"}\n");
     assert_eq!(server.get("metrics", "").2, b"up 1\n");
     server.running.as_ref().unwrap().drain();
-    let (status, head, body) = split(&server.raw("GET /health HTTP/1.1\r\n\r\n"));
+    let (status, head, body) = split(&server.raw("GET /health HTTP/1.1\r\nHost: a\r\n\r\n"));
     assert_eq!(
         (status, body.as_slice(), header(&head, "Connection")),
         (503, b"draining\n".as_slice(), Some("close"))
@@ -464,13 +464,13 @@ fn stopping_lets_transfers_end_and_takes_nothing_new() {
     let mut server = start(|_| {});
     let address = server.address();
     let mut idle = server.connect();
-    idle.write_all(b"GET /small.efi HTTP/1.1\r\n\r\n").unwrap();
+    idle.write_all(b"GET /small.efi HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut busy = server.connect();
     fs::write(server.folder.path().join("tree/huge"), vec![1; 32 << 20]).unwrap();
-    busy.write_all(b"GET /huge HTTP/1.1\r\n\r\n").unwrap();
+    busy.write_all(b"GET /huge HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     busy.read_exact(&mut [0; 1000]).unwrap();
     let running = server.running.take().unwrap();
-    let stopping = std::thread::spawn(move || running.stop(PATIENCE));
+    let stopping = goldwire_stdx::spawn("test", move || running.stop(PATIENCE)).unwrap();
     let mut rest = Vec::new();
     busy.read_to_end(&mut rest).unwrap();
     assert!(rest.len() > (32 << 20) - 1000);
@@ -514,7 +514,7 @@ fn row_18_a_small_window_gets_everything_and_reads_are_quick() {
         let (first, last) = (read * 2048, read * 2048 + 2047);
         write!(
             stream,
-            "GET /large.iso HTTP/1.1\r\nUser-Agent: iPXE/1.0.0\r\nRange: bytes={first}-{last}\r\n\r\n"
+            "GET /large.iso HTTP/1.1\r\nHost: a\r\nUser-Agent: iPXE/1.0.0\r\nRange: bytes={first}-{last}\r\n\r\n"
         )
         .unwrap();
         let mut answer = Vec::new();
@@ -579,8 +579,11 @@ fn row_19_a_storm_is_spread_over_time_for_who_comes_back_by_itself() {
     });
     let ask = |agent: &str, method: &str, path: &str| {
         let mut stream = server.connect();
-        write!(stream, "{method} /{path} HTTP/1.1\r\nConnection: close\r\nUser-Agent: {agent}\r\n\r\n")
-            .unwrap();
+        write!(
+            stream,
+            "{method} /{path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nUser-Agent: {agent}\r\n\r\n"
+        )
+        .unwrap();
         stream
     };
     let status = |mut stream: TcpStream| {
@@ -702,7 +705,7 @@ fn a_storm_of_many_sockets_boots_in_the_end() {
     drop((served, put_off));
     std::thread::scope(|scope| {
         for _ in 0..3 * ROOM {
-            scope.spawn(|| {
+            goldwire_stdx::spawn_scoped(scope, "test", || {
                 let deadline = std::time::Instant::now() + PATIENCE;
                 loop {
                     let (status, _, mut stream) = ask();
@@ -712,7 +715,8 @@ fn a_storm_of_many_sockets_boots_in_the_end() {
                     assert!(status == 503 && std::time::Instant::now() < deadline);
                     std::thread::sleep(Duration::from_millis(20));
                 }
-            });
+            })
+            .unwrap();
         }
     });
 }

@@ -337,7 +337,7 @@ fn boot_server() -> (u16, mpsc::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let (sender, paths) = mpsc::channel();
-    std::thread::spawn(move || {
+    goldwire_stdx::spawn("test", move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
             let mut request = String::new();
@@ -354,7 +354,8 @@ fn boot_server() -> (u16, mpsc::Receiver<String>) {
                 break;
             }
         }
-    });
+    })
+    .unwrap();
     (port, paths)
 }
 
@@ -403,11 +404,12 @@ fn boots(board: Board, is_iso: bool, is_stick: bool, address: Address) -> Option
     let mut guest =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
     let mut console = guest.stdout.take().unwrap();
-    let reader = std::thread::spawn(move || {
+    let reader = goldwire_stdx::spawn("test", move || {
         let mut bytes = Vec::new();
         let _ = console.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
-    });
+    })
+    .unwrap();
     // The script ends the guest; what hangs is ended here.
     let start = Instant::now();
     while guest.try_wait().unwrap().is_none() {

@@ -5,17 +5,17 @@
 //! 1.6 s after the last good answer, so that a dead member leaves the replies within 2 s. A dead member comes back
 //! after several good answers in a row.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::Stop;
+
 use super::health::Health;
 use super::{MemberConfig, MemberState, Table};
-
-/// Most bytes of a health answer's head that are read.
-const HEAD_MAX: usize = 8 * 1024;
+use crate::http1::{Exchange, exchange};
 
 /// How members are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,31 +39,31 @@ impl Default for ProbeSettings {
     }
 }
 
-/// The threads that ask. To be replaced after the table was configured anew; what is known stays in the table.
+/// The threads that ask: one for each member of the table, and one that begins and ends those when members come, go or
+/// move.
 pub struct Prober {
-    stopping: Arc<Stopping>,
-    threads: Vec<JoinHandle<()>>,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Prober {
-    /// Starts asking every member of the table but this process.
+    /// Starts asking every member of the table but this process, now and after every change of the table.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(table: &Arc<Table>, settings: &ProbeSettings) -> io::Result<Self> {
-        let mut prober = Self { stopping: Arc::default(), threads: Vec::new() };
-        for known in table.all().iter().filter(|known| Some(known.config.member.name.as_str()) != table.own())
-        {
-            let asking = Asking {
-                config: known.config.clone(),
-                settings: settings.clone(),
-                table: Arc::clone(table),
-                stopping: Arc::clone(&prober.stopping),
-            };
-            let thread = std::thread::Builder::new().name("health".into()).spawn(move || asking.run())?;
-            prober.threads.push(thread);
-        }
-        Ok(prober)
+    pub fn run(table: &Arc<Table>, settings: &ProbeSettings) -> io::Result<Self> {
+        let stop = Stop::new();
+        let mut asked = Asked { table: Arc::clone(table), settings: settings.clone(), threads: Vec::new() };
+        asked.reconcile()?;
+        let stopping = stop.clone();
+        let thread = goldwire_stdx::spawn("health", move || {
+            while !stopping.wait(asked.settings.interval) {
+                if let Err(error) = asked.reconcile() {
+                    tracing::warn!(%error, "a member is not asked for its health yet");
+                }
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
     }
 
     /// Ends the threads.
@@ -72,31 +72,72 @@ impl Prober {
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.stopping.stop();
-        for thread in self.threads.drain(..) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take() {
             // A panic in there was reported by its own thread.
             let _ = thread.join();
         }
     }
 }
 
-#[derive(Default)]
-struct Stopping {
-    is_stopping: Mutex<bool>,
-    changed: Condvar,
+/// Who is asked at present.
+struct Asked {
+    table: Arc<Table>,
+    settings: ProbeSettings,
+    threads: Vec<AskedMember>,
 }
 
-impl Stopping {
-    fn stop(&self) {
-        *self.is_stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.changed.notify_all();
-    }
+struct AskedMember {
+    config: MemberConfig,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
 
-    /// Waits; true when it is time to stop.
-    fn wait(&self, time: Duration) -> bool {
-        let guard = self.is_stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(guard, time, |is_stopping| !*is_stopping);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+impl Asked {
+    /// Asks whom the table names now, where it says, and nobody else. What is taken over once, at the start, misses the
+    /// members that a new boot file names and goes on asking where one no longer is.
+    fn reconcile(&mut self) -> io::Result<()> {
+        let own = self.table.own();
+        let wanted: Vec<MemberConfig> = self
+            .table
+            .all()
+            .iter()
+            .map(|known| known.config.clone())
+            .filter(|config| Some(config.member.name.as_str()) != own)
+            .collect();
+        self.threads.retain(|asked| wanted.iter().any(|config| asked.is_for(config)));
+        for config in wanted {
+            if self.threads.iter().any(|asked| asked.is_for(&config)) {
+                continue;
+            }
+            let stop = Stop::new();
+            let asking = Asking {
+                config: config.clone(),
+                settings: self.settings.clone(),
+                table: Arc::clone(&self.table),
+                stop: stop.clone(),
+            };
+            let thread = Some(goldwire_stdx::spawn("health", move || asking.run())?);
+            self.threads.push(AskedMember { config, stop, thread });
+        }
+        Ok(())
+    }
+}
+
+impl AskedMember {
+    /// Whether it asks this member where the member is.
+    fn is_for(&self, config: &MemberConfig) -> bool {
+        self.config.member == config.member && self.config.tftp_port == config.tftp_port
+    }
+}
+
+impl Drop for AskedMember {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take() {
+            // A panic in there was reported by its own thread.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -104,7 +145,7 @@ struct Asking {
     config: MemberConfig,
     settings: ProbeSettings,
     table: Arc<Table>,
-    stopping: Arc<Stopping>,
+    stop: Stop,
 }
 
 impl Asking {
@@ -133,7 +174,7 @@ impl Asking {
                     }
                 }
             }
-            if self.stopping.wait(self.settings.interval.saturating_sub(asked_at.elapsed())) {
+            if self.stop.wait(self.settings.interval.saturating_sub(asked_at.elapsed())) {
                 return;
             }
         }
@@ -161,29 +202,17 @@ fn ask_http(config: &MemberConfig, deadline: Instant) -> Result<MemberState, Str
 
 /// The status of `GET /health`.
 fn status_of(address: SocketAddr, deadline: Instant) -> io::Result<u16> {
-    let mut stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes())?;
-    let mut head = Vec::new();
-    let mut part = [0; 1024];
-    while head.len() < HEAD_MAX {
-        // One deadline for the whole answer: a byte now and then is no health.
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        let count = stream.read(&mut part).map_err(as_timeout)?;
-        if count == 0 {
-            break;
-        }
-        head.extend_from_slice(&part[..count]);
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut response = httparse::Response::new(&mut headers);
-        match response.parse(&head) {
-            Ok(httparse::Status::Complete(_)) => return Ok(response.code.unwrap_or(0)),
-            Ok(httparse::Status::Partial) => {}
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection within its answer"))
+    let host = address.to_string();
+    let ask = Exchange {
+        address,
+        host: &host,
+        method: "GET",
+        target: "/health",
+        range: None,
+        agent: "goldwire-health",
+        body_max: 0,
+    };
+    Ok(exchange(&ask, deadline)?.0.status)
 }
 
 /// Asks for a file and takes anything that comes back from the member for an answer.
@@ -226,6 +255,7 @@ fn as_timeout(error: io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -237,7 +267,7 @@ mod tests {
     fn server(status: Arc<AtomicU16>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        std::thread::spawn(move || {
+        goldwire_stdx::spawn("test", move || {
             let mut held = Vec::new();
             for mut stream in listener.incoming().flatten() {
                 match status.load(Ordering::Relaxed) {
@@ -249,7 +279,8 @@ mod tests {
                     }
                 }
             }
-        });
+        })
+        .unwrap();
         address
     }
 
@@ -263,9 +294,9 @@ mod tests {
         })
     }
 
-    fn wait_for(table: &Table, state: MemberState) {
+    fn wait_for(table: &Table, name: &str, state: MemberState) {
         let deadline = Instant::now() + Duration::from_secs(60);
-        while table.state_of("a") != state {
+        while table.state_of(name) != state {
             assert!(Instant::now() < deadline, "{state:?} did not come: {:?}", table.all());
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -278,17 +309,17 @@ mod tests {
         let table = Arc::new(Table::new(vec![config(address)], None, Arc::new(NoopObserver)).unwrap());
         // A loaded machine answers late; that is not what is tested here.
         let settings = ProbeSettings { timeout: Duration::from_secs(2), ..ProbeSettings::default() };
-        let prober = Prober::start(&table, &settings).unwrap();
-        wait_for(&table, MemberState::Alive);
+        let prober = Prober::run(&table, &settings).unwrap();
+        wait_for(&table, "a", MemberState::Alive);
         status.store(503, Ordering::Relaxed);
-        wait_for(&table, MemberState::Draining);
+        wait_for(&table, "a", MemberState::Draining);
         status.store(0, Ordering::Relaxed);
-        wait_for(&table, MemberState::Dead);
+        wait_for(&table, "a", MemberState::Dead);
         assert_eq!(table.all()[0].why, "its HTTP server: it does not answer");
         status.store(200, Ordering::Relaxed);
-        wait_for(&table, MemberState::Alive);
+        wait_for(&table, "a", MemberState::Alive);
         status.store(500, Ordering::Relaxed);
-        wait_for(&table, MemberState::Dead);
+        wait_for(&table, "a", MemberState::Dead);
         prober.stop();
     }
 
@@ -300,7 +331,7 @@ mod tests {
         let settings = ProbeSettings { tftp_path: Some("x".into()), ..ProbeSettings::default() };
         let soon = || Instant::now() + Duration::from_millis(300);
         assert!(ask(&config, &settings, soon()).unwrap_err().contains("TFTP"));
-        let answering = std::thread::spawn(move || {
+        let answering = goldwire_stdx::spawn("test", move || {
             let mut request = [0; 512];
             loop {
                 let (length, from) = tftp.recv_from(&mut request).unwrap();
@@ -311,8 +342,33 @@ mod tests {
                     return;
                 }
             }
-        });
+        })
+        .unwrap();
         assert_eq!(ask(&config, &settings, Instant::now() + Duration::from_secs(30)), Ok(MemberState::Alive));
         answering.join().unwrap();
+    }
+
+    // A boot file that is read again names another address, or another member: whoever asks only those of the start
+    // calls the one dead that moved and never uses the one that is new.
+    #[test]
+    fn members_that_come_move_and_go_are_asked_where_they_are() {
+        let all_well = || server(Arc::new(AtomicU16::new(200)));
+        let named = |name: &str, address| MemberConfig {
+            member: Member { name: name.into(), ..config(address).member },
+            ..config(address)
+        };
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let table = Table::new(vec![named("a", silent.local_addr().unwrap())], None, Arc::new(NoopObserver));
+        let table = Arc::new(table.unwrap());
+        let settings = ProbeSettings { timeout: Duration::from_secs(2), ..ProbeSettings::default() };
+        let prober = Prober::run(&table, &settings).unwrap();
+        wait_for(&table, "a", MemberState::Dead);
+        table.configure(vec![named("a", all_well()), named("b", all_well())]).unwrap();
+        wait_for(&table, "a", MemberState::Alive);
+        wait_for(&table, "b", MemberState::Alive);
+        table.configure(vec![named("b", silent.local_addr().unwrap())]).unwrap();
+        wait_for(&table, "b", MemberState::Dead);
+        assert_eq!(table.all().len(), 1);
+        prober.stop();
     }
 }

@@ -3,16 +3,17 @@
 //! about its transfers and nothing of the others'.
 
 use std::collections::HashMap;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, PipeReader};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::Stop;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use socket2::{Domain, Socket, Type};
@@ -35,7 +36,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const LOOK_FOR: Duration = Duration::from_micros(50);
 /// A worker that found nothing so often in a row does not look any more until it finds something without looking.
 const LOOKS_MAX: u32 = 16;
-/// The event of [`Running::stop`], beside the numbers of sockets.
+/// The waker's event, beside the numbers of sockets.
 const STOP: u64 = u64::MAX;
 
 /// Why the server cannot listen.
@@ -62,7 +63,6 @@ pub struct Bound {
     addresses: Vec<SocketAddr>,
     /// For each worker, a socket for each address.
     sockets: Vec<Vec<Socket>>,
-    stop: Arc<OwnedFd>,
     method: SendMethod,
 }
 
@@ -70,7 +70,7 @@ pub struct Bound {
 #[derive(Debug)]
 pub struct Running {
     addresses: Vec<SocketAddr>,
-    stop: Arc<OwnedFd>,
+    stop: Stop,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -94,10 +94,9 @@ pub fn bind(settings: Settings) -> Result<Bound, BindError> {
         }
         addresses.push(address);
     }
-    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| BindError::Prepare(error.into()))?);
     let method =
         sockets.iter().flatten().next().map_or(SendMethod::Batch, |socket| SendMethod::of(socket.as_fd()));
-    Ok(Bound { settings: Arc::new(settings), addresses, sockets, stop, method })
+    Ok(Bound { settings: Arc::new(settings), addresses, sockets, method })
 }
 
 impl Bound {
@@ -119,15 +118,15 @@ impl Bound {
     /// `Prepare`.
     pub fn run(self, context: Context) -> Result<Running, BindError> {
         let admission = Admission::new(&self.settings);
-        let mut running =
-            Running { addresses: self.addresses, stop: Arc::clone(&self.stop), workers: Vec::new() };
+        let mut running = Running { addresses: self.addresses, stop: Stop::new(), workers: Vec::new() };
         for (number, sockets) in self.sockets.into_iter().enumerate() {
             let server = Server::new(Arc::clone(&self.settings), context.clone(), Arc::clone(&admission));
-            let mut worker = Worker::new(&self.stop, self.settings.mode, sockets, self.method, server)
+            let mut worker = running
+                .stop
+                .waker()
+                .and_then(|waker| Worker::new(waker, self.settings.mode, sockets, self.method, server))
                 .map_err(BindError::Prepare)?;
-            let thread = std::thread::Builder::new()
-                .name(format!("tftp-{number}"))
-                .spawn(move || worker.run())
+            let thread = goldwire_stdx::spawn(&format!("tftp-{number}"), move || worker.run())
                 .map_err(BindError::Prepare)?;
             running.workers.push(thread);
         }
@@ -149,12 +148,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Nobody reads it, so it wakes all of them.
-        if rustix::io::write(&self.stop, &1_u64.to_le_bytes()).is_ok() {
-            for worker in self.workers.drain(..) {
-                // A panic was printed by its own thread.
-                let _ = worker.join();
-            }
+        self.stop.request();
+        for worker in self.workers.drain(..) {
+            // A panic was printed by its own thread.
+            let _ = worker.join();
         }
     }
 }
@@ -208,6 +205,8 @@ fn connect(key: Key) -> io::Result<Socket> {
 /// One thread's part.
 struct Worker {
     epoll: OwnedFd,
+    /// Readable once the server is to stop; the epoll set knows it for as long as it is open.
+    _waker: PipeReader,
     mode: Mode,
     /// Listening sockets; the number of one is the number of its events.
     listening: Vec<Listening>,
@@ -231,14 +230,14 @@ struct Listening {
 
 impl Worker {
     fn new(
-        stop: &OwnedFd,
+        waker: PipeReader,
         mode: Mode,
         sockets: Vec<Socket>,
         method: SendMethod,
         server: Server,
     ) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
+        epoll::add(&epoll, &waker, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN)?;
         let mut listening = Vec::new();
         for (number, socket) in sockets.into_iter().enumerate() {
             epoll::add(&epoll, &socket, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
@@ -248,7 +247,18 @@ impl Worker {
         }
         let next_number = listening.len() as u64;
         let (own, keys) = (HashMap::new(), HashMap::new());
-        Ok(Self { epoll, mode, listening, own, keys, next_number, method, server, vain_looks: 0 })
+        Ok(Self {
+            epoll,
+            _waker: waker,
+            mode,
+            listening,
+            own,
+            keys,
+            next_number,
+            method,
+            server,
+            vain_looks: 0,
+        })
     }
 
     fn run(&mut self) {

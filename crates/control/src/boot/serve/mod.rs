@@ -188,7 +188,7 @@ impl Bound {
             None => {
                 let probes =
                     ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
-                (None, Some(Prober::start(&shared.table, &probes).map_err(explained)?))
+                (None, Some(Prober::run(&shared.table, &probes).map_err(explained)?))
             }
         };
         let name = settings.server.name.clone();
@@ -239,7 +239,7 @@ fn start_dhcp(
     let proxy = ProxyResponder::new(Arc::clone(&policy), urls.clone(), Arc::clone(&observer), true);
     if settings.dhcp.mode != DhcpMode::Server {
         let service = Service { server: None, proxy: Some(proxy) };
-        return sockets.start(service, Clock::start(Time(0))).map_err(explained);
+        return sockets.run(service, Clock::start(Time(0))).map_err(explained);
     }
     let server_settings = convert::server_of(settings);
     if let Some(problem) = server_settings.problems().first() {
@@ -261,7 +261,7 @@ fn start_dhcp(
         error!(at, bytes, records, "the lease log is damaged there; what could be read is kept");
     }
     info!(leases = server.table().leases(None).count(), "the lease log was read");
-    sockets.start(Service { server: Some((server, log)), proxy: Some(proxy) }, clock).map_err(explained)
+    sockets.run(Service { server: Some((server, log)), proxy: Some(proxy) }, clock).map_err(explained)
 }
 
 /// A member is well while it serves: for balancers, and for members without a heartbeat.

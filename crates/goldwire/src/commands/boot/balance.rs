@@ -43,7 +43,7 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
         privileges::drop_to(&account)?;
     }
     let probes = ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
-    let prober = Prober::start(&table, &probes).context("start to ask members for their health")?;
+    let prober = Prober::run(&table, &probes).context("start to ask members for their health")?;
     let running = balance.run()?;
     for address in running.http_addresses() {
         info!(%address, "HTTP");

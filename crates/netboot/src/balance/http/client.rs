@@ -12,9 +12,10 @@ use super::super::{
     ATTEMPTS_MAX, CLIENT_STALL_TIMEOUT, FIRST_BYTE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT,
     LAST_FIRST_BYTE_TIMEOUT, Phase, Shared,
 };
-use super::head::{HEAD_MAX, Refusal, RequestHead, ResponseHead};
+use super::head::{Refusal, RequestHead, ResponseHead};
 use super::upstream::{Failure, Upstream, within};
 use crate::event::{Event, EventKind, Protocol};
+use crate::http1::HEAD_MAX;
 use crate::member::MemberConfig;
 use crate::proxy_header::{self, HEADER_MAX, Origin};
 

@@ -1,29 +1,9 @@
-//! Heads of requests and answers: what is taken, what is passed on, and how long a body is (RFC 9110, RFC 9112).
+//! Heads of requests and answers as a front takes and passes them on (RFC 9110 §7.6).
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Longest head, of a request or an answer.
-pub const HEAD_MAX: usize = 16 * 1024;
-
-/// Most fields of a head.
-const FIELDS_MAX: usize = 96;
-
-/// Fields that concern one connection only (RFC 9110, 7.6.1), and those that we write ourselves.
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "expect",
-];
-
-/// A field's name and value as they came.
-type Field = (String, Vec<u8>);
+pub use crate::http1::Framing;
+use crate::http1::{self, BadHead, Fields, is_hop_by_hop, number, put};
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -36,7 +16,7 @@ pub struct RequestHead {
     pub is_modern: bool,
     /// Whether the client wants to keep the connection.
     pub keeps: bool,
-    fields: Vec<Field>,
+    fields: Fields,
 }
 
 /// Why a request is not passed on.
@@ -56,24 +36,11 @@ pub struct ResponseHead {
     /// 100 to 599.
     pub status: u16,
     reason: String,
-    fields: Vec<Field>,
+    fields: Fields,
     /// How its body ends.
     pub framing: Framing,
     /// Whether the member keeps the connection.
     pub keeps: bool,
-}
-
-/// How a body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framing {
-    /// There is none.
-    Empty,
-    /// After so many bytes.
-    Length(u64),
-    /// After the last chunk.
-    Chunked,
-    /// With the connection.
-    UntilClose,
 }
 
 /// The bytes of a file that an answer carries: enough to ask somebody else for the rest.
@@ -92,37 +59,28 @@ pub struct Part {
 impl RequestHead {
     /// Reads a head, with its length; nothing while it is not complete.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut request = httparse::Request::new(&mut fields);
-        let length = match request.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => return Ok(None),
-            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooLong),
-            Err(_) => return Err(Refusal::Malformed("this is no HTTP request")),
-        };
-        let is_modern = request.version == Some(1);
-        let is_head = match request.method {
-            Some("GET") => false,
-            Some("HEAD") => true,
+        let read = http1::RequestHead::decode(bytes).map_err(|error| match error {
+            BadHead::TargetTooLong | BadHead::TooLarge => Refusal::TooLong,
+            BadHead::Host => Refusal::Malformed("a request has to name one host"),
+            BadHead::Length => Refusal::Malformed("a request whose length is ambiguous"),
+            BadHead::Malformed | BadHead::Target | BadHead::Version => {
+                Refusal::Malformed("this is no HTTP request")
+            }
+        })?;
+        let Some((head, length)) = read else { return Ok(None) };
+        let is_head = match head.method.as_str() {
+            "GET" => false,
+            "HEAD" => true,
             _ => return Err(Refusal::Method),
         };
-        let fields = owned(request.headers);
-        let target = request.path.unwrap_or("").to_owned();
+        let http1::RequestHead { target, is_modern, keeps, has_body, fields, .. } = head;
         if !target.starts_with('/') && !target.to_ascii_lowercase().starts_with("http://") {
             return Err(Refusal::Malformed("the request's target is no path"));
         }
-        // A body would have to be kept for another member; nothing that boots sends one with GET. And whoever reads a
-        // body's length otherwise than a member does can be made to smuggle a request.
-        let has_body = values(&fields, "content-length").any(|value| value.trim_ascii() != b"0")
-            || values(&fields, "transfer-encoding").next().is_some();
+        // A body would have to be kept for another member; nothing that boots sends one with GET.
         if has_body {
             return Err(Refusal::Malformed("a request with a body"));
         }
-        let hosts = values(&fields, "host").count();
-        if hosts > 1 || is_modern && hosts == 0 {
-            return Err(Refusal::Malformed("a request has to name one host"));
-        }
-        let keeps = keeps(&fields, is_modern);
         Ok(Some((Self { is_head, target, is_modern, keeps, fields }, length)))
     }
 
@@ -157,12 +115,12 @@ impl RequestHead {
     ) -> Vec<u8> {
         let method = if self.is_head { "HEAD" } else { "GET" };
         let mut bytes = format!("{method} {} HTTP/1.1\r\n", self.target).into_bytes();
-        if values(&self.fields, "host").next().is_none() {
+        if self.fields.values("host").next().is_none() {
             put(&mut bytes, "Host", member.to_string().as_bytes());
         }
         let mut forwarded_for = Vec::new();
-        let listed = listed(&self.fields);
-        for (name, value) in &self.fields {
+        let listed = self.fields.listed();
+        for (name, value) in self.fields.iter() {
             let lower = name.to_ascii_lowercase();
             let is_condition = lower.starts_with("if-") || lower == "range";
             if lower == "x-forwarded-for" {
@@ -191,22 +149,8 @@ impl RequestHead {
 impl ResponseHead {
     /// Reads a head, with its length; nothing while it is not complete. An error is a sentence.
     pub fn decode(bytes: &[u8], is_head: bool) -> Result<Option<(Self, usize)>, &'static str> {
-        let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
-        let mut response = httparse::Response::new(&mut fields);
-        let length = match response.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => return Ok(None),
-            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err("its answer's head is too long"),
-            Err(_) => return Err("its answer is not HTTP"),
-        };
-        // RFC 9110 §15: others are invalid, and one of two digits could not be passed on.
-        let status =
-            response.code.filter(|code| (100..600).contains(code)).ok_or("its answer is not HTTP")?;
-        let reason = response.reason.unwrap_or("").to_owned();
-        let is_modern = response.version == Some(1);
-        let fields = owned(response.headers);
-        let framing = framing(status, is_head, &fields)?;
-        let keeps = keeps(&fields, is_modern) && framing != Framing::UntilClose;
+        let Some((head, length)) = http1::ResponseHead::decode(bytes, is_head)? else { return Ok(None) };
+        let http1::ResponseHead { status, reason, fields, framing, keeps } = head;
         Ok(Some((Self { status, reason, fields, framing, keeps }, length)))
     }
 
@@ -218,8 +162,8 @@ impl ResponseHead {
     /// The head as the client gets it. `framing` is what the client's body is given.
     pub fn pass_on(&self, request: &RequestHead, framing: Framing, keeps: bool) -> Vec<u8> {
         let mut bytes = format!("HTTP/1.1 {} {}\r\n", self.status, self.reason).into_bytes();
-        let listed = listed(&self.fields);
-        for (name, value) in &self.fields {
+        let listed = self.fields.listed();
+        for (name, value) in self.fields.iter() {
             let lower = name.to_ascii_lowercase();
             // Where there is no body, a length tells what there would be (HEAD, 304).
             let is_told = lower != "content-length" || framing == Framing::Empty && self.status != 204;
@@ -244,14 +188,14 @@ impl ResponseHead {
     /// Which bytes of which file this is, if somebody else could be asked for the rest of them.
     pub fn part(&self) -> Option<Part> {
         let Framing::Length(length @ 1..) = self.framing else { return None };
-        let etag = values(&self.fields, "etag").next()?.trim_ascii();
+        let etag = self.fields.values("etag").next()?.trim_ascii();
         let is_strong = etag.len() > 2 && etag.starts_with(b"\"") && etag.ends_with(b"\"");
         if !is_strong {
             return None;
         }
         let (first, last, total) = match self.status {
             200 => (0, length - 1, length),
-            206 => content_range(values(&self.fields, "content-range").next()?)?,
+            206 => content_range(self.fields.values("content-range").next()?)?,
             _ => return None,
         };
         (last >= first && last - first == length - 1 && last < total).then(|| Part {
@@ -277,71 +221,10 @@ fn content_range(value: &[u8]) -> Option<(u64, u64, u64)> {
     Some((number(first)?, number(last)?, number(total)?))
 }
 
-/// Decimal digits and nothing else.
-fn number(text: &str) -> Option<u64> {
-    text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-/// RFC 9112, 6.3.
-fn framing(status: u16, is_head: bool, fields: &[Field]) -> Result<Framing, &'static str> {
-    const AMBIGUOUS: &str = "its answer's length is ambiguous";
-    if is_head || matches!(status, 100..=199 | 204 | 304) {
-        return Ok(Framing::Empty);
-    }
-    let mut codings = values(fields, "transfer-encoding");
-    let mut lengths = values(fields, "content-length");
-    match (codings.next(), lengths.next()) {
-        (None, None) => Ok(Framing::UntilClose),
-        (Some(coding), None) if codings.next().is_none() && coding.eq_ignore_ascii_case(b"chunked") => {
-            Ok(Framing::Chunked)
-        }
-        (Some(_), _) => Err(AMBIGUOUS),
-        (None, Some(length)) => {
-            let text = std::str::from_utf8(length).map_err(|_| AMBIGUOUS)?;
-            let length = number(text.trim()).ok_or(AMBIGUOUS)?;
-            if lengths.next().is_some() {
-                return Err(AMBIGUOUS);
-            }
-            Ok(if length == 0 { Framing::Empty } else { Framing::Length(length) })
-        }
-    }
-}
-
-fn keeps(fields: &[Field], is_modern: bool) -> bool {
-    let listed = listed(fields);
-    let says = |word: &str| listed.iter().any(|listed| listed == word);
-    !says("close") && (is_modern || says("keep-alive"))
-}
-
-/// What `Connection` lists, in lower case.
-fn listed(fields: &[Field]) -> Vec<String> {
-    let all = values(fields, "connection").map(String::from_utf8_lossy);
-    all.flat_map(|value| value.split(',').map(|word| word.trim().to_ascii_lowercase()).collect::<Vec<_>>())
-        .collect()
-}
-
-fn is_hop_by_hop(lower: &str, listed: &[String]) -> bool {
-    HOP_BY_HOP.contains(&lower) || listed.iter().any(|word| word == lower)
-}
-
-fn values<'a>(fields: &'a [Field], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    fields.iter().filter(move |(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| &value[..])
-}
-
-fn owned(fields: &[httparse::Header<'_>]) -> Vec<Field> {
-    fields.iter().map(|field| (field.name.to_owned(), field.value.to_vec())).collect()
-}
-
-fn put(bytes: &mut Vec<u8>, name: &str, value: &[u8]) {
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.extend_from_slice(b": ");
-    bytes.extend_from_slice(value);
-    bytes.extend_from_slice(b"\r\n");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http1::{FIELDS_MAX, HEAD_MAX};
 
     fn request(text: &str) -> Result<RequestHead, Refusal> {
         RequestHead::decode(text.as_bytes()).map(|head| head.unwrap().0)
@@ -400,23 +283,18 @@ mod tests {
         assert!(matches!(RequestHead::decode(many.as_bytes()), Err(Refusal::TooLong)));
     }
 
+    // `Connection: host` made the front drop the host, and a member refuse what came, or ask another site for it.
     #[test]
-    fn how_a_body_ends() {
-        for (fields, expected) in [
-            ("", Ok(Framing::UntilClose)),
-            ("Content-Length: 7\r\n", Ok(Framing::Length(7))),
-            ("Content-Length: 0\r\n", Ok(Framing::Empty)),
-            ("Transfer-Encoding: chunked\r\n", Ok(Framing::Chunked)),
-            ("Transfer-Encoding: gzip, chunked\r\n", Err(())),
-            ("Transfer-Encoding: chunked\r\nContent-Length: 7\r\n", Err(())),
-            ("Content-Length: 7\r\nContent-Length: 8\r\n", Err(())),
-            ("Content-Length: +7\r\n", Err(())),
-        ] {
-            let found = response(&format!("HTTP/1.1 200 OK\r\n{fields}\r\n"));
-            assert_eq!(found.map(|head| head.framing).map_err(|_| ()), expected, "{fields}");
-        }
-        let head = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
-        assert_eq!(ResponseHead::decode(head.as_bytes(), true).unwrap().unwrap().0.framing, Framing::Empty);
+    fn no_list_of_the_client_drops_a_field_that_is_for_the_member() {
+        let head = request(
+            "GET /x HTTP/1.1\r\nHost: boot\r\nConnection: host, range, x-hop\r\nRange: bytes=0-1\r\nX-Hop: 1\r\n\r\n",
+        );
+        let bytes = head.unwrap().forward("10.0.0.9".parse().unwrap(), "10.0.0.1:80".parse().unwrap(), false);
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(
+            text,
+            "GET /x HTTP/1.1\r\nHost: boot\r\nRange: bytes=0-1\r\nX-Forwarded-For: 10.0.0.9\r\n\r\n"
+        );
     }
 
     #[test]

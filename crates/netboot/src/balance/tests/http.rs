@@ -195,7 +195,7 @@ fn a_trusted_balancer_says_who_its_client_is_and_others_cannot() {
 fn a_member_is_told_the_client_in_a_proxy_header() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let member = std::thread::spawn(move || {
+    let member = goldwire_stdx::spawn("test", move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut bytes = vec![0; 1024];
         let mut length = 0;
@@ -205,7 +205,8 @@ fn a_member_is_told_the_client_in_a_proxy_header() {
         stream.write_all(b"HTTP/1.1 204 X\r\n\r\n").unwrap();
         bytes.truncate(length);
         bytes
-    });
+    })
+    .unwrap();
     let front = front_of(&[(address, 0)], |settings| settings.sends_proxy_header = true);
     assert!(exchange(&front, "GET / HTTP/1.0\r\n\r\n").starts_with(b"HTTP/1.1 204 "));
     let bytes = member.join().unwrap();

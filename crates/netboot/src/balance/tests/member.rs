@@ -59,12 +59,13 @@ impl TestMember {
         };
         let (mode, asked) = (Arc::clone(&member.mode), Arc::clone(&member.asked));
         let content: Arc<[u8]> = content.into();
-        std::thread::spawn(move || {
+        goldwire_stdx::spawn("test", move || {
             for stream in listener.incoming().flatten() {
                 let (mode, asked, content) = (Arc::clone(&mode), Arc::clone(&asked), Arc::clone(&content));
-                std::thread::spawn(move || serve(stream, &mode, &asked, &content));
+                goldwire_stdx::spawn("test", move || serve(stream, &mode, &asked, &content)).unwrap();
             }
-        });
+        })
+        .unwrap();
         member
     }
 

@@ -32,7 +32,7 @@ impl TftpMember {
         let port = socket.local_addr().unwrap().port();
         let was_asked = Arc::new(AtomicBool::new(false));
         let asked = Arc::clone(&was_asked);
-        std::thread::spawn(move || {
+        goldwire_stdx::spawn("test", move || {
             let mut bytes = [0; 2048];
             loop {
                 let (length, client) = socket.recv_from(&mut bytes).unwrap();
@@ -46,7 +46,8 @@ impl TftpMember {
                     serve(&from, client, &bytes[..length], &content, manner == Manner::AgreesOnly);
                 }
             }
-        });
+        })
+        .unwrap();
         Self { port, was_asked }
     }
 }

@@ -22,11 +22,12 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use goldwire_stdx::Stop;
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use clock::Clock;
@@ -153,7 +154,7 @@ pub struct Running {
     addresses: Vec<SocketAddrV4>,
     counters: Arc<Counters>,
     commands: Sender<Command>,
-    is_stopping: Arc<AtomicBool>,
+    stop: Stop,
     wake: Arc<Wake>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -220,11 +221,11 @@ impl Sockets {
     ///
     /// # Errors
     /// The threads cannot be made.
-    pub fn start(self, service: Service, clock: Clock) -> Result<Running, BindError> {
+    pub fn run(self, service: Service, clock: Clock) -> Result<Running, BindError> {
         let addresses = self.addresses();
         let sockets = Arc::new(self.set);
         let wake = Arc::new(Wake::new().map_err(BindError::Start)?);
-        let is_stopping = Arc::new(AtomicBool::new(false));
+        let stop = Stop::new();
         let counters = Arc::new(Counters::default());
         let log_state = Arc::new(LogState::default());
         let (work, work_receiver) = sync_channel(WORK_MAX);
@@ -238,7 +239,7 @@ impl Sockets {
             work,
             log: Arc::clone(&log_state),
             wake: Arc::clone(&wake),
-            is_stopping: Arc::clone(&is_stopping),
+            stop: stop.clone(),
             commands: command_receiver,
             counters: Arc::clone(&counters),
             clock,
@@ -248,7 +249,7 @@ impl Sockets {
         };
         let mut threads = Vec::new();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = std::thread::Builder::new().name(name.into()).spawn(run);
+            let thread = goldwire_stdx::spawn(name, run);
             thread.map(|thread| threads.push(thread)).map_err(BindError::Start)
         };
         if let Some(log) = log {
@@ -257,7 +258,7 @@ impl Sockets {
             spawn("dhcp-log", Box::new(run))?;
         }
         spawn("dhcp", Box::new(move || serving.run()))?;
-        Ok(Running { addresses, counters, commands, is_stopping, wake, threads })
+        Ok(Running { addresses, counters, commands, stop, wake, threads })
     }
 }
 
@@ -293,7 +294,7 @@ impl Running {
     }
 
     fn end(&mut self) {
-        self.is_stopping.store(true, Ordering::Release);
+        self.stop.request();
         self.wake.wake();
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {

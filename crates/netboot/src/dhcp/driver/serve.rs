@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 
+use goldwire_stdx::Stop;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::clock::Clock;
@@ -40,7 +41,7 @@ pub(super) struct ServeLoop {
     pub(super) work: SyncSender<Work>,
     pub(super) log: Arc<LogState>,
     pub(super) wake: Arc<Wake>,
-    pub(super) is_stopping: Arc<AtomicBool>,
+    pub(super) stop: Stop,
     pub(super) commands: Receiver<Command>,
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
@@ -54,12 +55,12 @@ pub(super) struct ServeLoop {
 impl ServeLoop {
     /// Serves until it is told to stop.
     pub(super) fn run(mut self) {
-        while !self.is_stopping.load(Ordering::Acquire) {
+        while !self.stop.is_requested() {
             match self.wait() {
                 Ok(ready) => ready.into_iter().for_each(|socket| self.drain(socket)),
                 Err(error) => {
                     tracing::error!(%error, "wait for requests");
-                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    self.stop.wait(std::time::Duration::from_millis(100));
                 }
             }
             let now = self.clock.now();
@@ -236,7 +237,7 @@ impl ServeLoop {
                     break;
                 }
                 Err(TrySendError::Disconnected(_)) => {
-                    self.is_stopping.store(true, Ordering::Release);
+                    self.stop.request();
                     break;
                 }
             }

@@ -10,7 +10,9 @@
 
 use std::fmt;
 
-use crate::device::{Mac, Uuid};
+use goldwire_stdx::Uuid;
+
+use crate::device::Mac;
 
 /// Most bytes of a client identifier: what one option holds. Longer ones are cut; no client sends them.
 pub(super) const CLIENT_ID_MAX: usize = 255;

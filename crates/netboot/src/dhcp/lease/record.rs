@@ -2,9 +2,10 @@
 
 use std::net::Ipv4Addr;
 
+use goldwire_stdx::Uuid;
+
 use super::Time;
 use super::identity::{CLIENT_ID_MAX, ClientId, Hardware, IdentifiedBy};
-use crate::device::Uuid;
 
 /// What a record begins with.
 pub(super) const MARKER: [u8; 4] = *b"GWLR";

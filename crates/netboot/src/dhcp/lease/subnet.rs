@@ -4,11 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use goldwire_stdx::Uuid;
+
 use super::Time;
 use super::identity::ClientId;
 use super::pool::{Pool, Range};
 use super::table::{Lease, State};
-use crate::device::{Mac, Uuid};
+use crate::device::Mac;
 
 /// For whom an address is reserved.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -69,9 +69,10 @@ fn udhcpc_gets_a_lease_and_renews_it_by_unicast() {
         .unwrap();
     let (sender, lines) = mpsc::channel();
     let stderr = client.stderr.take().unwrap();
-    std::thread::spawn(move || {
+    goldwire_stdx::spawn("test", move || {
         BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(sender.send(line)));
-    });
+    })
+    .unwrap();
     let wait_for = |text: &str| {
         let mut seen = Vec::new();
         while let Ok(line) = lines.recv_timeout(Duration::from_secs(60)) {

@@ -94,7 +94,7 @@ impl Link {
         let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::LocalDisk);
         let (log, _, clock) = open_leases(&mut server, Box::new(volume.clone())).unwrap();
         let service = Service { server: Some((server, log)), proxy: None };
-        Self { relay, running: bind(&settings).unwrap().start(service, clock).unwrap() }
+        Self { relay, running: bind(&settings).unwrap().run(service, clock).unwrap() }
     }
 
     fn send(&self, mut message: Message, number: u32) {

@@ -70,11 +70,12 @@ impl Lan {
     /// Does something on a thread that has gone into the server's namespace.
     pub(super) fn at_server<T: Send + 'static>(&self, act: impl FnOnce() -> T + Send + 'static) -> T {
         let path = format!("/run/netns/{}", self.server);
-        let thread = std::thread::spawn(move || {
+        let thread = goldwire_stdx::spawn("test", move || {
             let namespace = File::open(path).unwrap();
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
             act()
-        });
+        })
+        .unwrap();
         thread.join().unwrap()
     }
 
@@ -131,5 +132,5 @@ pub(super) fn ip(lines: &[String]) -> Option<()> {
 pub(super) fn start(sockets: crate::dhcp::driver::Sockets, settings: Settings, folder: &Path) -> Running {
     let mut server = server_of(settings, Action::LocalDisk);
     let (log, _, clock) = open_leases(&mut server, Box::new(Folder::open(folder).unwrap())).unwrap();
-    sockets.start(Service { server: Some((server, log)), proxy: None }, clock).unwrap()
+    sockets.run(Service { server: Some((server, log)), proxy: None }, clock).unwrap()
 }

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
+use goldwire_stdx::Stop;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -112,23 +112,21 @@ impl Heartbeats {
         getrandom::fill(&mut boot_id)
             .map_err(|error| HeartbeatError::Start(io::Error::other(error.to_string())))?;
         let shared = Arc::new(Shared {
-            is_stopping: AtomicBool::new(false),
+            stop: Stop::new(),
             digest: Mutex::new(self.group.own.digest),
             peers: Mutex::new(None),
         });
         let address = self.address;
         let beating = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("heartbeat".into())
-            .spawn(move || self.beat(u64::from_le_bytes(boot_id), &beating))
-            .map_err(HeartbeatError::Start)?;
+        let beat = move || self.beat(u64::from_le_bytes(boot_id), &beating);
+        let thread = goldwire_stdx::spawn("heartbeat", beat).map_err(HeartbeatError::Start)?;
         Ok(RunningHeartbeats { address, shared, thread: Some(thread) })
     }
 
     fn beat(self, boot_id: u64, shared: &Shared) {
         let started = Instant::now();
         let mut machine = Machine::new(self.group.clone(), boot_id, Duration::ZERO);
-        while !shared.is_stopping.load(Ordering::Relaxed) {
+        while !shared.stop.is_requested() {
             let wait = machine.poll_timeout().saturating_sub(started.elapsed());
             self.wait(wait);
             let condition = match self.table.own().map(|own| self.table.state_of(own)) {
@@ -196,7 +194,7 @@ pub struct RunningHeartbeats {
 }
 
 struct Shared {
-    is_stopping: AtomicBool,
+    stop: Stop,
     digest: Mutex<[u8; 16]>,
     /// Those who are configured now, until the thread has taken notice.
     peers: Mutex<Option<Vec<Peer>>>,
@@ -224,7 +222,7 @@ impl RunningHeartbeats {
 
 impl Drop for RunningHeartbeats {
     fn drop(&mut self) {
-        self.shared.is_stopping.store(true, Ordering::Relaxed);
+        self.shared.stop.request();
         if let Some(thread) = self.thread.take() {
             // A panic in there was reported by its own thread.
             let _ = thread.join();

@@ -133,10 +133,11 @@ fn many_clients_at_once_have_each_their_own_file() {
                     ("[::]:0", _) => SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
                     (_, odd) => SocketAddr::from(([127, 0, 0, 1 + odd as u8], port)),
                 };
-                scope.spawn(move || {
+                goldwire_stdx::spawn_scoped(scope, "test", move || {
                     let file = fetch_in(Mode::SinglePort, server, name, &[]).unwrap();
                     assert!(file[..] == pattern(*length)[..], "{server} {name}");
-                });
+                })
+                .unwrap();
             }
         });
     }

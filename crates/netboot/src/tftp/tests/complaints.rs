@@ -203,7 +203,7 @@ impl Relay {
         }
         let is_over = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&is_over);
-        let thread = std::thread::spawn(move || {
+        let thread = goldwire_stdx::spawn("test", move || {
             let (mut client, mut buffer) = (None, [0; 65536]);
             while !flag.load(Ordering::Relaxed) {
                 while let Ok((length, from)) = front.recv_from(&mut buffer) {
@@ -216,7 +216,8 @@ impl Relay {
                     }
                 }
             }
-        });
+        })
+        .unwrap();
         Self { address, is_over, thread: Some(thread) }
     }
 }

@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 
-use crate::device::Uuid;
+use goldwire_stdx::Uuid;
+
 use crate::dhcp::lease::{ClientId, Hardware, MemberId, Record, RecordState, RelayAgent, Time};
 
 pub(in crate::dhcp::lease) fn any_holder() -> impl Strategy<Value = ClientId> {

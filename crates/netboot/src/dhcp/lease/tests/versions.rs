@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use goldwire_stdx::Uuid;
+
 use super::CrashingVolume;
-use crate::device::Uuid;
 use crate::dhcp::lease::{IdentifiedBy, Log, MemberId, Record, RecordState, RelayAgent, Time, Volume as _};
 
 const LOG: &str = "leases.log";
