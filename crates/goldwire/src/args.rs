@@ -106,7 +106,7 @@ pub(crate) struct SyncArgs {
     /// The container to write; by default that of the target's file name, else the source's.
     #[arg(long, value_enum, help_heading = "What is written")]
     pub(crate) format: Option<FormatArg>,
-    /// The file name in target folders; `{uuid}` stands for a uuid made from the content.
+    /// The file name in target folders; `{uuid}` stands for a uuid made from the content and the folder.
     #[arg(long, value_parser = parse_name, help_heading = "What is written")]
     pub(crate) name: Option<String>,
     /// Permission bits of the new file, octal; by default those of the file it replaces, else the source's.
@@ -155,6 +155,9 @@ pub(crate) struct SyncArgs {
     /// Refuse a source whose version is not signed by this public key (file, or the key itself).
     #[arg(long, value_name = "KEY", help_heading = "Signatures")]
     pub(crate) require_signature: Option<String>,
+    /// With --require-signature, replace a version that the key signed by one that was created earlier.
+    #[arg(long, requires = "require_signature", help_heading = "Signatures")]
+    pub(crate) allow_older: bool,
     /// Only a version of this name: the one in its descriptor, which a signature covers.
     #[arg(long, value_name = "NAME", help_heading = "Signatures")]
     pub(crate) require_name: Option<String>,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -71,11 +71,16 @@ pub fn run(local: Vec<PathBuf>, programs: Option<Vec<Program>>, version: &str) -
         return EXIT_LOST;
     }
     let _ = rustix::pipe::fcntl_setpipe_size(io::stdin(), 1 << 20);
-    let (inputs, frames) = bounded(FRAMES_MAX);
-    let throttle = Arc::new(Throttle::default());
     // Not `io::stdout()` behind its line buffer: frames are written whole.
     let (Ok(stdin), Ok(stdout)) = (duplicate(io::stdin()), duplicate(io::stdout())) else { return EXIT_LOST };
-    let started = Connection::start(stdin, stdout, Arc::clone(&throttle), move |frame| {
+    work(stdin, stdout, agents)
+}
+
+/// Works for whoever is at the other end until that closes. The exit code.
+fn work(reader: impl Read + Send + 'static, writer: impl Write + Send + 'static, agents: Agents) -> i32 {
+    let (inputs, frames) = bounded(FRAMES_MAX);
+    let throttle = Arc::new(Throttle::default());
+    let started = Connection::start(reader, writer, Arc::clone(&throttle), move |frame| {
         let _ = inputs.send(frame);
     });
     let Ok(connection) = started else { return EXIT_LOST };

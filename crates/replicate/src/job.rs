@@ -102,8 +102,8 @@ pub enum Questions {
 pub struct WriteRules {
     /// The container to write; `None` goes by the target's name.
     pub format: Option<WireFormat>,
-    /// The file name at targets that are folders, `{uuid}` in it standing for a uuid made from the content, the same
-    /// at every target and in every run; `None` keeps the source's.
+    /// The file name at targets that are folders, `{uuid}` in it standing for a uuid made from the content and the
+    /// folder's path, the same in every run; `None` keeps the source's.
     pub name: Option<String>,
     /// Whether a file of other content is replaced.
     pub replace: bool,
@@ -152,6 +152,18 @@ pub struct Trust {
     pub require_signature: Option<PublicKey>,
     /// The version must have this name.
     pub require_name: Option<String>,
+    /// Whether a version may replace one that the required key signed and that was created later.
+    pub older: Older,
+}
+
+/// What becomes of a version that is older than the one it would replace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Older {
+    /// It is refused: somebody may have put an old one in the place of the new one.
+    #[default]
+    Refuse,
+    /// It is taken, as when a version is rolled back.
+    Allow,
 }
 
 impl SyncJob {

@@ -27,7 +27,7 @@ pub use endpoint::Endpoint;
 pub use failure::Result;
 pub use install::{Agents, Program, digest_of, own_agent};
 pub use job::{
-    Choice, Effort, Questions, Reach, Route, Seeds, Select, Signal, SyncEvent, SyncJob, SyncReport,
+    Choice, Effort, Older, Questions, Reach, Route, Seeds, Select, Signal, SyncEvent, SyncJob, SyncReport,
     TargetEvent, Trust, WriteRules,
 };
 pub use list::matches;

@@ -418,12 +418,14 @@ pub struct SourceJob {
 pub struct TargetJob {
     /// Folder or file, as the user wrote it.
     pub path: String,
-    /// The file name to use when `path` is a folder.
+    /// The file name to use when `path` is a folder, `{uuid}` in it standing for a uuid made from content and folder.
     pub name: String,
     /// Whether the user wrote that name, so that it is taken as it is or refused.
     pub is_name_given: bool,
     /// The descriptor's bytes ([`goldwire_store::Version`]).
     pub version: Vec<u8>,
+    /// Who must have signed the descriptor.
+    pub required: Option<RequiredSignature>,
     /// The container to write; none goes by the target's file name, or else takes the source's.
     pub format: Option<WireFormat>,
     /// The source's container.
@@ -446,6 +448,15 @@ pub struct TargetJob {
     pub window_bytes: u64,
     /// Hashing and writing threads; none asks the machine.
     pub threads: Option<u16>,
+}
+
+/// What a target makes sure of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequiredSignature {
+    /// The public key that the descriptor must be signed by.
+    pub signer: [u8; 32],
+    /// Whether a version may replace one of the same signer that was created later.
+    pub may_be_older: bool,
 }
 
 /// Container formats on the wire.

@@ -8,7 +8,8 @@ use anyhow::anyhow;
 use crossbeam_channel::{Sender, unbounded};
 use goldwire_replicate::wire::FailureKind;
 use goldwire_replicate::{
-    Choice, Effort, Questions, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules, sync,
+    Choice, Effort, Older, Questions, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules,
+    sync,
 };
 use goldwire_stdx::spawn;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -76,6 +77,7 @@ pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
             sign: args.sign.as_deref().map(key::secret).transpose()?,
             require_signature: args.require_signature.as_deref().map(key::public).transpose()?,
             require_name: args.require_name,
+            older: if args.allow_older { Older::Allow } else { Older::Refuse },
         },
         source: args.source,
         targets: args.targets,

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use goldwire_disk::{Access, BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
 use goldwire_stdx::Uuid;
 use goldwire_store::{
-    BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, build_tree, keep_beside,
+    BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, beside, build_tree, keep_beside,
 };
 
 use super::bitmap::Bitmap;
 use super::chunks::write_sparse;
 use super::destination::{Destination, LaidOut, ReadBack};
 use super::journal::Journal;
-use super::publish::publish;
+use super::publish::{publish, set_what_was_asked};
 use super::resolve::TargetFile;
 use super::seeds::Seed;
 use super::work::{State, WorkPlace};
@@ -92,14 +92,25 @@ impl ContainerFile {
         })
     }
 
-    /// Keeps the descriptor beside the target if it says more than the content does, and gives the place up: the target
-    /// holds the version already.
-    pub(crate) fn already_there(&self) {
-        if self.version.signer.is_some() {
+    /// The target holds the version already: gives it the owner and the mode that were asked for, keeps the descriptor
+    /// beside it if that says more than the content does, and gives the place up.
+    pub(crate) fn already_there(&self) -> Result<()> {
+        let (around, name) = self.place.target();
+        if self.job.owner.is_some() || self.job.mode.is_some() {
+            let file = around.read_file(name);
+            let file =
+                file.map_err(|error| Failure::io(format!("open {}", self.target.path.display()), &error))?;
+            set_what_was_asked(&file, &self.target.path, &self.job)?;
+        }
+        let is_newer =
+            |kept: &Version| kept.signer == self.version.signer && kept.created > self.version.created;
+        let kept = beside(&self.target.path, &self.version.root).ok().flatten();
+        if self.version.signer.is_some() && !kept.is_some_and(|(kept, _)| is_newer(&kept)) {
             // The content is there and proven; what is said about it is worth no failure.
             let _ = keep_beside(&self.target.path, &self.job.version);
         }
         self.place.clear();
+        Ok(())
     }
 
     /// Gives the place up again when nothing was begun. Unfinished work stays.
@@ -133,10 +144,10 @@ impl ContainerFile {
                 }
             }
         }
-        Ok((self.make(tree, &path, format)?, notice))
+        Ok((self.make(tree, &path)?, notice))
     }
 
-    fn make(&self, tree: &TreeFile, path: &Path, format: Format) -> Result<Arc<dyn BlockDevice>> {
+    fn make(&self, tree: &TreeFile, path: &Path) -> Result<Arc<dyn BlockDevice>> {
         let folder = self.place.folder();
         let make = || -> io::Result<File> {
             for name in ["laid-out", "disk", "journal"] {
@@ -145,17 +156,7 @@ impl ContainerFile {
             folder.create_new("disk", 0o600)
         };
         let file = make().map_err(|error| Failure::io(format!("make {}", path.display()), &error))?;
-        let options = CreateOptions {
-            format,
-            size: self.version.size,
-            uuid: uuid_of(&self.version.root),
-            created: self.version.created,
-        };
-        let device = goldwire_disk::create_in(file, path, &options).map_err(|error| match error.kind() {
-            ErrorKind::Invalid => Failure::of(FailureKind::Invalid, &error)
-                .hint("choose another container with --format, for example --format raw"),
-            _ => error.into(),
-        })?;
+        let device = make_container(file, path, self.target.format, &self.version)?;
         let shape = tree.shape();
         let nodes = if shape.levels() == 1 { 1 } else { shape.count(1) };
         for node in 0..nodes {
@@ -266,6 +267,45 @@ impl Destination for ContainerFile {
         let format = disk_format(self.target.format);
         publish(&self.place, &self.target.path, format, &self.version, &self.job)
     }
+}
+
+/// Fails if a run would fail that nothing has been claimed for, as far as that can be known without changing anything.
+pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
+    let folder = target.path.parent().unwrap_or(Path::new("/"));
+    let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(folder, may_write)
+        .map_err(|error| Failure::io(format!("make a work folder in {}", folder.display()), &error.into()))?;
+    WorkPlace::check_free(&target.path)?;
+    check_space(target, version, 0)?;
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if job.owner.is_some_and(|owner| me.0 != 0 && owner != me) {
+        let error = io::Error::from(rustix::io::Errno::PERM);
+        return Err(Failure::io(format!("set the owner of {}", target.path.display()), &error));
+    }
+    // In memory, and sparse: whether the container can be as large as the disk.
+    let file = rustix::fs::memfd_create("goldwire-plan", rustix::fs::MemfdFlags::CLOEXEC)
+        .map_err(|error| Failure::io("plan the container", &error.into()))?;
+    make_container(File::from(file), &target.path, target.format, version).map(drop)
+}
+
+/// An empty container for `version` in `file`.
+fn make_container(
+    file: File,
+    path: &Path,
+    format: WireFormat,
+    version: &Version,
+) -> Result<Arc<dyn BlockDevice>> {
+    let options = CreateOptions {
+        format: disk_format(format),
+        size: version.size,
+        uuid: uuid_of(&version.root),
+        created: version.created,
+    };
+    goldwire_disk::create_in(file, path, &options).map_err(|error| match error.kind() {
+        ErrorKind::Invalid => Failure::of(FailureKind::Invalid, &error)
+            .hint("choose another container with --format, for example --format raw"),
+        _ => error.into(),
+    })
 }
 
 /// Refuses a version that cannot fit where `have` bytes of it are already.

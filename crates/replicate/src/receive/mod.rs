@@ -26,6 +26,8 @@ mod seeds;
 mod shift;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod work;
 mod workers;
@@ -34,11 +36,9 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
-use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version};
+use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version, beside};
 
-pub(crate) use container::uuid_of;
-
-use self::container::{ContainerFile, free_bytes};
+use self::container::{ContainerFile, check_plan, disk_format, free_bytes};
 use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
@@ -77,7 +77,8 @@ pub(crate) fn receive(
     stop: &Stop,
 ) -> Result<Outcome> {
     let version = Version::decode(&job.version).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
-    let target = resolve(job)?;
+    check_signer(&version, job)?;
+    let target = resolve(job, &version.root)?;
     let shape = TreeGeometry::new(version.size)
         .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
     let watch = Watch { inputs, reports, emit, stop };
@@ -91,7 +92,7 @@ pub(crate) fn receive(
         match look_at_existing(&target, &version, job, &watch)? {
             Existing::Same => {
                 if let Some(container) = container {
-                    container.already_there();
+                    container.already_there()?;
                 }
                 let used = version.chunks_used;
                 let counters =
@@ -122,6 +123,7 @@ pub(crate) fn receive(
             (machine, Some(Arc::new(container) as Arc<dyn Destination>), previous)
         }
         None => {
+            check_plan(&target, &version, job)?;
             let tree = (TreeFile::unnamed(shape)?, false);
             (Machine::new(&version, Goal::Plan, window, tree, seeds), None, None)
         }
@@ -155,9 +157,31 @@ fn look_at_existing(
         existing.tree.top().is_ok_and(|top| existing.tree.shape().root(&top) == version.root)
     };
     match existing {
-        Ok(existing) if is_same(&existing) => Ok(Existing::Same),
         Err(failure) if failure.kind == FailureKind::Stopped => Err(failure),
+        Ok(existing) if is_same(&existing) => match job.format.map(disk_format) {
+            Some(wanted) if wanted != existing.image.info.format && !job.replace => {
+                let text = format!(
+                    "{} holds this version already, as {} and not as {}",
+                    target.path.display(),
+                    existing.image.info.format.name(),
+                    wanted.name()
+                );
+                Err(Failure::new(FailureKind::Exists, text)
+                    .hint("--replace writes it anew in that container; without --format it stays as it is"))
+            }
+            Some(wanted) if wanted != existing.image.info.format => Ok(Existing::Seed(Box::new(existing))),
+            _ => Ok(Existing::Same),
+        },
         _ if !job.replace => Ok(Existing::InTheWay),
+        Ok(existing) if is_rolled_back(&existing, target, version, job)? => {
+            let text = format!(
+                "{} holds a version of the same signer that was created later",
+                target.path.display()
+            );
+            Err(Failure::new(FailureKind::Exists, text).hint(
+                "an old version may have been put in the place of the new one; --allow-older goes back to it",
+            ))
+        }
         existing => replace(target, version, job, watch, existing),
     }
 }
@@ -206,6 +230,29 @@ fn change_of_size(existing: &Seed, version: &Version) -> Option<String> {
     let bytes = |chunks: u64| ByteSize(chunks * CHUNK_SIZE as u64);
     is_much_less
         .then(|| format!("it holds {}, and the new one only {}", bytes(used), bytes(version.chunks_used)))
+}
+
+/// Fails unless the version is signed as the job requires: whoever passes jobs on must not be able to leave that out.
+fn check_signer(version: &Version, job: &TargetJob) -> Result<()> {
+    let Some(required) = &job.required else { return Ok(()) };
+    match &version.signer {
+        Some(signer) if *signer.as_bytes() == required.signer => Ok(()),
+        _ => Err(Failure::new(FailureKind::Invalid, "the version is not signed by the required key")
+            .hint("sign it where it was made: goldwire disk tree --sign KEY IMAGE")),
+    }
+}
+
+/// Whether what is there was signed by the required key too, and created later.
+fn is_rolled_back(existing: &Seed, target: &TargetFile, version: &Version, job: &TargetJob) -> Result<bool> {
+    let Some(required) = job.required.as_ref().filter(|required| !required.may_be_older) else {
+        return Ok(false);
+    };
+    let root = existing.tree.shape().root(&existing.tree.top()?);
+    let kept = beside(&target.path, &root)?;
+    Ok(kept.is_some_and(|(kept, _)| {
+        kept.signer.is_some_and(|signer| *signer.as_bytes() == required.signer)
+            && kept.created > version.created
+    }))
 }
 
 /// Puts the named seeds first, and what is found in the target's folder last.

@@ -1,7 +1,7 @@
 //! The last step: owner, mode and times, then one rename, then the folder made durable. Before it, the target's
 //! folder holds nothing new; after it, the whole version.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
@@ -27,26 +27,16 @@ pub(crate) fn publish(
     let (around, name) = place.target();
     let replaced = around.owner_of(name).ok().flatten();
     let file = place.folder().read_file("disk").map_err(|error| failed("open the work file of", &error))?;
-    let owner = job.owner.or_else(|| replaced.map(|owner| (owner.user, owner.group)));
-    if let Some((user, group)) = owner {
-        let is_mine = file.metadata().is_ok_and(|data| data.uid() == user && data.gid() == group);
-        match fchown(&file, Some(user), Some(group)) {
-            // Only root gives files away. What the user asked for must be so; what would only be nice need not.
-            Err(error) if !is_mine && job.owner.is_some() => return Err(failed("set the owner of", &error)),
-            _ => {}
-        }
+    // What is only kept need not succeed: only root gives files away, and a file system without modes refuses any.
+    if let (None, Some(replaced)) = (job.owner, replaced) {
+        let _ = fchown(&file, Some(replaced.user), Some(replaced.group));
     }
-    let mode = match (job.mode, replaced) {
-        (Some(mode), _) => mode,
-        (None, Some(replaced)) => replaced.mode,
+    if job.mode.is_none() {
         // As rsync without --perms: the source's, as far as the user here lets new files have it.
-        (None, None) => job.source_mode & umask_allows(place),
-    };
-    match file.set_permissions(Permissions::from_mode(mode & 0o777)) {
-        // A file system without modes refuses any. What the user asked for must be so.
-        Err(error) if job.mode.is_some() => return Err(failed("set the mode of", &error)),
-        _ => {}
+        let kept = replaced.map_or_else(|| job.source_mode & umask_allows(place), |replaced| replaced.mode);
+        let _ = file.set_permissions(Permissions::from_mode(kept & 0o777));
     }
+    set_what_was_asked(&file, target, job)?;
     // The content's own time, as rsync -t keeps it. It also makes every later write move the modification time,
     // however coarse the file system's clock is, which the kept trees rely on.
     let created = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(version.created.max(0) as u64));
@@ -63,6 +53,25 @@ pub(crate) fn publish(
     around.sync().map_err(|error| failed("sync the folder of", &error))?;
     keep_records(place, target, format, version, job);
     place.clear();
+    Ok(())
+}
+
+/// Gives the file the owner and the mode that the user asked for, or fails.
+pub(crate) fn set_what_was_asked(file: &File, target: &Path, job: &TargetJob) -> Result<()> {
+    let failed = |doing: &str, error: &io::Error| Failure::io(format!("{doing} {}", target.display()), error);
+    if let Some((user, group)) = job.owner {
+        let is_so = file.metadata().is_ok_and(|data| data.uid() == user && data.gid() == group);
+        if !is_so {
+            fchown(file, Some(user), Some(group)).map_err(|error| failed("set the owner of", &error))?;
+        }
+    }
+    if let Some(mode) = job.mode {
+        let is_so = file.metadata().is_ok_and(|data| data.mode() & 0o7777 == mode);
+        if !is_so {
+            let set = file.set_permissions(Permissions::from_mode(mode & 0o777));
+            set.map_err(|error| failed("set the mode of", &error))?;
+        }
+    }
     Ok(())
 }
 

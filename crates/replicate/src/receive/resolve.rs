@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use goldwire_disk::Promise;
+use goldwire_stdx::Uuid;
+use goldwire_store::Root;
 
-use super::container::disk_format;
-
+use super::container::{disk_format, uuid_of};
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, TargetJob, WireFormat};
 
@@ -19,11 +20,13 @@ pub(crate) struct TargetFile {
 }
 
 /// Finds the file that `job` is about.
-pub(crate) fn resolve(job: &TargetJob) -> Result<TargetFile> {
+pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
     let written = Path::new(&job.path);
     let invalid = |why: String| Failure::new(FailureKind::Invalid, format!("{}: {why}", written.display()));
     if fs::metadata(written).is_ok_and(|data| data.is_dir()) {
-        let name = plain_name(&job.name)?;
+        let folder =
+            fs::canonicalize(written).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
+        let name = plain_name(&job.name.replace("{uuid}", &uuid_in(&folder, root).to_string()))?;
         let (name, format) = match job.is_name_given {
             true => {
                 let format = format_for(&name, job)?;
@@ -35,8 +38,6 @@ pub(crate) fn resolve(job: &TargetJob) -> Result<TargetFile> {
                 (with_ending(&name, format), format)
             }
         };
-        let folder =
-            fs::canonicalize(written).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
         let path = folder.join(name);
         refuse_unless_file(&path)?;
         return Ok(TargetFile { path, format });
@@ -62,6 +63,15 @@ pub(crate) fn resolve(job: &TargetJob) -> Result<TargetFile> {
     refuse_unless_file(&path)?;
     let format = format_for(&name, job)?;
     Ok(TargetFile { path, format })
+}
+
+/// A uuid for this content in this folder: the same in every run, and another one in every other folder, because the
+/// storage repositories of a pool must not hold two VDIs of one uuid. Version 8 of RFC 9562 (custom), section 5.8.
+fn uuid_in(folder: &Path, root: &Root) -> Uuid {
+    let mut hasher = blake3::Hasher::new_derive_key("goldwire 2026-11 uuid of a version in a folder");
+    hasher.update(&root.0);
+    hasher.update(folder.as_os_str().as_encoded_bytes());
+    uuid_of(&Root(*hasher.finalize().as_bytes()))
 }
 
 /// Nothing, or a regular file, may be where the disk goes: not a folder, a device, or a link.
@@ -147,6 +157,7 @@ mod tests {
             path: String::new(),
             name: String::new(),
             is_name_given: false,
+            required: None,
             version: Vec::new(),
             format,
             source_format,
@@ -214,7 +225,7 @@ mod tests {
                             if is_folder { folder.path().to_owned() } else { folder.path().join(&name) };
                         let path = place.to_str().unwrap().to_owned();
                         let job = TargetJob { path, name: name.clone(), is_name_given, ..job(source, asked) };
-                        let Ok(file) = resolve(&job) else {
+                        let Ok(file) = resolve(&job, &Root([1; 32])) else {
                             assert!(!ending.is_empty(), "{job:?}");
                             continue;
                         };
@@ -234,7 +245,17 @@ mod tests {
         let file = folder.path().join("file.vhd");
         let path = file.to_str().unwrap().to_owned();
         let given = TargetJob { path, name: "x.vhd".into(), is_name_given: true, ..job(FORMATS[2], None) };
-        assert!(resolve(&given).unwrap_err().to_string().contains("--name"));
+        assert!(resolve(&given, &Root([1; 32])).unwrap_err().to_string().contains("--name"));
+    }
+
+    #[test]
+    fn a_uuid_is_stable_in_a_folder_and_another_in_every_other_and_for_other_content() {
+        let uuid = |folder: &str, root: u8| uuid_in(Path::new(folder), &Root([root; 32]));
+        assert_eq!(uuid("/sr/a", 1), uuid("/sr/a", 1));
+        assert_ne!(uuid("/sr/a", 1), uuid("/sr/b", 1));
+        assert_ne!(uuid("/sr/a", 1), uuid("/sr/a", 2));
+        let bytes = uuid("/sr/a", 1).0;
+        assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (8, 2), "version 8, variant of RFC 9562");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use goldwire_disk::FileIdentity;
 use goldwire_stdx::{Existing, Folder};
-use goldwire_store::{Kept, make_own};
+use goldwire_store::{Kept, find_own, make_own};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,22 @@ impl WorkPlace {
         // Within a folder that is ours alone, so whatever lies here is ours too.
         let folder = all.make_child(name, 0o700).map_err(failed)?;
         Ok(Self { around, all, folder, name: name.to_owned(), lock_name, _lock: lock })
+    }
+
+    /// Fails as [`claim`](Self::claim) would if another sync holds `target`; changes nothing.
+    pub(crate) fn check_free(target: &Path) -> Result<()> {
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
+        let Ok(around) = Folder::open(parent) else { return Ok(()) };
+        let mut lock_name = name.to_owned();
+        lock_name.push(".lock");
+        for all in find_own(&around, Kept::Work, &[]) {
+            if let Ok(file) = all.read_file(&lock_name)
+                && flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+            {
+                return Err(busy(file, &all.path().join(&lock_name)));
+            }
+        }
+        Ok(())
     }
 
     /// Whether an unfinished attempt at exactly this state is here. Otherwise clears the place: an unfinished
@@ -162,17 +178,7 @@ fn lock(folder: &Folder, name: &OsString) -> Result<File> {
         let mut file = folder.open_or_create(name, 0o600).map_err(|error| failed(&error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                let _ = file.take(200).read_to_string(&mut holder);
-                let holder = goldwire_stdx::printable(holder.trim()).into_owned();
-                let who = if holder.is_empty() { "another process".to_owned() } else { holder };
-                return Err(Failure::new(
-                    FailureKind::Busy,
-                    format!("another sync to this target is running ({who}, lock {})", path.display()),
-                )
-                .hint("wait for it to end, or stop it; two syncs never write to one target"));
-            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy(file, &path)),
             Err(error) => return Err(failed(&error.into())),
         }
         // The previous holder removes the file when it is done: a lock on a removed file guards nothing.
@@ -191,6 +197,19 @@ fn lock(folder: &Folder, name: &OsString) -> Result<File> {
     }
 }
 
+/// Somebody else holds the lock in `file`, and has written there who it is.
+fn busy(file: File, path: &Path) -> Failure {
+    let mut holder = String::new();
+    let _ = file.take(200).read_to_string(&mut holder);
+    let holder = goldwire_stdx::printable(holder.trim()).into_owned();
+    let who = if holder.is_empty() { "another process".to_owned() } else { holder };
+    Failure::new(
+        FailureKind::Busy,
+        format!("another sync to this target is running ({who}, lock {})", path.display()),
+    )
+    .hint("wait for it to end, or stop it; two syncs never write to one target")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,6 +226,8 @@ mod tests {
         let refused = WorkPlace::claim(&target).unwrap_err();
         assert_eq!(refused.kind, FailureKind::Busy);
         assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+        assert_eq!(WorkPlace::check_free(&target).unwrap_err(), refused);
+        WorkPlace::check_free(&folder.path().join("c.vhd")).unwrap();
         WorkPlace::claim(&folder.path().join("b.vhd")).unwrap();
         first.clear();
         WorkPlace::claim(&target).unwrap();

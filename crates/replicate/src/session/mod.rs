@@ -28,12 +28,11 @@ use crate::connection::{Connection, Throttle, lost};
 use crate::dial::{Dialed, Process, dial, ssh_command};
 use crate::endpoint::Endpoint;
 use crate::failure::Result;
-use crate::job::{Questions, Route, Seeds, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent};
-use crate::receive::uuid_of;
+use crate::job::{Older, Questions, Route, Seeds, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent};
 use crate::source::{RemoteServer, Server, Serving, SharedServer};
 use crate::wire::{
-    Candidate, Command, Event, Failure, FailureKind, Frame, Hello, Kind, Outcome, SourceJob, SourceReady,
-    TargetJob,
+    Candidate, Command, Event, Failure, FailureKind, Frame, Hello, Kind, Outcome, RequiredSignature,
+    SourceJob, SourceReady, TargetJob,
 };
 
 /// Bytes that all targets together may have asked for and not yet dealt with.
@@ -124,7 +123,7 @@ impl Session<'_> {
         });
         let targets = self.for_each_target(reached, usize::MAX, |target, reached| {
             let reached = reached?;
-            let job = self.target_job(target, &image, &ready, &version, &bytes)?;
+            let job = self.target_job(target, &image, &ready, &bytes);
             let command = Command::Receive(Box::new(job));
             reached.connection.send(Frame::of(Kind::Command, reached.stream, 0, &command));
             let outcome = self.finished(target, &reached.events, &version)?;
@@ -377,24 +376,21 @@ impl Session<'_> {
 
     /// What a target is asked to do. All names come from what the user wrote or chose, never from what the source says of
     /// itself (CVE-2019-6111).
-    fn target_job(
-        &self,
-        target: usize,
-        image: &Candidate,
-        ready: &SourceReady,
-        version: &Version,
-        bytes: &[u8],
-    ) -> Result<TargetJob> {
+    fn target_job(&self, target: usize, image: &Candidate, ready: &SourceReady, bytes: &[u8]) -> TargetJob {
         let job = self.job;
         let name = match &job.write.name {
-            Some(name) => name.replace("{uuid}", &uuid_of(&version.root).to_string()),
+            Some(name) => name.clone(),
             None => image.path.rsplit('/').next().unwrap_or_default().to_owned(),
         };
-        Ok(TargetJob {
+        TargetJob {
             path: job.targets[target].path.clone(),
             name,
             is_name_given: job.write.name.is_some(),
             version: bytes.to_vec(),
+            required: job.trust.require_signature.as_ref().map(|key| RequiredSignature {
+                signer: *key.as_bytes(),
+                may_be_older: job.trust.older == Older::Allow,
+            }),
             format: job.write.format,
             source_format: ready.format,
             seeds: match &job.seeds {
@@ -409,7 +405,7 @@ impl Session<'_> {
             owner: job.write.owner,
             window_bytes: (WINDOWS_TOTAL / job.targets.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX),
             threads: job.effort.threads,
-        })
+        }
     }
 
     fn reach_target(&self, target: usize, source: &Source, shared: &Arc<dyn Server>) -> Result<Reached> {
@@ -657,13 +653,11 @@ mod tests {
             mode: 0o6777,
             tree_was_cached: false,
         };
-        let asked = |job: &SyncJob| {
-            with_session(job, |session| session.target_job(0, &image, &ready, &version(), b"d")).unwrap()
-        };
+        let asked = |job: &SyncJob| with_session(job, |session| session.target_job(0, &image, &ready, b"d"));
         assert_eq!((asked(&job()).name.as_str(), asked(&job()).source_mode), ("win11.raw", 0o777));
         let mut named = job();
         named.write.name = Some("{uuid}.vhd".into());
-        assert_eq!(asked(&named).name, "07070707-0707-8707-8707-070707070707.vhd");
+        assert_eq!(asked(&named).name, "{uuid}.vhd", "the target knows its folder");
     }
 
     #[test]

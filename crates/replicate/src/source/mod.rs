@@ -2,6 +2,7 @@
 //! ([`RemoteServer`]), and once for many who ask the same ([`SharedServer`]). A [`Serving`] stands between a server and
 //! each peer and keeps the bounds.
 
+mod device;
 mod open;
 mod pace;
 mod remote;

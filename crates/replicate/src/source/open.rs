@@ -11,6 +11,7 @@ use goldwire_disk::{Format, OpenOptions, SameFolderOr};
 use goldwire_stdx::{Stop, watched};
 use goldwire_store::{BuildOptions, Progress, TreeCache, describe};
 
+use super::device::DeviceWatch;
 use super::{LocalServer, Pace, Server, SharedServer};
 use crate::connection::Connection;
 use crate::failure::Result;
@@ -28,6 +29,8 @@ pub(crate) fn open_source(
 ) -> Result<(SourceReady, Arc<dyn Server>)> {
     let path =
         fs::canonicalize(&job.path).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
+    // Before the first byte is read, so that nothing that is written from then on goes unseen.
+    let watch = DeviceWatch::start(&path)?;
     let folders = job.parent_folders.iter().map(PathBuf::from).collect();
     let options = OpenOptions {
         format: job.format.map(Into::into),
@@ -64,7 +67,7 @@ pub(crate) fn open_source(
         mode: std::os::unix::fs::MetadataExt::mode(&data) & 0o777,
         tree_was_cached: cached.was_cached,
     };
-    let local = LocalServer::start(opened, cached.tree, job.level, pace)?;
+    let local = LocalServer::start(opened, cached.tree, job.level, pace, watch)?;
     Ok((ready, Arc::new(SharedServer::new(Arc::new(local), job.keep_bytes))))
 }
 

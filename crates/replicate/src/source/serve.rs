@@ -10,6 +10,7 @@ use goldwire_stdx::{AlignedBuffer, spawn};
 use goldwire_store::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, FANOUT, Rolling, TreeFile, block_hash};
 use zstd::bulk::Compressor;
 
+use super::device::DeviceWatch;
 use super::pace::LevelChoice;
 use super::{Callback, Pace, Server};
 use crate::failure::Result;
@@ -25,17 +26,25 @@ struct Served {
     image: Image,
     tree: TreeFile,
     level: LevelChoice,
+    /// If the image is a device.
+    watch: Option<DeviceWatch>,
 }
 
 impl LocalServer {
-    /// A server for `image` with its `tree`. `level` is the zstd level; none adapts to what `pace` says.
+    /// A server for `image` with its `tree`, and the `watch` over it since before the tree was made. `level` is the zstd level; none adapts to what `pace` says.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(crate) fn start(image: Image, tree: TreeFile, level: Option<i32>, pace: Arc<Pace>) -> Result<Self> {
+    pub(crate) fn start(
+        image: Image,
+        tree: TreeFile,
+        level: Option<i32>,
+        pace: Arc<Pace>,
+        watch: Option<DeviceWatch>,
+    ) -> Result<Self> {
         let (jobs, queue): (_, Receiver<(Arc<AlignedBuffer>, Callback)>) = unbounded();
         let level = level.map_or(LevelChoice::Adaptive(pace), LevelChoice::Fixed);
-        let served = Arc::new(Served { image, tree, level });
+        let served = Arc::new(Served { image, tree, level, watch });
         for _ in 0..thread::available_parallelism().map_or(2, |count| count.get().min(8)) {
             let served = Arc::clone(&served);
             let queue = queue.clone();
@@ -75,7 +84,7 @@ impl Answerer {
     /// An answerer for `image` with its `tree` that compresses at this zstd level.
     #[cfg(test)]
     pub(crate) fn new(image: Image, tree: TreeFile, level: i32) -> Self {
-        let served = Arc::new(Served { image, tree, level: LevelChoice::Fixed(level) });
+        let served = Arc::new(Served { image, tree, level: LevelChoice::Fixed(level), watch: None });
         Self { served, compressor: None, raw: Raw::new() }
     }
 
@@ -196,7 +205,13 @@ impl Answerer {
     }
 
     fn unchanged(&self) -> Result<()> {
-        match self.served.image.changed()? {
+        let mut changed = self.served.image.changed()?;
+        if let Some(watch) = &self.served.watch
+            && watch.has_changed()?
+        {
+            changed = Some(watch.path().to_owned());
+        }
+        match changed {
             None => Ok(()),
             Some(path) => Err(Failure::new(
                 FailureKind::SourceChanged,

@@ -58,7 +58,8 @@ impl PublicKey {
         VerifyingKey::from_bytes(bytes).ok().filter(|key| !key.is_weak()).map(Self)
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+    /// The key's 32 bytes (RFC 8032, section 5.1.5).
+    pub fn as_bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 
