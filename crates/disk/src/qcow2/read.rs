@@ -42,6 +42,7 @@ impl Reader {
             }
         }
         let l1 = read_l1(&host, header, host_length)?;
+        refuse_shared_tables(&host, header, &l1)?;
         let view = View::new(host, header, backing);
         Ok(Self { view, l1_offset: header.l1_offset, l1, host_length, tables: Cache::new(TABLE_BYTES_MAX) })
     }
@@ -113,6 +114,24 @@ impl BlockDevice for Reader {
 
     fn flush(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+/// Refuses an L1 table of which two entries name one L2 table. No writer shares them, and a file of some kilobytes could
+/// claim a terabyte of data with one table.
+fn refuse_shared_tables(host: &HostFile, header: &Header, l1: &[u64]) -> Result<()> {
+    let mut named: Vec<(u64, usize)> = l1
+        .iter()
+        .enumerate()
+        .filter_map(|(index, entry)| Some((header.geometry.l2_table(*entry).ok()??, index)))
+        .collect();
+    named.sort_unstable();
+    match named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(&[(_, first), (_, second)]) => {
+            let why = format!("names the L2 table that entry {first} names");
+            Err(host.corrupt("L1 entry", header.l1_offset + second as u64 * 8, why))
+        }
+        _ => Ok(()),
     }
 }
 

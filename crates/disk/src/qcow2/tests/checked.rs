@@ -51,8 +51,10 @@ fn findings_agree_with_qemu() {
         damage(&mut bytes);
         std::fs::write(&path, &bytes).unwrap();
         let findings = check_image(&path).unwrap();
-        let is_named =
-            |finding: &crate::Finding| finding.message.contains(words) && finding.severity == *severity;
+        let is_named = |finding: &Finding| {
+            let text = format!("{}: {}", finding.field, finding.message);
+            text.contains(words) && finding.severity == *severity
+        };
         assert!(findings.iter().any(is_named), "{words}: {findings:?}");
         if has_qemu() {
             let (code, text) = qemu_check(&path);

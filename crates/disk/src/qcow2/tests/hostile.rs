@@ -234,3 +234,32 @@ fn noise_is_mapped_within_bounds() {
         }
     }
 }
+
+/// A file of 384 KiB was a terabyte of data to read.
+#[test]
+fn one_table_does_not_stand_for_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let device = create_image(&path, 1 << 40);
+    device.write_at(&noise(1, 1000), 0).unwrap();
+    device.flush().unwrap();
+    let header = Header::parse(&std::fs::read(&path).unwrap()[..CLUSTER as usize], &path).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let l1 = header.l1_offset as usize;
+    let first = bytes[l1..l1 + 8].to_vec();
+    for entry in bytes[l1 + 8..l1 + header.l1_bytes() as usize].chunks_exact_mut(8) {
+        entry.copy_from_slice(&first);
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    let error = open_image(&path, Access::Read).err().unwrap();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("L2 table"), "{error}");
+    // Two are as wrong as all.
+    for entry in bytes[l1 + 8..l1 + header.l1_bytes() as usize - 8].chunks_exact_mut(8) {
+        entry.fill(0);
+    }
+    std::fs::write(&path, &bytes).unwrap();
+    assert!(open_image(&path, Access::Read).is_err());
+    bytes[l1 + header.l1_bytes() as usize - 8..l1 + header.l1_bytes() as usize].fill(0);
+    std::fs::write(&path, &bytes).unwrap();
+    open_image(&path, Access::Read).unwrap();
+}
