@@ -33,6 +33,7 @@ mod sync;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod units;
 mod vhd;
 
 pub use check::check;

@@ -8,7 +8,7 @@ use super::header::{CORRUPT, DIRTY, Header, be64};
 use super::host::HostFileExt as _;
 use super::read::read_u64s;
 use super::space::{CLUSTERS_MAX, Space};
-use super::tables::{COPIED, Mapping, Run};
+use super::tables::{COPIED, InSpan, Mapping, Run};
 use super::write::{CLUSTER_BITS, REFCOUNT_ORDER, SIZE_MAX, Writer};
 use crate::host::HostFile;
 use crate::{Error, ErrorKind, Result};
@@ -105,27 +105,27 @@ impl Scan<'_> {
                 .corrupt("L1 entry", l1_at, "the copied flag is not set alone")
                 .with_hint(HINT_REPAIR));
         };
-        self.mark("L1 entry", l1_at, table_host, geometry.cluster_size())?;
+        self.mark("L1 entry", l1_at, table_host.0, geometry.cluster_size())?;
         let mut bytes = vec![0; geometry.cluster_size() as usize];
-        self.host.read_whole(&mut bytes, table_host, "L2 table")?;
+        self.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
         for at in (0..geometry.cluster_size()).step_by(8) {
             let entry = be64(&bytes, at as usize).unwrap_or(0);
             if entry == 0 {
                 continue;
             }
-            let guest = at / 8 * geometry.cluster_size();
+            let within = InSpan(at / 8 * geometry.cluster_size());
             let Run { mapping, .. } = geometry
-                .mapping(&bytes, guest)
-                .map_err(|bad| self.host.corrupt("L2 entry", table_host + at, bad.why))?;
+                .mapping(&bytes, within)
+                .map_err(|bad| self.host.corrupt("L2 entry", table_host.0 + at, bad.why))?;
             match mapping {
                 Mapping::Data { host } if entry & COPIED != 0 => {
-                    self.mark("L2 entry", table_host + at, host, 1)?;
+                    self.mark("L2 entry", table_host.0 + at, host.0, 1)?;
                 }
                 Mapping::Data { .. } => return Err(unsupported(self.host, "clusters that need copying")),
                 Mapping::Compressed { .. } => return Err(unsupported(self.host, "compressed clusters")),
                 Mapping::Zero => return Err(unsupported(self.host, "zero clusters")),
                 Mapping::Unallocated => {
-                    return Err(self.host.corrupt("L2 entry", table_host + at, "has flags but no cluster"));
+                    return Err(self.host.corrupt("L2 entry", table_host.0 + at, "has flags but no cluster"));
                 }
             }
         }

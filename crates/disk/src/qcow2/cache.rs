@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::units::FileOffset;
+
 /// Clusters by their offset in the file.
 pub(super) struct Cache {
     bytes_max: usize,
@@ -13,8 +15,8 @@ pub(super) struct Cache {
 struct State {
     bytes: usize,
     clock: u64,
-    entries: HashMap<u64, (u64, Arc<[u8]>)>,
-    by_age: BTreeMap<u64, u64>,
+    entries: HashMap<FileOffset, (u64, Arc<[u8]>)>,
+    by_age: BTreeMap<u64, FileOffset>,
 }
 
 impl Cache {
@@ -27,7 +29,7 @@ impl Cache {
     /// without the lock.
     pub(super) fn get<E>(
         &self,
-        host: u64,
+        host: FileOffset,
         load: impl FnOnce() -> Result<Arc<[u8]>, E>,
     ) -> Result<Arc<[u8]>, E> {
         if let Some(found) = self.state().touch(host) {
@@ -44,7 +46,7 @@ impl Cache {
 }
 
 impl State {
-    fn touch(&mut self, host: u64) -> Option<Arc<[u8]>> {
+    fn touch(&mut self, host: FileOffset) -> Option<Arc<[u8]>> {
         self.clock += 1;
         let (age, bytes) = self.entries.get_mut(&host)?;
         self.by_age.remove(age);
@@ -53,7 +55,7 @@ impl State {
         Some(Arc::clone(bytes))
     }
 
-    fn insert(&mut self, host: u64, bytes: &Arc<[u8]>, bytes_max: usize) {
+    fn insert(&mut self, host: FileOffset, bytes: &Arc<[u8]>, bytes_max: usize) {
         self.clock += 1;
         self.bytes += bytes.len();
         self.by_age.insert(self.clock, host);
@@ -77,8 +79,10 @@ mod tests {
     #[test]
     fn the_least_recently_used_goes_first() {
         let cache = Cache::new(1024);
-        let load = |host: u64| cache.get(host, || Ok::<_, ()>(Arc::from(vec![host as u8; 512]))).unwrap();
-        let is_here = |host: u64| cache.get(host, || Err(())).is_ok();
+        let load = |host: u64| {
+            cache.get(FileOffset(host), || Ok::<_, ()>(Arc::from(vec![host as u8; 512]))).unwrap()
+        };
+        let is_here = |host: u64| cache.get(FileOffset(host), || Err(())).is_ok();
         load(1);
         load(2);
         load(1);

@@ -12,11 +12,12 @@ use super::header::{CORRUPT, DIRTY, Header, be64};
 use super::host::HostFileExt as _;
 use super::read::read_u64s;
 use super::refcounts::Refcounts;
-use super::tables::{COPIED, Mapping};
+use super::tables::{COPIED, InSpan, Mapping};
 use crate::error::shown;
 use crate::finding::Finding;
 use crate::host::HostFile;
 use crate::parents::Parents;
+use crate::units::{FileOffset, GuestOffset};
 use crate::{ErrorKind, Result};
 
 /// The most memory for counting uses.
@@ -161,9 +162,9 @@ impl<'a> Checker<'a> {
             match geometry.l2_table(entry) {
                 Ok(None) => {}
                 Ok(Some(host)) => {
-                    if self.table("L2 table", Some(at), host, geometry.cluster_size()) {
+                    if self.table("L2 table", Some(at), host.0, geometry.cluster_size()) {
                         self.copied("L1 entry", at, entry, host, refcounts)?;
-                        tables.push((host, index as u64 * geometry.table_span()));
+                        tables.push((host, geometry.span_start(index)));
                     }
                 }
                 Err(why) => self.report(Finding::error("L1 entry", at, why)),
@@ -181,28 +182,33 @@ impl<'a> Checker<'a> {
         Ok(())
     }
 
-    fn l2(&mut self, table_host: u64, table_guest: u64, refcounts: &Refcounts<'_>) -> Result<()> {
+    fn l2(
+        &mut self,
+        table_host: FileOffset,
+        table_guest: GuestOffset,
+        refcounts: &Refcounts<'_>,
+    ) -> Result<()> {
         let geometry = self.header.geometry;
         let mut bytes = vec![0; geometry.cluster_size() as usize];
-        self.host.read_whole(&mut bytes, table_host, "L2 table")?;
+        self.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
         for index in 0..geometry.cluster_size() / geometry.entry_size() {
             let (in_table, guest) = (index * geometry.entry_size(), index << geometry.cluster_bits());
-            let at = table_host + in_table;
+            let at = table_host.0 + in_table;
             let entry = be64(&bytes, in_table as usize).unwrap_or(0);
             let mut within = guest;
             while within < guest + geometry.cluster_size() {
-                match geometry.mapping(&bytes, within) {
+                match geometry.mapping(&bytes, InSpan(within)) {
                     Ok(run) => {
                         within += run.length;
                         match run.mapping {
                             Mapping::Compressed { host, length } => {
-                                self.used("compressed cluster", at, host, length);
+                                self.used("compressed cluster", at, host.0, length);
                             }
                             // What lies behind the end of the guest's disk may be missing.
                             Mapping::Data { host } => {
                                 let start = within - run.length;
-                                let disk = self.header.size.saturating_sub(table_guest + start);
-                                self.whole("L2 entry", at, host, run.length.min(disk));
+                                let disk = self.header.size.saturating_sub((table_guest + start).0);
+                                self.whole("L2 entry", at, host.0, run.length.min(disk));
                             }
                             Mapping::Zero | Mapping::Unallocated => {}
                         }
@@ -214,8 +220,8 @@ impl<'a> Checker<'a> {
                 }
             }
             if let Some(host) = geometry.held_cluster(entry)
-                && host.is_multiple_of(geometry.cluster_size())
-                && self.used("L2 entry", at, host, 1)
+                && host.0.is_multiple_of(geometry.cluster_size())
+                && self.used("L2 entry", at, host.0, 1)
             {
                 self.copied("L2 entry", at, entry, host, refcounts)?;
             }
@@ -229,10 +235,10 @@ impl<'a> Checker<'a> {
         field: &str,
         at: u64,
         entry: u64,
-        host: u64,
+        host: FileOffset,
         refcounts: &Refcounts<'_>,
     ) -> Result<()> {
-        let refcount = refcounts.get(host >> self.header.geometry.cluster_bits())?;
+        let refcount = refcounts.get(host.0 >> self.header.geometry.cluster_bits())?;
         if (entry & COPIED != 0) != (refcount == 1) {
             let state = if entry & COPIED != 0 { "set" } else { "clear" };
             let message = format!("the copied flag is {state}, but the refcount is {refcount}");

@@ -8,6 +8,7 @@ use super::host::HostFileExt as _;
 use super::tables::{Mapping, Run};
 use super::view::View;
 use crate::host::HostFile;
+use crate::units::{FileOffset, GuestOffset};
 use crate::{BlockDevice, Error, ErrorKind, Extent, Result};
 
 /// L2 tables in memory: with 64 KiB clusters these map 128 GiB.
@@ -48,37 +49,35 @@ impl Reader {
     }
 
     /// Where the guest bytes from `offset` on lie, at most `limit` of them. The range is inside the disk.
-    fn lookup(&self, offset: u64, limit: u64) -> Result<Run> {
+    fn lookup(&self, offset: GuestOffset, limit: u64) -> Result<Run> {
         let Self { view, l1, .. } = self;
-        let span = view.geometry.table_span();
-        let index = offset / span;
-        let entry_offset = self.l1_offset + index * 8;
+        let (index, within) = view.geometry.table_of(offset);
+        let entry_offset = self.l1_offset + index as u64 * 8;
         let bad_l1 = |why| view.host.corrupt("L1 entry", entry_offset, why);
-        let entry = l1.get(index as usize).copied().ok_or_else(|| bad_l1("is outside of the table"))?;
+        let entry = l1.get(index).copied().ok_or_else(|| bad_l1("is outside of the table"))?;
         let Some(table_host) = view.geometry.l2_table(entry).map_err(bad_l1)? else {
             return Ok(view.missing_tables(l1, offset, limit));
         };
         let cluster_size = view.geometry.cluster_size();
-        if table_host + cluster_size > self.host_length {
+        if table_host.0 + cluster_size > self.host_length {
             return Err(bad_l1("the L2 table is not inside the file"));
         }
         let table = self.tables.get(table_host, || {
             let mut bytes = vec![0; cluster_size as usize];
-            view.host.read_whole(&mut bytes, table_host, "L2 table")?;
+            view.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
             Ok::<_, Error>(Arc::from(bytes))
         })?;
-        let bad_l2 = |at, why| view.host.corrupt("L2 entry", table_host + at, why);
-        let within = offset % span;
+        let bad_l2 = |at, why| view.host.corrupt("L2 entry", table_host.0 + at, why);
         let run = view.geometry.run(&table, within, limit).map_err(|bad| bad_l2(bad.at, bad.why))?;
         // What lies behind the end of the guest's disk may be missing, and the compressed bytes of the last cluster end
         // where they like. Everything else that is missing was cut off, and nobody knows what it was.
         let end = match run.mapping {
-            Mapping::Data { host } => host + run.length,
-            Mapping::Compressed { host, .. } => host + 1,
+            Mapping::Data { host } => host.0 + run.length,
+            Mapping::Compressed { host, .. } => host.0 + 1,
             Mapping::Zero | Mapping::Unallocated => 0,
         };
         if end > self.host_length {
-            let at = (within >> view.geometry.cluster_bits()) * view.geometry.entry_size();
+            let at = view.geometry.entry_at(within);
             return Err(
                 bad_l2(at, "it or a neighbour names data past the end of the file").with_hint(HINT_CUT)
             );
@@ -120,7 +119,7 @@ impl BlockDevice for Reader {
 /// Refuses an L1 table of which two entries name one L2 table. No writer shares them, and a file of some kilobytes could
 /// claim a terabyte of data with one table.
 fn refuse_shared_tables(host: &HostFile, header: &Header, l1: &[u64]) -> Result<()> {
-    let mut named: Vec<(u64, usize)> = l1
+    let mut named: Vec<(FileOffset, usize)> = l1
         .iter()
         .enumerate()
         .filter_map(|(index, entry)| Some((header.geometry.l2_table(*entry).ok()??, index)))

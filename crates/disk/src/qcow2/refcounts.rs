@@ -7,6 +7,7 @@ use super::header::{Header, be32, be64};
 use super::host::HostFileExt as _;
 use crate::Result;
 use crate::host::HostFile;
+use crate::units::FileOffset;
 
 /// Refcount blocks in memory.
 const BLOCK_BYTES_MAX: usize = 16 << 20;
@@ -55,7 +56,7 @@ impl<'a> Refcounts<'a> {
             return Ok(0);
         }
         let offset = self.blocks[(cluster / self.block_span()) as usize];
-        let block = self.cache.get(offset, || {
+        let block = self.cache.get(FileOffset(offset), || {
             let mut bytes = vec![0; 1 << self.cluster_bits];
             self.host.read_padded(&mut bytes, offset, "refcount block")?;
             Ok::<_, crate::Error>(Arc::from(bytes))

@@ -12,6 +12,7 @@
 //! nobody, and a golden image must not be guessed.
 
 use super::header::be64;
+use crate::units::{FileOffset, GuestOffset};
 
 /// An entry points to a table or cluster that nobody else refers to.
 pub(super) const COPIED: u64 = 1 << 63;
@@ -44,13 +45,13 @@ pub(super) enum Mapping {
     Zero,
     /// Stored at this byte of the file.
     Data {
-        /// Byte of the file.
-        host: u64,
+        /// Where.
+        host: FileOffset,
     },
     /// The whole cluster around the byte is compressed.
     Compressed {
-        /// Where the compressed bytes begin in the file.
-        host: u64,
+        /// Where the compressed bytes begin.
+        host: FileOffset,
         /// Upper bound of the compressed bytes; it ends at a sector, the stream may end earlier.
         length: u64,
     },
@@ -64,6 +65,10 @@ pub(super) struct Run {
     /// Guest bytes; at least 1.
     pub(super) length: u64,
 }
+
+/// A guest byte, counted from the first one that its L2 table maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InSpan(pub(super) u64);
 
 /// An L2 entry that breaks the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,29 +119,44 @@ impl Geometry {
         (self.cluster_size() / self.entry_size()) << self.cluster_bits
     }
 
+    /// The L1 entry whose table maps `guest`, and where in that table's span it lies.
+    pub(super) fn table_of(self, guest: GuestOffset) -> (usize, InSpan) {
+        let span = self.table_span();
+        ((guest.0 / span) as usize, InSpan(guest.0 % span))
+    }
+
+    /// The first guest byte that the table of L1 entry `index` maps.
+    pub(super) fn span_start(self, index: usize) -> GuestOffset {
+        GuestOffset(index as u64 * self.table_span())
+    }
+
+    /// Byte of the L2 entry for `within` inside its table.
+    pub(super) fn entry_at(self, within: InSpan) -> u64 {
+        (within.0 >> self.cluster_bits) * self.entry_size()
+    }
+
     /// Where the L2 table of an L1 entry lies, if there is one.
-    pub(super) fn l2_table(self, entry: u64) -> Result<Option<u64>, &'static str> {
+    pub(super) fn l2_table(self, entry: u64) -> Result<Option<FileOffset>, &'static str> {
         if entry & !(OFFSET_MASK | COPIED) != 0 {
             return Err("a reserved bit is set");
         }
         match entry & OFFSET_MASK {
             0 => Ok(None),
-            host if host.is_multiple_of(self.cluster_size()) => Ok(Some(host)),
+            host if host.is_multiple_of(self.cluster_size()) => Ok(Some(FileOffset(host))),
             _ => Err("the L2 table's offset is not a cluster's"),
         }
     }
 
-    /// The run of equally mapped bytes that begins at byte `within` of the span that `table` maps, at most
-    /// `limit` bytes.
-    pub(super) fn run(self, table: &[u8], within: u64, limit: u64) -> Result<Run, BadEntry> {
+    /// The run of equally mapped bytes that begins at `within` of the span that `table` maps, at most `limit` bytes.
+    pub(super) fn run(self, table: &[u8], within: InSpan, limit: u64) -> Result<Run, BadEntry> {
         let Run { mapping, mut length } = self.mapping(table, within)?;
-        let limit = limit.min(self.table_span() - within);
+        let limit = limit.min(self.table_span() - within.0);
         for _ in 0..MERGED_UNITS_MAX {
             if length >= limit {
                 break;
             }
             // A bad neighbour ends the run; whoever reads on is told.
-            let Ok(next) = self.mapping(table, within + length) else { break };
+            let Ok(next) = self.mapping(table, InSpan(within.0 + length)) else { break };
             if !mapping.continues_with(next.mapping, length) {
                 break;
             }
@@ -146,9 +166,9 @@ impl Geometry {
     }
 
     /// What the byte `within` maps to, and how far that cluster or subcluster reaches.
-    pub(super) fn mapping(self, table: &[u8], within: u64) -> Result<Run, BadEntry> {
-        let at = (within >> self.cluster_bits) * self.entry_size();
-        let in_cluster = within & (self.cluster_size() - 1);
+    pub(super) fn mapping(self, table: &[u8], within: InSpan) -> Result<Run, BadEntry> {
+        let at = self.entry_at(within);
+        let in_cluster = within.0 & (self.cluster_size() - 1);
         let bad = |why| BadEntry { at, why };
         let entry = be64(table, at as usize).ok_or(bad("is outside of its table"))?;
         let bitmap = if self.is_extended {
@@ -170,7 +190,7 @@ impl Geometry {
         if !cluster.is_multiple_of(self.cluster_size()) {
             return Err(bad("the host offset is not a cluster's"));
         }
-        let data = Mapping::Data { host: cluster + in_cluster };
+        let data = Mapping::Data { host: FileOffset(cluster) + in_cluster };
         let Some(bitmap) = bitmap else {
             let mapping = match (entry & READS_AS_ZERO != 0, cluster) {
                 (true, _) => Mapping::Zero,
@@ -192,9 +212,9 @@ impl Geometry {
     }
 
     /// The host cluster that an entry holds on to, also where it is only a preallocation under zeros.
-    pub(super) fn held_cluster(self, entry: u64) -> Option<u64> {
+    pub(super) fn held_cluster(self, entry: u64) -> Option<FileOffset> {
         let cluster = entry & OFFSET_MASK;
-        (entry & COMPRESSED == 0 && cluster != 0).then_some(cluster)
+        (entry & COMPRESSED == 0 && cluster != 0).then_some(FileOffset(cluster))
     }
 
     fn compressed(self, entry: u64, bitmap: Option<u64>) -> Result<Mapping, &'static str> {
@@ -211,7 +231,7 @@ impl Geometry {
             return Err("a reserved bit is set");
         }
         let sectors = (entry >> offset_bits & ((1 << sector_bits) - 1)) + 1;
-        Ok(Mapping::Compressed { host, length: sectors * SECTOR - host % SECTOR })
+        Ok(Mapping::Compressed { host: FileOffset(host), length: sectors * SECTOR - host % SECTOR })
     }
 }
 

@@ -9,9 +9,10 @@ use super::cache::Cache;
 use super::compressed::inflate;
 use super::header::{Compression, Header};
 use super::host::HostFileExt as _;
-use super::tables::{Geometry, Mapping, Run};
+use super::tables::{Geometry, InSpan, Mapping, Run};
 use crate::device::check_range;
 use crate::host::HostFile;
+use crate::units::{FileOffset, GuestOffset};
 use crate::{BlockDevice, Extent, ExtentKind, Result};
 
 /// Inflated clusters are kept, since callers read less than a large cluster at a time.
@@ -50,24 +51,25 @@ impl View {
         check_range(self.host.path(), self.size, offset, length)
     }
 
-    /// Fills `buf` from guest byte `offset`. `lookup` says where the bytes from an offset on lie, at most so many.
+    /// Fills `buf` from `offset`. `lookup` says where the bytes from an offset on lie, at most so many.
     pub(super) fn read(
         &self,
         mut buf: &mut [u8],
-        mut offset: u64,
-        lookup: impl Fn(u64, u64) -> Result<Run>,
+        offset: u64,
+        lookup: impl Fn(GuestOffset, u64) -> Result<Run>,
     ) -> Result<()> {
         self.check_range(offset, buf.len() as u64)?;
+        let mut offset = GuestOffset(offset);
         while !buf.is_empty() {
             let run = lookup(offset, buf.len() as u64)?;
             let (part, rest) = buf.split_at_mut(run.length as usize);
             match run.mapping {
-                Mapping::Data { host } => self.host.read_padded(part, host, "data")?,
+                Mapping::Data { host } => self.host.read_padded(part, host.0, "data")?,
                 Mapping::Zero => part.fill(0),
                 Mapping::Unallocated => self.read_backing(part, offset)?,
                 Mapping::Compressed { host, length } => {
                     let cluster = self.inflated.get(host, || self.inflate(host, length))?;
-                    let in_cluster = (offset % self.geometry.cluster_size()) as usize;
+                    let in_cluster = (offset.0 % self.geometry.cluster_size()) as usize;
                     part.copy_from_slice(&cluster[in_cluster..in_cluster + part.len()]);
                 }
             }
@@ -78,9 +80,13 @@ impl View {
     }
 
     /// The extent at guest byte `offset`.
-    pub(super) fn extent(&self, offset: u64, lookup: impl FnOnce(u64, u64) -> Result<Run>) -> Result<Extent> {
+    pub(super) fn extent(
+        &self,
+        offset: u64,
+        lookup: impl FnOnce(GuestOffset, u64) -> Result<Run>,
+    ) -> Result<Extent> {
         self.check_range(offset, 1)?;
-        let Run { mapping, length } = lookup(offset, self.size - offset)?;
+        let Run { mapping, length } = lookup(GuestOffset(offset), self.size - offset)?;
         match mapping {
             Mapping::Data { .. } | Mapping::Compressed { .. } => {
                 Ok(Extent { length, kind: ExtentKind::Data })
@@ -97,34 +103,34 @@ impl View {
     }
 
     /// The unallocated run at `offset`, under an L1 entry that has no table, together with its neighbours.
-    pub(super) fn missing_tables(&self, l1: &[u64], offset: u64, limit: u64) -> Run {
+    pub(super) fn missing_tables(&self, l1: &[u64], offset: GuestOffset, limit: u64) -> Run {
         let span = self.geometry.table_span();
-        let first = (offset / span) as usize;
+        let (first, InSpan(within)) = self.geometry.table_of(offset);
         let following = l1.get(first + 1..).unwrap_or(&[]);
         let merged = following.iter().take(MERGED_TABLES_MAX).take_while(|entry| **entry == 0).count() as u64;
         // The run may reach past the address space in theory, never past the limit.
-        let length = (span - offset % span).saturating_add(merged.saturating_mul(span));
+        let length = (span - within).saturating_add(merged.saturating_mul(span));
         Run { mapping: Mapping::Unallocated, length: length.min(limit) }
     }
 
-    fn read_backing(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+    fn read_backing(&self, buf: &mut [u8], offset: GuestOffset) -> Result<()> {
         let Some(backing) = &self.backing else {
             buf.fill(0);
             return Ok(());
         };
         // A backing file that is shorter than its overlay reads as zero behind its end.
-        let there = backing.size().saturating_sub(offset).min(buf.len() as u64) as usize;
+        let there = backing.size().saturating_sub(offset.0).min(buf.len() as u64) as usize;
         let (below, beyond) = buf.split_at_mut(there);
         beyond.fill(0);
-        if below.is_empty() { Ok(()) } else { backing.read_at(below, offset) }
+        if below.is_empty() { Ok(()) } else { backing.read_at(below, offset.0) }
     }
 
-    fn inflate(&self, host: u64, length: u64) -> Result<Arc<[u8]>> {
+    fn inflate(&self, host: FileOffset, length: u64) -> Result<Arc<[u8]>> {
         // The last sector may be cut off by the end of the file; the stream ends before.
         let mut input = vec![0; length as usize];
-        let available = self.host.read_available(&mut input, host, "compressed cluster")?;
+        let available = self.host.read_available(&mut input, host.0, "compressed cluster")?;
         inflate(self.compression, &input[..available], self.geometry.cluster_size() as usize)
             .map(Arc::from)
-            .map_err(|why| self.host.corrupt("compressed cluster", host, why))
+            .map_err(|why| self.host.corrupt("compressed cluster", host.0, why))
     }
 }

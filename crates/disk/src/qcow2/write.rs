@@ -29,6 +29,7 @@ use super::space::Space;
 use super::tables::{COPIED, Geometry, Mapping, Run};
 use super::view::View;
 use crate::host::HostFile;
+use crate::units::GuestOffset;
 use crate::{BlockDevice, Error, ErrorKind, Extent, Result};
 
 /// Cluster size of the images that we write: 64 KiB, QEMU's default and our chunk size.
@@ -138,10 +139,9 @@ impl Writer {
         crate::sync::lock(&self.state)
     }
 
-    fn lookup(&self, offset: u64, limit: u64) -> Result<Run> {
+    fn lookup(&self, offset: GuestOffset, limit: u64) -> Result<Run> {
         let mut state = self.state();
-        let span = self.view.geometry.table_span();
-        let index = (offset / span) as usize;
+        let (index, within) = self.view.geometry.table_of(offset);
         if state.l1.get(index).is_none_or(|entry| *entry == 0) {
             return Ok(self.view.missing_tables(&state.l1, offset, limit));
         }
@@ -149,7 +149,7 @@ impl Writer {
         let table = state.table(&self.view, index)?;
         self.view
             .geometry
-            .run(&table.bytes, offset % span, limit)
+            .run(&table.bytes, within, limit)
             .map_err(|bad| self.view.host.corrupt("L2 entry", table_host + bad.at, bad.why))
     }
 }
@@ -167,12 +167,12 @@ impl BlockDevice for Writer {
         self.allocate(offset, buf.len() as u64)?;
         // Clusters never move and are never freed, so that data is written without holding the lock.
         while !buf.is_empty() {
-            let run = self.lookup(offset, buf.len() as u64)?;
+            let run = self.lookup(GuestOffset(offset), buf.len() as u64)?;
             let (part, rest) = buf.split_at(run.length as usize);
             let Mapping::Data { host } = run.mapping else {
                 return Err(self.view.host.corrupt("L2 table", offset, "lost a cluster that was allocated"));
             };
-            self.view.host.write(part, host, "data")?;
+            self.view.host.write(part, host.0, "data")?;
             offset += run.length;
             buf = rest;
         }

@@ -4,6 +4,7 @@
 use super::footer::FOOTER_SIZE;
 use super::header::{HEADER_SIZE, Layout};
 use crate::host::HostFile;
+use crate::units::{BlockIndex, FileSector};
 use crate::{Error, Result};
 
 /// A block without a place in the file.
@@ -28,8 +29,8 @@ pub(crate) struct Region {
 /// Something that is wrong with an entry.
 #[derive(Debug)]
 pub(crate) struct EntryFault {
-    block: u32,
-    sector: u32,
+    block: BlockIndex,
+    sector: FileSector,
     why: String,
 }
 
@@ -49,26 +50,26 @@ impl Bat {
     }
 
     /// The file sector where `block` starts.
-    pub(crate) fn sector(&self, block: u32) -> Option<u32> {
-        self.entries.get(block as usize).copied().filter(|&sector| sector != UNUSED)
+    pub(crate) fn sector(&self, block: BlockIndex) -> Option<FileSector> {
+        self.entries.get(block.0 as usize).copied().filter(|&sector| sector != UNUSED).map(FileSector)
     }
 
-    pub(crate) fn set_sector(&mut self, block: u32, sector: u32) {
-        if let Some(entry) = self.entries.get_mut(block as usize) {
-            *entry = sector;
+    pub(crate) fn set_sector(&mut self, block: BlockIndex, sector: FileSector) {
+        if let Some(entry) = self.entries.get_mut(block.0 as usize) {
+            *entry = sector.0;
         }
     }
 
     /// How many blocks from `block` on have no place, at most `limit`.
-    pub(crate) fn unused_run(&self, block: u32, limit: u32) -> u32 {
-        let end = block.saturating_add(limit).min(self.blocks) as usize;
-        let run = self.entries.get(block as usize..end).unwrap_or_default();
+    pub(crate) fn unused_run(&self, block: BlockIndex, limit: u32) -> u32 {
+        let end = block.0.saturating_add(limit).min(self.blocks) as usize;
+        let run = self.entries.get(block.0 as usize..end).unwrap_or_default();
         run.iter().take_while(|&&sector| sector == UNUSED).count() as u32
     }
 
     /// Blocks with a place, and the sector where each starts.
-    pub(crate) fn allocated(&self) -> impl Iterator<Item = (u32, u32)> {
-        (0..self.blocks).filter_map(|block| Some((block, self.sector(block)?)))
+    pub(crate) fn allocated(&self) -> impl Iterator<Item = (BlockIndex, FileSector)> {
+        (0..self.blocks).map(BlockIndex).filter_map(|block| Some((block, self.sector(block)?)))
     }
 
     /// The bytes of the table's sector `index`.
@@ -85,7 +86,7 @@ impl Bat {
 
     /// The first byte that belongs neither to a region nor to a block.
     pub(crate) fn end_of_data(&self, layout: &Layout, regions: &[Region]) -> u64 {
-        let blocks = self.allocated().map(|(_, sector)| u64::from(sector) * 512 + layout.block_file_size());
+        let blocks = self.allocated().map(|(_, sector)| (sector.offset() + layout.block_file_size()).0);
         regions.iter().map(|region| region.end).chain(blocks).max().unwrap_or(0)
     }
 
@@ -101,10 +102,11 @@ impl Bat {
                 faults.push(EntryFault { block, sector, why });
             }
         };
-        let mut by_place: Vec<(u32, u32)> = self.allocated().map(|(block, sector)| (sector, block)).collect();
+        let mut by_place: Vec<(FileSector, BlockIndex)> =
+            self.allocated().map(|(block, sector)| (sector, block)).collect();
         by_place.sort_unstable();
         for &(sector, block) in &by_place {
-            let start = u64::from(sector) * 512;
+            let start = sector.offset().0;
             let end = start + size;
             if end > data_end {
                 fault(block, sector, format!("the block ends at byte {end}, but data ends at {data_end}"));
@@ -116,8 +118,8 @@ impl Bat {
         }
         for pair in by_place.windows(2) {
             let [(first_sector, first), (sector, block)] = *pair else { continue };
-            if u64::from(sector - first_sector) * 512 < size {
-                fault(block, sector, format!("the block lies over block {first}"));
+            if sector.offset().0 - first_sector.offset().0 < size {
+                fault(block, sector, format!("the block lies over block {}", first.0));
             }
         }
         faults
@@ -129,15 +131,15 @@ const FAULTS_MAX: usize = 16;
 
 impl EntryFault {
     pub(crate) fn field(&self) -> String {
-        format!("table entry {}", self.block)
+        format!("table entry {}", self.block.0)
     }
 
     pub(crate) fn offset(&self, layout: &Layout) -> u64 {
-        layout.table_offset + u64::from(self.block) * 4
+        layout.table_offset + u64::from(self.block.0) * 4
     }
 
     pub(crate) fn message(&self) -> String {
-        format!("sector {}: {}", self.sector, self.why)
+        format!("sector {}: {}", self.sector.0, self.why)
     }
 
     pub(crate) fn error(&self, host: &HostFile, layout: &Layout) -> Error {
@@ -180,11 +182,11 @@ mod tests {
     fn faults(sectors: [u32; 4]) -> Vec<(u32, String)> {
         let mut bat = Bat::new(4, 512);
         for (block, sector) in sectors.into_iter().enumerate() {
-            bat.set_sector(block as u32, sector);
+            bat.set_sector(BlockIndex(block as u32), FileSector(sector));
         }
         let table = Region { name: "the table", start: 1536, end: 2048 };
         let faults = bat.faults(&LAYOUT, &[table], 20_000 * 512);
-        faults.into_iter().map(|fault| (fault.block, fault.why)).collect()
+        faults.into_iter().map(|fault| (fault.block.0, fault.why)).collect()
     }
 
     #[test]

@@ -11,6 +11,7 @@
 use super::footer::{Footer, u32_at, u64_at};
 use super::header::Layout;
 use crate::host::HostFile;
+use crate::units::BlockIndex;
 use crate::{Error, Result};
 
 /// Bytes of the header with its padding.
@@ -137,13 +138,13 @@ impl Batmap {
         !covered.iter().map(byte).fold(0, u32::wrapping_add)
     }
 
-    pub(crate) fn is_full(&self, block: u32) -> bool {
-        self.map.get(block as usize / 8).is_some_and(|byte| byte & mask(block) != 0)
+    pub(crate) fn is_full(&self, block: BlockIndex) -> bool {
+        self.map.get(block.0 as usize / 8).is_some_and(|byte| byte & mask(block) != 0)
     }
 
     /// Sets or clears the bit of `block`; whether that changed it.
-    pub(crate) fn set_full(&mut self, block: u32, full: bool) -> bool {
-        let Some(byte) = self.map.get_mut(block as usize / 8) else { return false };
+    pub(crate) fn set_full(&mut self, block: BlockIndex, full: bool) -> bool {
+        let Some(byte) = self.map.get_mut(block.0 as usize / 8) else { return false };
         let before = *byte;
         *byte = if full { before | mask(block) } else { before & !mask(block) };
         *byte != before
@@ -163,8 +164,8 @@ impl Batmap {
     }
 }
 
-fn mask(block: u32) -> u8 {
-    0x80 >> (block % 8)
+fn mask(block: BlockIndex) -> u8 {
+    0x80 >> (block.0 % 8)
 }
 
 #[cfg(test)]
@@ -178,11 +179,15 @@ mod tests {
         let mut batmap = Batmap::new(1536 + 4097_u64.next_multiple_of(512), size, 4097);
         assert_eq!(batmap.map_size(), 1024);
         assert_eq!(batmap.computed_checksum(), u32::MAX);
-        assert!(batmap.set_full(4096, true));
+        assert!(batmap.set_full(BlockIndex(4096), true));
         assert_eq!(batmap.computed_checksum(), u32::MAX);
-        assert!(batmap.set_full(0, true));
-        assert!(!batmap.set_full(0, true));
+        assert!(batmap.set_full(BlockIndex(0), true));
+        assert!(!batmap.set_full(BlockIndex(0), true));
         assert_eq!(batmap.computed_checksum(), u32::MAX - 0x80);
-        assert!(batmap.is_full(4096) && batmap.is_full(0) && !batmap.is_full(1));
+        assert!(
+            batmap.is_full(BlockIndex(4096))
+                && batmap.is_full(BlockIndex(0))
+                && !batmap.is_full(BlockIndex(1))
+        );
     }
 }

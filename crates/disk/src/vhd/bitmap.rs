@@ -6,11 +6,21 @@ use std::sync::{Arc, Mutex};
 
 use crate::Result;
 use crate::sync::lock;
+use crate::units::BlockIndex;
 
 /// What the bitmaps that are kept may take: enough for 256 GiB of full blocks of 2 MiB, or 28 GiB of partial ones.
 const CACHE_BYTES_MAX: usize = 8 << 20;
 /// What an entry costs beside its bits.
 const ENTRY_BYTES: usize = 64;
+
+/// From which end of a byte its bits are numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BitOrder {
+    /// As the specification has it.
+    MostSignificantFirst,
+    /// As the first tapdisk wrote.
+    LeastSignificantFirst,
+}
 
 /// One block's bitmap.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,8 +33,8 @@ pub(crate) enum Bitmap {
 
 impl Bitmap {
     /// From the bytes in the file for `sectors` sectors. The bits behind the last sector mean nothing.
-    pub(crate) fn new(mut bytes: Vec<u8>, sectors: u64, least_significant_first: bool) -> Self {
-        if least_significant_first {
+    pub(crate) fn new(mut bytes: Vec<u8>, sectors: u64, order: BitOrder) -> Self {
+        if order == BitOrder::LeastSignificantFirst {
             bytes.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
         }
         bytes.truncate(sectors.div_ceil(8) as usize);
@@ -81,8 +91,8 @@ pub(crate) struct BitmapCache {
 
 #[derive(Default)]
 struct Inner {
-    bitmaps: HashMap<u32, Arc<Bitmap>>,
-    order: VecDeque<u32>,
+    bitmaps: HashMap<BlockIndex, Arc<Bitmap>>,
+    order: VecDeque<BlockIndex>,
     bytes: usize,
     /// Counts the bitmaps that were changed, so that one read before a change is not kept after it.
     changes: u64,
@@ -90,7 +100,11 @@ struct Inner {
 
 impl BitmapCache {
     /// The bitmap of `block`, from memory or by `load`.
-    pub(crate) fn get(&self, block: u32, load: impl FnOnce() -> Result<Bitmap>) -> Result<Arc<Bitmap>> {
+    pub(crate) fn get(
+        &self,
+        block: BlockIndex,
+        load: impl FnOnce() -> Result<Bitmap>,
+    ) -> Result<Arc<Bitmap>> {
         let changes = {
             let inner = lock(&self.inner);
             if let Some(bitmap) = inner.bitmaps.get(&block) {
@@ -107,7 +121,7 @@ impl BitmapCache {
     }
 
     /// All sectors of `block` are present from now on.
-    pub(crate) fn set_full(&self, block: u32) {
+    pub(crate) fn set_full(&self, block: BlockIndex) {
         let mut inner = lock(&self.inner);
         inner.changes += 1;
         inner.insert(block, Arc::new(Bitmap::Full));
@@ -115,7 +129,7 @@ impl BitmapCache {
 }
 
 impl Inner {
-    fn insert(&mut self, block: u32, bitmap: Arc<Bitmap>) {
+    fn insert(&mut self, block: BlockIndex, bitmap: Arc<Bitmap>) {
         self.bytes += bitmap.cost();
         match self.bitmaps.insert(block, bitmap) {
             Some(old) => self.bytes -= old.cost(),
@@ -136,7 +150,7 @@ mod tests {
 
     #[test]
     fn runs_stop_inside_bytes() {
-        let bitmap = Bitmap::new(vec![0xff, 0xf0, 0x00, 0x01], 32, false);
+        let bitmap = Bitmap::new(vec![0xff, 0xf0, 0x00, 0x01], 32, BitOrder::MostSignificantFirst);
         assert_eq!(bitmap.run(0, 32), (true, 12));
         assert_eq!(bitmap.run(3, 10), (true, 7));
         assert_eq!(bitmap.run(12, 32), (false, 19));
@@ -145,30 +159,30 @@ mod tests {
 
     #[test]
     fn the_bits_behind_the_last_sector_mean_nothing() {
-        assert_eq!(Bitmap::new(vec![0xf0; 512], 4, false), Bitmap::Full);
-        assert_eq!(Bitmap::new(vec![0x0f; 512], 4, true), Bitmap::Full);
-        assert_ne!(Bitmap::new(vec![0xe0; 512], 4, false), Bitmap::Full);
+        assert_eq!(Bitmap::new(vec![0xf0; 512], 4, BitOrder::MostSignificantFirst), Bitmap::Full);
+        assert_eq!(Bitmap::new(vec![0x0f; 512], 4, BitOrder::LeastSignificantFirst), Bitmap::Full);
+        assert_ne!(Bitmap::new(vec![0xe0; 512], 4, BitOrder::MostSignificantFirst), Bitmap::Full);
     }
 
     #[test]
     fn the_cache_is_bounded() {
         let cache = BitmapCache::default();
         for block in 0..1000 {
-            cache.get(block, || Ok(Bitmap::Partial(vec![0; 64 << 10].into()))).unwrap();
+            cache.get(BlockIndex(block), || Ok(Bitmap::Partial(vec![0; 64 << 10].into()))).unwrap();
         }
         let inner = lock(&cache.inner);
         assert!(inner.bytes <= CACHE_BYTES_MAX && inner.bitmaps.len() == inner.order.len());
-        assert!(inner.bitmaps.contains_key(&999) && !inner.bitmaps.contains_key(&0));
+        assert!(inner.bitmaps.contains_key(&BlockIndex(999)) && !inner.bitmaps.contains_key(&BlockIndex(0)));
     }
 
     #[test]
     fn a_bitmap_read_before_a_change_is_not_kept() {
         let cache = BitmapCache::default();
-        let stale = cache.get(1, || {
-            cache.set_full(1);
+        let stale = cache.get(BlockIndex(1), || {
+            cache.set_full(BlockIndex(1));
             Ok(Bitmap::Partial(vec![0; 512].into()))
         });
         assert_ne!(*stale.unwrap(), Bitmap::Full);
-        assert_eq!(*cache.get(1, || panic!("it is in memory")).unwrap(), Bitmap::Full);
+        assert_eq!(*cache.get(BlockIndex(1), || panic!("it is in memory")).unwrap(), Bitmap::Full);
     }
 }

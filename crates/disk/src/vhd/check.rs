@@ -13,7 +13,7 @@ use goldwire_stdx::Uuid;
 
 use super::bat::{Bat, fixed_regions, overlap};
 use super::batmap::{Batmap, Found, VERSION_CURRENT};
-use super::bitmap::Bitmap;
+use super::bitmap::{BitOrder, Bitmap};
 use super::dynamic::batmap_regions;
 use super::footer::{DiskKind, EPOCH, Footer, Footers, NO_OFFSET, TAP_VERSION_CURRENT};
 use super::geometry::Geometry;
@@ -24,6 +24,7 @@ use crate::Result;
 use crate::finding::Finding;
 use crate::host::HostFile;
 use crate::parents::Parents;
+use crate::units::{BlockIndex, FileSector};
 
 /// How far in the future a time stamp may lie: `vhd-util` grants half an hour of clock skew.
 const TIMESTAMP_SLACK_S: i64 = 1800;
@@ -267,15 +268,21 @@ impl Check {
             );
         }
         let mut wrong = 0;
-        for block in (0..layout.blocks).filter(|&block| batmap.is_full(block)) {
+        for block in (0..layout.blocks).map(BlockIndex).filter(|&block| batmap.is_full(block)) {
             if wrong == BATMAP_FINDINGS_MAX {
                 break;
             }
-            let bit = batmap.map_offset() + u64::from(block / 8);
+            let bit = batmap.map_offset() + u64::from(block.0 / 8);
             match bat.sector(block) {
-                None => self.error("batmap", bit, format!("calls block {block} full, which has no place")),
+                None => {
+                    self.error("batmap", bit, format!("calls block {} full, which has no place", block.0))
+                }
                 Some(sector) if bat_is_sound && !self.is_full(sector, layout)? => {
-                    self.error("batmap", bit, format!("calls block {block} full, but sectors are absent"));
+                    self.error(
+                        "batmap",
+                        bit,
+                        format!("calls block {} full, but sectors are absent", block.0),
+                    );
                 }
                 Some(_) => continue,
             }
@@ -284,10 +291,10 @@ impl Check {
         Ok(())
     }
 
-    fn is_full(&self, sector: u32, layout: &Layout) -> Result<bool> {
+    fn is_full(&self, sector: FileSector, layout: &Layout) -> Result<bool> {
         let mut bytes = vec![0; layout.bitmap_size as usize];
-        self.host.read(&mut bytes, u64::from(sector) * 512, "a sector bitmap")?;
-        Ok(Bitmap::new(bytes, layout.block_size / 512, false) == Bitmap::Full)
+        self.host.read(&mut bytes, sector.offset().0, "a sector bitmap")?;
+        Ok(Bitmap::new(bytes, layout.block_size / 512, BitOrder::MostSignificantFirst) == Bitmap::Full)
     }
 
     /// The locators one by one, then whether they lead to the parent.

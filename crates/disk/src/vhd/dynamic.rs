@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::bat::{Bat, Region, fixed_regions, overlap};
 use super::batmap::{self, Batmap, Found};
-use super::bitmap::{Bitmap, BitmapCache};
+use super::bitmap::{BitOrder, Bitmap, BitmapCache};
 use super::footer::{DiskKind, Footer, Footers};
 use super::header::{Header, Layout};
 use super::parent;
@@ -21,6 +21,7 @@ use crate::host::HostFile;
 use crate::image::Access;
 use crate::parents::Parents;
 use crate::sync::{lock, read};
+use crate::units::{BlockIndex, FileOffset, FileSector, GuestOffset};
 use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
 
 /// The most pieces that one answer of `extent_at` joins: it bounds the bitmaps that a question costs.
@@ -32,8 +33,7 @@ pub(crate) struct Dynamic {
     pub(super) layout: Layout,
     pub(super) bat: RwLock<Bat>,
     pub(super) bitmaps: BitmapCache,
-    /// The first tapdisk numbered the bits of a byte from the other end.
-    bits_reversed: bool,
+    bit_order: BitOrder,
     parent: Option<Arc<dyn BlockDevice>>,
     writer: Option<Mutex<Writer>>,
 }
@@ -113,7 +113,10 @@ impl Dynamic {
             layout: parts.layout,
             bat: RwLock::new(parts.bat),
             bitmaps: BitmapCache::default(),
-            bits_reversed: footer.is_tap() && footer.creator_version() == 0x0000_0001,
+            bit_order: match footer.is_tap() && footer.creator_version() == 0x0000_0001 {
+                true => BitOrder::LeastSignificantFirst,
+                false => BitOrder::MostSignificantFirst,
+            },
             parent,
             writer: None,
         };
@@ -131,32 +134,26 @@ impl Dynamic {
             layout,
             bat: RwLock::new(bat),
             bitmaps: BitmapCache::default(),
-            bits_reversed: false,
+            bit_order: BitOrder::MostSignificantFirst,
             parent: None,
             writer: Some(Mutex::new(writer)),
         }
     }
 
     /// The bitmap of an allocated block.
-    pub(super) fn bitmap(&self, block: u32, sector: u32) -> Result<Arc<Bitmap>> {
+    pub(super) fn bitmap(&self, block: BlockIndex, sector: FileSector) -> Result<Arc<Bitmap>> {
         self.bitmaps.get(block, || {
             let mut bytes = vec![0; self.layout.bitmap_size as usize];
-            self.host.read(&mut bytes, u64::from(sector) * 512, "a sector bitmap")?;
-            Ok(Bitmap::new(bytes, self.layout.block_size / 512, self.bits_reversed))
+            self.host.read(&mut bytes, sector.offset().0, "a sector bitmap")?;
+            Ok(Bitmap::new(bytes, self.layout.block_size / 512, self.bit_order))
         })
-    }
-
-    /// Where block data starts, for a block that starts at `sector`.
-    pub(super) fn data_offset(&self, sector: u32) -> u64 {
-        u64::from(sector) * 512 + self.layout.bitmap_size
     }
 
     /// Where the bytes from `offset` on come from, and for how many that holds. Never crosses from one allocated
     /// block into another.
-    fn piece(&self, offset: u64) -> Result<(Source, u64)> {
+    fn piece(&self, offset: GuestOffset) -> Result<(Source, u64)> {
         let Layout { size, block_size, .. } = self.layout;
-        let block = (offset / block_size) as u32;
-        let within = offset % block_size;
+        let (block, within) = self.layout.block_of(offset);
         let sector = {
             let bat = read(&self.bat);
             match bat.sector(block) {
@@ -164,16 +161,16 @@ impl Dynamic {
                 None => {
                     let run = u64::from(bat.unused_run(block, u32::MAX)) * block_size;
                     let source = if self.parent.is_some() { Source::Parent } else { Source::Hole };
-                    return Ok((source, (run - within).min(size - offset)));
+                    return Ok((source, (run - within).min(size - offset.0)));
                 }
             }
         };
-        let end = block_size.min(size - (offset - within));
+        let end = block_size.min(size - (offset.0 - within));
         let bitmap = self.bitmap(block, sector)?;
         let (is_present, sectors) = bitmap.run(within / 512, end / 512);
         let length = sectors * 512 - within % 512;
         let source = match (is_present, &self.parent) {
-            (true, _) => Source::File(self.data_offset(sector) + within),
+            (true, _) => Source::File(self.layout.data_offset(sector) + within),
             (false, Some(_)) => Source::Parent,
             (false, None) => Source::Absent,
         };
@@ -181,16 +178,16 @@ impl Dynamic {
     }
 
     /// What is known about a piece without reading its data.
-    fn extent_of(&self, source: Source, offset: u64, length: u64) -> Result<Extent> {
+    fn extent_of(&self, source: Source, offset: GuestOffset, length: u64) -> Result<Extent> {
         let extent = |kind, length| Extent { length, kind };
         Ok(match (source, &self.parent) {
             (Source::File(at), _) => {
-                let (has_data, length) = self.host.data_run(at, length)?;
+                let (has_data, length) = self.host.data_run(at.0, length)?;
                 extent(if has_data { ExtentKind::Data } else { ExtentKind::Zero }, length)
             }
             (Source::Absent, _) => extent(ExtentKind::Zero, length),
-            (Source::Parent, Some(parent)) if offset < parent.size() => {
-                let found = parent.extent_at(offset)?;
+            (Source::Parent, Some(parent)) if offset.0 < parent.size() => {
+                let found = parent.extent_at(offset.0)?;
                 extent(found.kind, found.length.min(length))
             }
             (Source::Parent | Source::Hole, _) => extent(ExtentKind::Hole, length),
@@ -212,7 +209,7 @@ impl Dynamic {
 #[derive(Clone, Copy)]
 enum Source {
     /// The file, from this byte on.
-    File(u64),
+    File(FileOffset),
     /// The parent, which may end before.
     Parent,
     /// An absent sector of an allocated block without a parent.
@@ -229,10 +226,10 @@ impl BlockDevice for Dynamic {
     fn read_at(&self, mut buf: &mut [u8], mut offset: u64) -> Result<()> {
         self.check_range(offset, buf.len() as u64)?;
         while !buf.is_empty() {
-            let (source, length) = self.piece(offset)?;
+            let (source, length) = self.piece(GuestOffset(offset))?;
             let (now, later) = buf.split_at_mut((buf.len() as u64).min(length) as usize);
             match (source, &self.parent) {
-                (Source::File(at), _) => self.host.read(now, at, "block data")?,
+                (Source::File(at), _) => self.host.read(now, at.0, "block data")?,
                 (Source::Parent, Some(parent)) => {
                     let held = parent.size().saturating_sub(offset).min(now.len() as u64);
                     let (held, beyond) = now.split_at_mut(held as usize);
@@ -251,12 +248,11 @@ impl BlockDevice for Dynamic {
         let writer = self.writer()?;
         self.check_range(offset, buf.len() as u64)?;
         while !buf.is_empty() {
-            let within = offset % self.layout.block_size;
+            let (block, within) = self.layout.block_of(GuestOffset(offset));
             let length = (buf.len() as u64).min(self.layout.block_size - within);
-            let block = (offset / self.layout.block_size) as u32;
             let sector = self.ready_sector(writer, block)?;
             let (now, later) = buf.split_at(length as usize);
-            self.host.write(now, self.data_offset(sector) + within, "block data")?;
+            self.host.write(now, (self.layout.data_offset(sector) + within).0, "block data")?;
             offset += length;
             buf = later;
         }
@@ -265,12 +261,13 @@ impl BlockDevice for Dynamic {
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {
         self.check_range(offset, 1)?;
+        let offset = GuestOffset(offset);
         let (source, length) = self.piece(offset)?;
         let mut joined = self.extent_of(source, offset, length)?;
         let mut is_whole = joined.length == length;
         for _ in 1..PIECES_MAX {
             let next = offset + joined.length;
-            if !is_whole || next >= self.layout.size {
+            if !is_whole || next.0 >= self.layout.size {
                 break;
             }
             let (source, length) = self.piece(next)?;
@@ -290,8 +287,8 @@ impl BlockDevice for Dynamic {
         if length == 0 {
             return Ok(());
         }
-        let first = (offset / self.layout.block_size) as u32;
-        let last = ((offset + length - 1) / self.layout.block_size) as u32;
+        let (first, _) = self.layout.block_of(GuestOffset(offset));
+        let (last, _) = self.layout.block_of(GuestOffset(offset + length - 1));
         lock(writer).allocate(self, first, last)
     }
 
@@ -306,7 +303,7 @@ impl BlockDevice for Dynamic {
 impl Dynamic {
     /// The sector where `block` starts, after making sure that it has a place and that all of its sectors are
     /// present, so that the data can be written without the lock.
-    fn ready_sector(&self, writer: &Mutex<Writer>, block: u32) -> Result<u32> {
+    fn ready_sector(&self, writer: &Mutex<Writer>, block: BlockIndex) -> Result<FileSector> {
         let placed = read(&self.bat).sector(block);
         if let Some(sector) = placed
             && *self.bitmap(block, sector)? == Bitmap::Full

@@ -11,6 +11,7 @@ use goldwire_stdx::Uuid;
 use super::footer::{Footer, Footers, checksum, u32_at, u64_at};
 use super::locator::Locator;
 use crate::host::HostFile;
+use crate::units::{BlockIndex, FileOffset, FileSector, GuestOffset};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a header.
@@ -219,6 +220,17 @@ impl Layout {
     /// The header of the batmap follows the table.
     pub(crate) fn batmap_header_offset(&self) -> u64 {
         self.table_offset + self.table_size
+    }
+
+    /// The block that holds `guest`, and where in the block's data it lies.
+    pub(crate) fn block_of(&self, guest: GuestOffset) -> (BlockIndex, u64) {
+        // The layout bounds the blocks to 22 bits, and a guest offset to the disk's size.
+        (BlockIndex((guest.0 / self.block_size) as u32), guest.0 % self.block_size)
+    }
+
+    /// Where the data of a block that starts at `sector` begins: behind its bitmap.
+    pub(crate) fn data_offset(&self, sector: FileSector) -> FileOffset {
+        sector.offset() + self.bitmap_size
     }
 
     /// Bytes of a block in the file.

@@ -26,6 +26,7 @@ use super::dynamic::Dynamic;
 use super::footer::{Footer, Footers};
 use crate::host::HostFile;
 use crate::sync::{read, write};
+use crate::units::{BlockIndex, FileSector};
 use crate::{Error, ErrorKind, Result};
 
 /// What block data is aligned to, as tapdisk does it: a page, and the sector of every disk in use.
@@ -110,7 +111,7 @@ impl Writer {
         if !is_trusted {
             batmap.clear();
         }
-        for block in 0..disk.layout.blocks {
+        for block in (0..disk.layout.blocks).map(BlockIndex) {
             let sector = read(&disk.bat).sector(block);
             let is_full = match sector {
                 None => false,
@@ -124,9 +125,10 @@ impl Writer {
     }
 
     /// Gives every block from `first` to `last` a place, in ascending order.
-    pub(crate) fn allocate(&mut self, disk: &Dynamic, first: u32, last: u32) -> Result<()> {
+    pub(crate) fn allocate(&mut self, disk: &Dynamic, first: BlockIndex, last: BlockIndex) -> Result<()> {
         let bat = read(&disk.bat);
-        let missing: Vec<u32> = (first..=last).filter(|&block| bat.sector(block).is_none()).collect();
+        let missing: Vec<BlockIndex> =
+            (first.0..=last.0).map(BlockIndex).filter(|&block| bat.sector(block).is_none()).collect();
         drop(bat);
         if missing.is_empty() {
             return Ok(());
@@ -143,8 +145,8 @@ impl Writer {
         for block in missing {
             disk.host.write(&ones, self.next, "a sector bitmap")?;
             disk.bitmaps.set_full(block);
-            write(&disk.bat).set_sector(block, (self.next / 512) as u32);
-            self.dirty_table.insert(block / ENTRIES_PER_SECTOR);
+            write(&disk.bat).set_sector(block, FileSector((self.next / 512) as u32));
+            self.dirty_table.insert(block.0 / ENTRIES_PER_SECTOR);
             self.mark_full(block);
             self.next += stride;
         }
@@ -152,7 +154,7 @@ impl Writer {
     }
 
     /// Makes sure that `block` has a place and that all of its sectors are present; the sector where it starts.
-    pub(crate) fn make_ready(&mut self, disk: &Dynamic, block: u32) -> Result<u32> {
+    pub(crate) fn make_ready(&mut self, disk: &Dynamic, block: BlockIndex) -> Result<FileSector> {
         self.allocate(disk, block, block)?;
         let Some(sector) = read(&disk.bat).sector(block) else {
             return Err(Error::new(ErrorKind::OutOfRange, disk.host.path(), "has no such block"));
@@ -165,14 +167,14 @@ impl Writer {
 
     /// Writes the zeros that the absent sectors of a foreign block stand for, and then marks them present. Both
     /// are durable in this order before the block is written to, since its bitmap is live.
-    fn complete(&mut self, disk: &Dynamic, block: u32, sector: u32) -> Result<()> {
+    fn complete(&mut self, disk: &Dynamic, block: BlockIndex, sector: FileSector) -> Result<()> {
         let sectors = disk.layout.block_size / 512;
         let bitmap = disk.bitmap(block, sector)?;
         let zeros = vec![0; ZEROS_SIZE];
         let mut at = 0;
         while at < sectors {
             let (is_present, run) = bitmap.run(at, sectors);
-            let mut offset = disk.data_offset(sector) + at * 512;
+            let mut offset = disk.layout.data_offset(sector).0 + at * 512;
             let mut rest = if is_present { 0 } else { run * 512 };
             while rest > 0 {
                 let piece = rest.min(ZEROS_SIZE as u64);
@@ -184,13 +186,13 @@ impl Writer {
         }
         disk.host.sync()?;
         let ones = vec![0xff; disk.layout.bitmap_size as usize];
-        disk.host.write(&ones, u64::from(sector) * 512, "a sector bitmap")?;
+        disk.host.write(&ones, sector.offset().0, "a sector bitmap")?;
         disk.bitmaps.set_full(block);
         self.mark_full(block);
         Ok(())
     }
 
-    fn mark_full(&mut self, block: u32) {
+    fn mark_full(&mut self, block: BlockIndex) {
         if let Some(batmap) = &mut self.batmap {
             self.is_batmap_dirty |= batmap.set_full(block, true);
         }

@@ -6,7 +6,7 @@ use goldwire_stdx::Hints as _;
 
 use super::*;
 use crate::qcow2::header::Header;
-use crate::qcow2::tables::Geometry;
+use crate::qcow2::tables::{Geometry, InSpan};
 use crate::{Error, ErrorKind};
 
 /// A small image with data in two tables.
@@ -228,7 +228,7 @@ fn noise_is_mapped_within_bounds() {
         let table = noise(u64::from(bits), geometry.cluster_size() as usize);
         for pick in noise(9, 8000).chunks_exact(8) {
             let within = u64::from_le_bytes(*pick.first_chunk().unwrap()) % geometry.table_span();
-            if let Ok(run) = geometry.run(&table, within, u64::MAX) {
+            if let Ok(run) = geometry.run(&table, InSpan(within), u64::MAX) {
                 assert!(run.length > 0 && run.length <= geometry.table_span() - within);
             }
         }
