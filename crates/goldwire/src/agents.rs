@@ -2,20 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
 use goldwire_replicate::{Agents, Program, own_agent};
+use goldwire_stdx::{Context, Report};
 
 /// Empty in a plain `cargo build`; see `build.rs`.
 static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 
 /// How to start agents here and elsewhere.
-pub(crate) fn agents(named: &[PathBuf]) -> anyhow::Result<Agents> {
+pub(crate) fn agents(named: &[PathBuf]) -> Result<Agents, Report> {
     let mut programs = Vec::new();
     for path in named {
         let bytes = std::fs::read(path).with_context(|| format!("read the agent {}", path.display()))?;
         match Program::from_elf(bytes) {
             Some(program) => programs.push(program),
-            None => bail!("{} is no Linux program for x86_64 or aarch64", path.display()),
+            None => {
+                return Err(Report::new(format!(
+                    "{} is no Linux program for x86_64 or aarch64",
+                    path.display()
+                )));
+            }
         }
     }
     if !EMBEDDED.is_empty() {

@@ -13,7 +13,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use goldwire_control::boot::LoadError;
+use goldwire_stdx::Report;
 
 use crate::args::{Args, Command, DiskCommand, KeyCommand};
 
@@ -21,11 +21,11 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.command {
         Command::Sync(args) => commands::sync::run(*args),
-        Command::Disk(DiskCommand::Info(args)) => commands::disk::info(&args).map_err(exit::reported),
-        Command::Disk(DiskCommand::Check(args)) => commands::disk::check(&args).map_err(exit::reported),
+        Command::Disk(DiskCommand::Info(args)) => commands::disk::info(&args),
+        Command::Disk(DiskCommand::Check(args)) => commands::disk::check(&args),
         Command::Disk(DiskCommand::Convert(args)) => commands::disk::convert(*args),
-        Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args).map_err(exit::reported),
-        Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args).map_err(exit::reported),
+        Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args),
+        Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args),
         Command::Boot(command) => commands::boot::run(command),
         Command::Key(KeyCommand::New(args)) => commands::key::new(&args),
         Command::Completions { shell } => commands::generate::completions(shell),
@@ -37,29 +37,25 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code.into(),
-        Err(error) => {
-            print_error(&error);
+        Err(report) => {
+            print_error(&report);
             exit::Code::Nothing.into()
         }
     }
 }
 
 /// One line that says what failed, the causes, then the hints.
-fn print_error(error: &anyhow::Error) {
+fn print_error(report: &Report) {
     let mut stderr = std::io::stderr().lock();
-    // A boot file's problems say themselves which is an error and which a warning.
-    if let Some(problems) = error.chain().find_map(|cause| match cause.downcast_ref()? {
-        LoadError::Wrong(problems) => Some(problems),
-        LoadError::Read { .. } => None,
-    }) {
-        let _ = writeln!(stderr, "{problems}");
+    // A configuration's problems say themselves which is an error and which a warning.
+    if report.is_diagnostics {
+        let _ = writeln!(stderr, "{}", report.line());
         return;
     }
     let (bold, red, plain) =
         if stderr.is_terminal() { ("\x1b[1m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
-    let report = exit::report(error);
     let _ = writeln!(stderr, "{red}{bold}error{plain}: {}", report.line());
-    for hint in report.hints {
+    for hint in &report.hints {
         let _ = writeln!(stderr, "{bold}hint{plain}: {hint}");
     }
 }

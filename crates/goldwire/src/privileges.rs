@@ -1,14 +1,12 @@
 //! Root is needed to bind low ports and to answer machines that have no address yet, and for nothing after that.
 
-use anyhow::{Context, bail};
 use goldwire_control::boot::serve::Ids;
+use goldwire_stdx::{Context, Report};
 use nix::unistd::{Gid, Uid, User, geteuid, setgid, setgroups, setuid};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{
     CapabilitySet, capability_is_in_bounding_set, remove_capability_from_bounding_set, set_no_new_privs,
 };
-
-use crate::exit::Hinted;
 
 /// Whom root becomes.
 pub(crate) struct Account {
@@ -24,39 +22,42 @@ impl Account {
 }
 
 /// The account `user`, if there is root to drop.
-pub(crate) fn account(user: &str) -> anyhow::Result<Option<Account>> {
+pub(crate) fn account(user: &str) -> Result<Option<Account>, Report> {
     if !geteuid().is_root() {
         return Ok(None);
     }
-    let found = User::from_name(user).with_context(|| format!("look up the user {user}"))?;
+    let found =
+        User::from_name(user).map_err(Report::plain).with_context(|| format!("look up the user {user}"))?;
     let Some(found) = found else {
-        bail!(Hinted {
-            message: format!("there is no user {user}, whom the boot file names"),
-            hint: format!("make one: useradd --system --no-create-home --shell /usr/sbin/nologin {user}"),
-        });
+        return Err(Report::new(format!("there is no user {user}, whom the boot file names"))
+            .hint(format!("make one: useradd --system --no-create-home --shell /usr/sbin/nologin {user}")));
     };
     Ok(Some(Account { name: user.to_owned(), uid: found.uid, gid: found.gid }))
 }
 
 /// Becomes `account`, with that user's group alone, for good: without a capability, and without a way to a new one, by
 /// whatever program.
-pub(crate) fn drop_to(account: &Account) -> anyhow::Result<()> {
+pub(crate) fn drop_to(account: &Account) -> Result<(), Report> {
     let user = &account.name;
     for capability in CapabilitySet::all().iter() {
         // One that this kernel does not know is in no set.
         if capability_is_in_bounding_set(capability).unwrap_or(false) {
             remove_capability_from_bounding_set(capability)
+                .map_err(Report::plain)
                 .with_context(|| "empty the bounding set".to_owned())?;
         }
     }
     setgroups(&[account.gid])
         .and_then(|()| setgid(account.gid))
         .and_then(|()| setuid(account.uid))
+        .map_err(Report::plain)
         .with_context(|| format!("become {user}"))?;
-    set_no_new_privs(true).with_context(|| format!("give {user} no new privileges"))?;
+    set_no_new_privs(true)
+        .map_err(Report::plain)
+        .with_context(|| format!("give {user} no new privileges"))?;
     // Belt and braces: a program that could become root again has dropped nothing.
     if setuid(Uid::from_raw(0)).is_ok() {
-        bail!("root could not be dropped");
+        return Err(Report::new("root could not be dropped"));
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ impl Failure {
 
     /// As a report for printing.
     pub fn report(&self) -> Report {
-        Report { chain: self.chain.clone(), hints: self.hints.clone() }
+        Report { chain: self.chain.clone(), hints: self.hints.clone(), ..Report::default() }
     }
 }
 
@@ -68,6 +68,12 @@ impl fmt::Display for Failure {
 }
 
 impl Error for Failure {}
+
+impl From<Failure> for Report {
+    fn from(failure: Failure) -> Self {
+        failure.report()
+    }
+}
 
 impl From<goldwire_disk::Error> for Failure {
     fn from(error: goldwire_disk::Error) -> Self {

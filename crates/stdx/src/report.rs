@@ -9,6 +9,11 @@ pub trait Hints: Error {
     fn hints(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Whether the error's text says itself line by line what is an error and what to do, as a compiler's does.
+    fn is_diagnostics(&self) -> bool {
+        false
+    }
 }
 
 /// An error as it is shown: its text, its chain of causes and its hints, detached from the error's type so that it can
@@ -19,12 +24,14 @@ pub struct Report {
     pub chain: Vec<String>,
     /// What the reader can do.
     pub hints: Vec<String>,
+    /// Whether the text is shown as it is: see [`Hints::is_diagnostics`].
+    pub is_diagnostics: bool,
 }
 
 impl Report {
     /// A report of one sentence.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { chain: vec![message.into()], hints: Vec::new() }
+        Self { chain: vec![message.into()], ..Self::default() }
     }
 
     /// The chain of `error`.
@@ -39,7 +46,12 @@ impl Report {
             }
             cause = error.source();
         }
-        Self { chain, hints: Vec::new() }
+        Self { chain, ..Self::default() }
+    }
+
+    /// The chain of a foreign error, which knows no hints: for `map_err`.
+    pub fn plain(error: impl Error + 'static) -> Self {
+        Self::of(&error)
     }
 
     /// Puts `message` before the chain.
@@ -75,8 +87,8 @@ impl fmt::Display for Report {
 /// Not for [`Report`] itself, which is the end of the way.
 impl<E: Hints + 'static> From<E> for Report {
     fn from(error: E) -> Self {
-        let hints = error.hints();
-        Self { hints, ..Self::of(&error) }
+        let (hints, is_diagnostics) = (error.hints(), error.is_diagnostics());
+        Self { hints, is_diagnostics, ..Self::of(&error) }
     }
 }
 

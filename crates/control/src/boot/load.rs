@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use goldwire_stdx::Hints;
+
 use super::problem::{Collector, Problems};
 use super::{Rules, Secret, Settings, check, file, profiles};
 
@@ -35,6 +37,19 @@ pub enum LoadError {
     /// The file is wrong.
     #[error("{0}")]
     Wrong(Problems),
+}
+
+impl Hints for LoadError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Read { .. } => vec!["--config FILE names another boot file".into()],
+            Self::Wrong(_) => Vec::new(),
+        }
+    }
+
+    fn is_diagnostics(&self) -> bool {
+        matches!(self, Self::Wrong(_))
+    }
 }
 
 /// Reads a boot file and the templates and the secret that it names.

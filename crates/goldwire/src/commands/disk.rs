@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
 use goldwire_disk::{Finding, Image, OpenOptions, SameFolderOr, Severity};
 use goldwire_replicate::wire::SourceFormat;
 use goldwire_replicate::{Effort, Seeds, Select, SyncJob, WriteRules};
@@ -20,7 +19,7 @@ use serde_json::{Value, json};
 use crate::agents::agents;
 use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
 use crate::commands::{key, sync};
-use crate::exit::{Code, report};
+use crate::exit::Code;
 use crate::progress::Mode;
 use crate::time::format_time;
 
@@ -165,8 +164,7 @@ fn print_info(out: &mut impl Write, path: &Path, image: &Image, kept: Option<&Tr
 }
 
 pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
-    let required =
-        args.require_signature.as_deref().map(key::public).transpose().map_err(|error| report(&error))?;
+    let required = args.require_signature.as_deref().map(key::public).transpose()?;
     for_each(&args.images, |path| {
         let findings = goldwire_disk::check(path, &options(&args.open, args.open.source_format))?;
         let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
@@ -224,16 +222,16 @@ fn severity(severity: Severity) -> &'static str {
     }
 }
 
-pub(crate) fn convert(args: ConvertArgs) -> anyhow::Result<Code> {
+pub(crate) fn convert(args: ConvertArgs) -> Result<Code, Report> {
     if args.source.host.is_some() || args.target.host.is_some() {
-        bail!("convert works on this machine; use goldwire sync between hosts");
+        return Err(Report::new("convert works on this machine; use goldwire sync between hosts"));
     }
     // A conversion is a sync from here to here: the same verification, the same safety, the same resume.
     let utf8 = |folder: &PathBuf| {
         let text = folder.to_str().map(str::to_owned);
-        text.ok_or_else(|| anyhow!("the folder {} has a name that is not UTF-8", shown(folder)))
+        text.ok_or_else(|| Report::new(format!("the folder {} has a name that is not UTF-8", shown(folder))))
     };
-    let folders = args.open.parents.iter().map(utf8).collect::<anyhow::Result<_>>()?;
+    let folders = args.open.parents.iter().map(utf8).collect::<Result<_, Report>>()?;
     let job = SyncJob {
         select: Select {
             format: args.open.source_format.map(Into::into),
@@ -249,7 +247,7 @@ pub(crate) fn convert(args: ConvertArgs) -> anyhow::Result<Code> {
         effort: Effort { level: Some(0), ..Effort::default() },
         ..SyncJob::new(args.source, vec![args.target], agents(&[])?)
     };
-    let unlimited = "off".parse().map_err(anyhow::Error::msg)?;
+    let unlimited = "off".parse().map_err(|text: String| Report::new(text))?;
     sync::run_job(&job, if args.json { Mode::Json } else { Mode::People }, &unlimited, None)
 }
 
@@ -300,7 +298,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Report> {
 }
 
 pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
-    let secret = args.sign.as_deref().map(key::secret).transpose().map_err(|error| report(&error))?;
+    let secret = args.sign.as_deref().map(key::secret).transpose()?;
     for_each(&args.images, |path| {
         let image = open(path, &args.open)?;
         // A signature vouches for bytes, not for digests that somebody kept.

@@ -5,16 +5,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
-use goldwire_stdx::read_open_text_bounded;
+use goldwire_stdx::{Context, Report, read_open_text_bounded};
 use goldwire_store::{PublicKey, SecretKey};
 
 use crate::args::KeyNewArgs;
-use crate::exit::{Code, Hinted};
+use crate::exit::Code;
 
-pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
+pub(crate) fn new(args: &KeyNewArgs) -> Result<Code, Report> {
     let mut random = [0; 32];
-    getrandom::fill(&mut random).map_err(|error| anyhow!("get random bytes: {error}"))?;
+    getrandom::fill(&mut random).map_err(|error| Report::new(format!("get random bytes: {error}")))?;
     let key = SecretKey::from_random(random);
     let public_path = args.file.with_added_extension("pub");
     if public_path.exists() {
@@ -28,7 +27,7 @@ pub(crate) fn new(args: &KeyNewArgs) -> anyhow::Result<Code> {
 }
 
 /// Writes a file that must not exist, and syncs it: keys and secrets are never overwritten.
-pub(crate) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
+pub(crate) fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), Report> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -40,49 +39,47 @@ pub(crate) fn write_new(path: &Path, mode: u32, text: &str) -> anyhow::Result<()
         .with_context(|| format!("write {}", path.display()))
 }
 
-fn cannot_create(path: &Path, error: io::Error) -> anyhow::Error {
+fn cannot_create(path: &Path, error: io::Error) -> Report {
     if error.kind() != io::ErrorKind::AlreadyExists {
-        return anyhow::Error::from(error).context(format!("create {}", path.display()));
+        return Report::from(error).context(format!("create {}", path.display()));
     }
-    Hinted {
-        message: format!("create {}: {error}", path.display()),
-        hint: "what is there is not overwritten: name another file, or remove that one if nothing uses it any more"
-            .into(),
-    }
-    .into()
+    Report::new(format!("create {}: {error}", path.display())).hint(
+        "what is there is not overwritten: name another file, or remove that one if nothing uses it any more",
+    )
 }
 
 /// Longest key file.
 const KEY_FILE_MAX: u64 = 4096;
 
 /// Reads a secret key file, which nobody else may read, as ssh asks of its keys.
-pub(crate) fn secret(path: &Path) -> anyhow::Result<SecretKey> {
+pub(crate) fn secret(path: &Path) -> Result<SecretKey, Report> {
     let doing = || format!("read the key {}", path.display());
     let file = fs::File::open(path).with_context(doing)?;
     let mode = file.metadata().with_context(doing)?.mode();
     let text = read_open_text_bounded(&file, KEY_FILE_MAX).with_context(doing)?;
     let key = text.parse().map_err(|why| {
         let hint = "`goldwire key new FILE` makes one: FILE signs, FILE.pub is what others check with";
-        Hinted { message: format!("{}: {why}", path.display()), hint: hint.into() }
+        Report::new(format!("{}: {why}", path.display())).hint(hint)
     })?;
     if mode & 0o077 != 0 {
-        return Err(Hinted {
-            message: format!("{}: others may read this secret key (mode {:o})", path.display(), mode & 0o777),
-            hint: format!(
-                "chmod 600 {}; if somebody may have read it, make a new one: goldwire key new FILE",
-                path.display()
-            ),
-        }
-        .into());
+        return Err(Report::new(format!(
+            "{}: others may read this secret key (mode {:o})",
+            path.display(),
+            mode & 0o777
+        ))
+        .hint(format!(
+            "chmod 600 {}; if somebody may have read it, make a new one: goldwire key new FILE",
+            path.display()
+        )));
     }
     Ok(key)
 }
 
 /// A public key: a file that holds one, or the key itself.
-pub(crate) fn public(text: &str) -> anyhow::Result<PublicKey> {
+pub(crate) fn public(text: &str) -> Result<PublicKey, Report> {
     let written = fs::read_to_string(text).unwrap_or_else(|_| text.to_owned());
     written.parse().map_err(|why| {
         let hint = "`goldwire key new FILE` makes one as FILE.pub; give that file, or what is written in it";
-        Hinted { message: format!("{text}: {why}"), hint: hint.into() }.into()
+        Report::new(format!("{text}: {why}")).hint(hint)
     })
 }

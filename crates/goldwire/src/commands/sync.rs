@@ -4,14 +4,13 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
 use crossbeam_channel::{Sender, unbounded};
 use goldwire_replicate::wire::FailureKind;
 use goldwire_replicate::{
     Choice, Effort, Older, Questions, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules,
     sync,
 };
-use goldwire_stdx::spawn;
+use goldwire_stdx::{Report, spawn};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -26,7 +25,7 @@ use crate::time::format_time;
 /// Most targets of one sync: each has a stream number.
 const TARGETS_MAX: usize = 1000;
 
-pub(crate) fn run(args: SyncArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: SyncArgs) -> Result<Code, Report> {
     if args.targets.len() > TARGETS_MAX {
         return Ok(usage(&format!("{} targets; at most {TARGETS_MAX} at a time", args.targets.len())));
     }
@@ -97,7 +96,7 @@ pub(crate) fn run_job(
     mode: Mode,
     limits: &Schedule,
     max_time: Option<Duration>,
-) -> anyhow::Result<Code> {
+) -> Result<Code, Report> {
     let (control_tx, signals) = unbounded();
     listen(control_tx.clone())?;
     keep_time(control_tx, limits.clone(), max_time)?;
@@ -132,7 +131,7 @@ fn exit_code(report: &SyncReport) -> Code {
 }
 
 /// Turns signals of the system into those of the sync.
-fn listen(control_tx: Sender<Signal>) -> anyhow::Result<()> {
+fn listen(control_tx: Sender<Signal>) -> Result<(), Report> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2])?;
     spawn("signals", move || {
         for signal in &mut signals {
@@ -185,10 +184,10 @@ fn usage(message: &str) -> Code {
     Code::Usage
 }
 
-fn split(command: &str, option: &str) -> anyhow::Result<Vec<String>> {
+fn split(command: &str, option: &str) -> Result<Vec<String>, Report> {
     match shlex::split(command) {
         Some(words) if !words.is_empty() => Ok(words),
-        _ => Err(anyhow!("{option}: {command:?} cannot be split into words; check its quotes")),
+        _ => Err(Report::new(format!("{option}: {command:?} cannot be split into words; check its quotes"))),
     }
 }
 

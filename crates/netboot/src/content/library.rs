@@ -52,6 +52,19 @@ pub enum LibraryError {
     Thread(#[source] io::Error),
 }
 
+impl goldwire_stdx::Hints for LibraryError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Open { .. } => {
+                vec![
+                    "make the boot tree's folder, or name another one as server.root in the boot file".into(),
+                ]
+            }
+            Self::Thread(_) => Vec::new(),
+        }
+    }
+}
+
 /// Answers for paths (see [`UrlBuilder`] for their forms) from folders and a policy.
 ///
 /// A file that is replaced (written under another name, then renamed) stays whole for who is fetching it. One that is

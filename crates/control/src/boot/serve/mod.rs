@@ -89,8 +89,7 @@ impl Bound {
         let members: Arc<dyn LiveMembers> = table.clone();
         let policy = Arc::new(Policy::new(rules, members));
         let asked: Arc<dyn BootPolicy> = policy.clone();
-        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), urls.clone())
-            .map_err(explained)?;
+        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), urls.clone())?;
         let library = Arc::new(library);
         let contents: Arc<dyn Contents> = library.clone();
         let is_draining = Arc::new(AtomicBool::new(false));
@@ -373,9 +372,6 @@ fn explained(error: impl std::error::Error + 'static) -> Report {
             None => report.hint("another server has this port; `ss -tulpn` shows which"),
         },
         Some(ErrorKind::AddrNotAvailable) => report.hint("no interface of this machine has this address"),
-        Some(ErrorKind::NotFound) => {
-            report.hint("make the boot tree's folder, or name another one as server.root in the boot file")
-        }
         _ => report,
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use goldwire_control::boot::telemetry::Telemetry;
 use goldwire_netboot::balance::{Balance, BalanceSettings};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{Neighbours, Observer};
+use goldwire_stdx::{Context, Report};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::info;
@@ -21,14 +21,15 @@ use goldwire_control::boot::serve::member_configs;
 /// Running transfers get so long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
     log(&args.log, args.log_format)?;
     privileges::open_many_files();
     let loaded = load(&args.config)?;
     let settings = loaded.settings;
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
     let observer: Arc<dyn Observer> = Arc::new(Telemetry::new("balance".into(), Arc::new(Neighbours::new())));
-    let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer))?);
+    let table =
+        Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer)).map_err(Report::plain)?);
     let balance = Balance::bind(BalanceSettings {
         http: args.http.clone(),
         tftp: args.tftp.clone(),
@@ -36,7 +37,8 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
         observer,
         proxies: args.proxy_protocol_from.clone(),
         sends_proxy_header: args.send_proxy_protocol,
-    })?;
+    })
+    .map_err(Report::plain)?;
     if let Some(user) = &settings.server.user
         && let Some(account) = privileges::account(user)?
     {
@@ -44,7 +46,7 @@ pub(crate) fn run(args: &BalanceArgs) -> anyhow::Result<Code> {
     }
     let probes = ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
     let prober = Prober::run(&table, &probes).context("start to ask members for their health")?;
-    let running = balance.run()?;
+    let running = balance.run().map_err(Report::plain)?;
     for address in running.http_addresses() {
         info!(%address, "HTTP");
     }

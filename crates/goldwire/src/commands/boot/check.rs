@@ -3,12 +3,13 @@
 use std::io::Write;
 
 use goldwire_control::boot::{LoadError, Problem, Severity, load};
+use goldwire_stdx::Report;
 use serde_json::{Value, json};
 
 use crate::args::boot::FileArgs;
 use crate::exit::Code;
 
-pub(crate) fn run(args: &FileArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: &FileArgs) -> Result<Code, Report> {
     let (problems, summary) = match load(&args.config) {
         Ok(loaded) => {
             let (settings, rules) = (&loaded.settings, &loaded.rules);

@@ -3,12 +3,13 @@
 use std::io::{IsTerminal, Write};
 
 use goldwire_netboot::doctor::{Client, Diagnosis, DoctorSettings, Level, Reach, examine};
+use goldwire_stdx::Report;
 use serde_json::json;
 
 use crate::args::boot::{DoctorArgs, FirmwareArg};
 use crate::exit::Code;
 
-pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: &DoctorArgs) -> Result<Code, Report> {
     let reach = match (&args.interface, args.server, args.from) {
         (Some(interface), _, _) => Reach::Interface(interface.clone()),
         (None, Some(server), Some(own)) => Reach::Relay { own, server },
@@ -24,7 +25,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
         None => Vec::new(),
     };
     let settings = DoctorSettings { reach, mac: args.mac, clients, members, wait: args.wait };
-    let diagnoses = examine(&settings)?;
+    let diagnoses = examine(&settings).map_err(Report::plain)?;
     let mut out = std::io::stdout().lock();
     if args.json {
         let list: Vec<_> = diagnoses.iter().map(as_json).collect();
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &DoctorArgs) -> anyhow::Result<Code> {
     Ok(if worst == Level::Error { Code::Findings } else { Code::Success })
 }
 
-fn write_one(out: &mut impl Write, diagnosis: &Diagnosis) -> anyhow::Result<()> {
+fn write_one(out: &mut impl Write, diagnosis: &Diagnosis) -> Result<(), Report> {
     let colour = match diagnosis.level() {
         Level::Ok => "32",
         Level::Warning => "33",

@@ -9,14 +9,15 @@ use std::sync::Arc;
 use goldwire_control::boot::{Loaded, Policy, Question, explain as play};
 use goldwire_netboot::content::{Library, LibrarySettings};
 use goldwire_netboot::{Device, Firmware, LiveMembers, MemberState, NoopObserver};
+use goldwire_stdx::Report;
 
 use goldwire_control::boot::serve::{library_settings, table_of, url_builder};
 
 use super::load;
 use crate::args::boot::{DeviceArgs, ExplainArgs, ScriptArgs};
-use crate::exit::{Code, Reported};
+use crate::exit::Code;
 
-pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
+pub(crate) fn explain(args: &ExplainArgs) -> Result<Code, Report> {
     let loaded = load(&args.file.config)?;
     let urls = url_builder(&loaded.settings);
     let question = Question {
@@ -35,14 +36,14 @@ pub(crate) fn explain(args: &ExplainArgs) -> anyhow::Result<Code> {
     let explanation = play(&policy, &question, &urls);
     let mut out = std::io::stdout().lock();
     if args.file.json {
-        writeln!(out, "{}", serde_json::to_string(&explanation)?)?;
+        writeln!(out, "{}", serde_json::to_string(&explanation).map_err(Report::plain)?)?;
     } else {
         write!(out, "{explanation}")?;
     }
     Ok(Code::Success)
 }
 
-pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
+pub(crate) fn script(args: &ScriptArgs) -> Result<Code, Report> {
     let loaded = load(&args.config)?;
     let settings: LibrarySettings = library_settings(&loaded.settings);
     let urls = url_builder(&loaded.settings);
@@ -53,7 +54,7 @@ pub(crate) fn script(args: &ScriptArgs) -> anyhow::Result<Code> {
         ..Device::new(Some(args.device.mac), Firmware::Ipxe)
     };
     let policy = Arc::new(policy_of(loaded)?);
-    let text = Library::open(&settings, policy, urls)?.script_of(&device)?;
+    let text = Library::open(&settings, policy, urls)?.script_of(&device).map_err(Report::plain)?;
     write!(std::io::stdout(), "{text}")?;
     Ok(Code::Success)
 }
@@ -69,8 +70,8 @@ fn v4(address: IpAddr) -> Option<Ipv4Addr> {
     }
 }
 
-fn policy_of(loaded: Loaded) -> anyhow::Result<Policy> {
-    let table = table_of(&loaded.settings, Arc::new(NoopObserver)).map_err(Reported)?;
+fn policy_of(loaded: Loaded) -> Result<Policy, Report> {
+    let table = table_of(&loaded.settings, Arc::new(NoopObserver))?;
     for member in &loaded.settings.members {
         table.report(&member.member.name, MemberState::Alive, "it is assumed");
     }

@@ -3,18 +3,17 @@
 use std::io::Write;
 use std::net::Ipv4Addr;
 
-use anyhow::Context;
 use goldwire_netboot::media::{
     Address, CA_MAX, MediaError, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
 };
-use goldwire_stdx::{ByteSize, read_bounded};
+use goldwire_stdx::{ByteSize, Context, Report, read_bounded};
 use serde_json::json;
 
 use super::load;
 use crate::args::boot::MediaArgs;
-use crate::exit::{Code, Hinted};
+use crate::exit::Code;
 
-pub(crate) fn run(args: MediaArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: MediaArgs) -> Result<Code, Report> {
     let loaded = load(&args.config)?;
     let of_file = loaded.settings.medium();
     let ca = args
@@ -45,34 +44,28 @@ pub(crate) fn run(args: MediaArgs) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-fn with_hint(error: MediaError) -> anyhow::Error {
+fn with_hint(error: MediaError) -> Report {
     if !matches!(error, MediaError::NoPrograms { .. }) {
-        return error.into();
+        return Report::plain(error);
     }
-    Hinted {
-        message: error.to_string(),
-        hint: "install the package ipxe, or name the folder with its programs as --programs".into(),
-    }
-    .into()
+    Report::new(error.to_string())
+        .hint("install the package ipxe, or name the folder with its programs as --programs")
 }
 
-fn address_of(args: &MediaArgs) -> anyhow::Result<Address> {
+fn address_of(args: &MediaArgs) -> Result<Address, Report> {
     let Some(text) = &args.address else { return Ok(Address::Dhcp) };
     let parsed = text.split_once('/').and_then(|(address, prefix)| {
         let prefix: u8 = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix))?;
         Some((address.parse::<Ipv4Addr>().ok()?, prefix))
     });
     let Some((address, prefix)) = parsed else {
-        return Err(Hinted {
-            message: format!("--address {text} is no address with its prefix"),
-            hint: "write it as 10.0.0.7/24".into(),
-        }
-        .into());
+        return Err(Report::new(format!("--address {text} is no address with its prefix"))
+            .hint("write it as 10.0.0.7/24"));
     };
     Ok(Address::Fixed { address, prefix, gateway: args.gateway, dns: args.dns })
 }
 
-fn show(report: &MediaReport, path: &str, is_json: bool) -> anyhow::Result<()> {
+fn show(report: &MediaReport, path: &str, is_json: bool) -> Result<(), Report> {
     let mut out = std::io::stdout().lock();
     if is_json {
         let programs: Vec<_> = report

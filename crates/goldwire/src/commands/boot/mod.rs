@@ -12,15 +12,15 @@ pub(crate) mod watch;
 
 use std::path::Path;
 
-use anyhow::Context;
 use goldwire_control::boot::{Loaded, load as load_file};
+use goldwire_stdx::{Context, Report};
 use tracing_subscriber::EnvFilter;
 
 use crate::args::BootCommand;
 use crate::args::boot::LogFormat;
 use crate::exit::Code;
 
-pub(crate) fn run(command: BootCommand) -> anyhow::Result<Code> {
+pub(crate) fn run(command: BootCommand) -> Result<Code, Report> {
     match command {
         BootCommand::Serve(args) => serve::run(&args),
         BootCommand::Check(args) => check::run(&args),
@@ -37,7 +37,7 @@ pub(crate) fn run(command: BootCommand) -> anyhow::Result<Code> {
 
 /// Reads a boot file. How much is odd about it goes to standard error on one line: whoever asks something else is not
 /// told all of it each time.
-fn load(path: &Path) -> anyhow::Result<Loaded> {
+fn load(path: &Path) -> Result<Loaded, Report> {
     let loaded = load_file(path)?;
     let path = path.display();
     match loaded.warnings.list.len() {
@@ -56,13 +56,15 @@ fn say(text: &str) {
 }
 
 /// Log lines go to standard error from now on.
-fn log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).with_context(|| format!("understand --log {filter}"))?;
+fn log(filter: &str, format: LogFormat) -> Result<(), Report> {
+    let filter = EnvFilter::try_new(filter)
+        .map_err(Report::plain)
+        .with_context(|| format!("understand --log {filter}"))?;
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let is_set = match format {
         LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
     };
-    is_set.map_err(|error| anyhow::anyhow!("set up the log: {error}"))
+    is_set.map_err(|error| Report::new(format!("set up the log: {error}")))
 }

@@ -2,35 +2,35 @@
 
 use goldwire_control::boot::serve::{Bound, StateFolder};
 use goldwire_control::boot::{self};
-use goldwire_stdx::Report;
+use goldwire_stdx::{Context, Report};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 use super::{log, say};
 use crate::args::boot::ServeArgs;
-use crate::exit::{Code, Hinted};
+use crate::exit::Code;
 use crate::privileges;
 
-pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: &ServeArgs) -> Result<Code, Report> {
     log(&args.log, args.log_format)?;
     privileges::open_many_files();
     let loaded = boot::load(&args.config)?;
     if !loaded.warnings.is_empty() {
         say(&loaded.warnings.to_string());
     }
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(|error| hinted(error.into()))?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
     let user = loaded.settings.server.user.clone();
     let account = user.as_deref().map(privileges::account).transpose()?.flatten();
     // All that root does is to make the folder if it is missing and to bind ports. What lies in the folder is opened by
     // whoever owns it.
-    StateFolder::prepare(&loaded.settings, account.as_ref().map(privileges::Account::ids)).map_err(hinted)?;
-    let bound = Bound::bind(loaded).map_err(hinted)?;
+    StateFolder::prepare(&loaded.settings, account.as_ref().map(privileges::Account::ids))?;
+    let bound = Bound::bind(loaded)?;
     if let Some(account) = &account {
         privileges::drop_to(account)?;
         can_read_again(args, &account.name)?;
     }
-    let running = bound.start(&args.config).map_err(hinted)?;
+    let running = bound.start(&args.config)?;
     if let Err(error) = running.reload_certificate() {
         warn!("a renewed certificate will need a restart: {}", error.line());
     }
@@ -52,20 +52,12 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<Code> {
     Ok(Code::Success)
 }
 
-fn hinted(report: Report) -> anyhow::Error {
-    crate::exit::Reported(report).into()
-}
-
 /// The boot file and the secret are read again while the server runs, and only the user does that.
-fn can_read_again(args: &ServeArgs, user: &str) -> anyhow::Result<()> {
+fn can_read_again(args: &ServeArgs, user: &str) -> Result<(), Report> {
     match boot::load(&args.config) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Hinted {
-            message: format!("{user} could not read the boot file again when it changes: {error}"),
-            hint: format!(
+        Err(error) => Err(Report::new(format!("{user} could not read the boot file again when it changes: {error}")).hint(format!(
                 "let the group of {user} read what it names: chgrp GROUP FILE && chmod g+r FILE; or leave server.user out"
-            ),
-        }
-        .into()),
+            ))),
     }
 }

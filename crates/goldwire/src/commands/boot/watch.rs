@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
 use goldwire_control::boot::timeline::{Boots, DeviceBoot, Follower, Record};
+use goldwire_stdx::{Context, Report};
 use serde_json::json;
 
 use crate::args::boot::WatchArgs;
@@ -15,7 +15,7 @@ use crate::exit::Code;
 /// How often a followed timeline is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
+pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
     let state = state_of(args)?;
     let mut follower = Follower::new(&state);
     let mut boots = Boots::default();
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     while let Some(record) = next()? {
         if concerns(&record, &boots) {
             if args.file.json && !args.once {
-                writeln!(out, "{}", serde_json::to_string(&record)?)?;
+                writeln!(out, "{}", serde_json::to_string(&record).map_err(Report::plain)?)?;
             }
             boots.take(&record);
         }
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
             }
             let boot = boots.take(&record);
             let line = match args.file.json {
-                true => serde_json::to_string(&record)?,
+                true => serde_json::to_string(&record).map_err(Report::plain)?,
                 false => step(&record, boot),
             };
             match writeln!(out, "{line}").and_then(|()| out.flush()) {
@@ -71,7 +71,7 @@ pub(crate) fn run(args: &WatchArgs) -> anyhow::Result<Code> {
     }
 }
 
-fn state_of(args: &WatchArgs) -> anyhow::Result<PathBuf> {
+fn state_of(args: &WatchArgs) -> Result<PathBuf, Report> {
     match &args.state {
         Some(state) => Ok(state.clone()),
         None => Ok(super::load(&args.file.config)?.settings.server.state),
