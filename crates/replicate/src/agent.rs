@@ -462,3 +462,6 @@ fn set_priority(nice: Option<u8>, io: Option<(u8, u8)>) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -414,7 +414,7 @@ fn invalid(message: impl Into<String>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::memory_of;
+    use crate::testing::{Script, greeting, memory_of};
 
     #[test]
     fn only_settings_that_this_ssh_knows_are_set_and_no_cipher_is_added() {
@@ -433,19 +433,94 @@ mod tests {
         }
     }
 
+    fn program() -> Program {
+        Program { machine: "x86_64".into(), bytes: Arc::new(vec![9; 5000]) }
+    }
+
+    /// What the handshake makes of what a host prints, and what it sends there.
+    fn hands(printed: &[u8]) -> (Result<Hello, String>, Vec<u8>) {
+        let (program, mut sent) = (program(), Vec::new());
+        let digest = digest_of(&program.bytes);
+        let mut reader = BufReader::new(printed);
+        let shaken = shake_hands(&mut reader, &mut sent, Some((&program, &digest)));
+        let shaken = shaken.map_err(|end| match end {
+            Greeting::Failed(failure) => failure.to_string(),
+            Greeting::Ended(noise) => format!("ended: {noise}"),
+        });
+        (shaken, sent)
+    }
+
+    #[test]
+    fn an_agent_is_heard_behind_what_a_login_shell_prints() {
+        let greeting = greeting(&program().bytes);
+        for noise in ["", "Welcome\n", "GOLDWIRE-HAS-AGENT\n", "\0GOLDWIRE-AGENT", "\0GOLDWIRE\0GOLDWIRE-A"] {
+            let (hello, sent) = hands(&[noise.as_bytes(), &greeting].concat());
+            let hello = hello.unwrap();
+            assert_eq!((hello.host.as_str(), hello.protocol), ("evil", PROTOCOL_VERSION), "{noise:?}");
+            assert!(sent.is_empty());
+        }
+        let (ended, _) = hands(b"Permission denied.\n");
+        assert_eq!(ended.unwrap_err(), "ended: Permission denied.");
+        for cut in 0..greeting.len() {
+            assert!(hands(&greeting[..cut]).0.is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn noise_has_an_end() {
+        let (refused, _) = hands(&vec![b'x'; NOISE_MAX + 1]);
+        assert!(refused.unwrap_err().contains("prints so much"));
+        let quiet = [vec![b'x'; NOISE_MAX - PREAMBLE.len()], greeting(&program().bytes)].concat();
+        assert!(hands(&quiet).0.is_ok());
+    }
+
+    #[test]
+    fn the_program_is_sent_once_to_a_machine_that_it_is_for() {
+        let greeting = greeting(&program().bytes);
+        let needs = b"\nGOLDWIRE-NEEDS-AGENT Linux x86_64\n".as_slice();
+        let (hello, sent) = hands(&[needs, &greeting].concat());
+        hello.unwrap();
+        assert_eq!(sent, [b"5000\n".as_slice(), &program().bytes].concat());
+        let (ended, sent) = hands(&[needs, needs, needs].concat());
+        assert!(ended.unwrap_err().starts_with("ended") && sent.len() == 5005, "not twice");
+        for machine in ["Linux riscv64", "Darwin x86_64", "", "Linux x86_64 and more"] {
+            let (refused, sent) = hands(format!("GOLDWIRE-NEEDS-AGENT {machine}\n").as_bytes());
+            let refused = refused.unwrap_err();
+            assert!(refused.contains(&format!("the host is a {machine};")), "{refused}");
+            assert!(sent.is_empty());
+        }
+        let (refused, _) = hands(b"GOLDWIRE-INSTALL-FAILED\n");
+        assert!(refused.unwrap_err().contains("could not be installed"));
+    }
+
+    #[test]
+    fn who_greets_as_another_build_is_no_agent_of_ours() {
+        let agents =
+            |local: Vec<std::path::PathBuf>| Agents { local, programs: Vec::new(), echo_stderr: false };
+        let script = Script::new(&[], &Frame::of(Kind::Ping, 0, 0, &()), Some(0));
+        let dialed =
+            dial(&[], "here", &agents(script.local()), &|_| ()).unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(dialed.hello.version, "test");
+        dialed.process.kill();
+        assert!(dial(&[], "here", &agents(Vec::new()), &|_| ()).is_err());
+        let refused = dial(&[], "here", &agents(vec!["/bin/echo".into(), "no agent".into()]), &|_| ());
+        let refused = refused.map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains("ended with exit code 0") && refused.contains("no agent"), "{refused}");
+    }
+
     /// A host that never ends its line costs no more than a piece of it.
     #[test]
     fn a_line_without_end_is_kept_in_pieces_of_which_the_last_remain() {
         let before = memory_of();
         let kept = Mutex::default();
         let (mut pieces, mut longest) = (0, 0);
-        keep_stderr(io::repeat(b'x').take(300 << 20), &kept, |piece| {
+        keep_stderr(io::repeat(b'x').take(60 << 20), &kept, |piece| {
             pieces += 1;
             longest = longest.max(piece.len());
         });
-        assert_eq!((pieces, longest), ((300 << 20) / STDERR_LINE_MAX, STDERR_LINE_MAX));
+        assert_eq!((pieces, longest), ((60 << 20) / STDERR_LINE_MAX, STDERR_LINE_MAX));
         assert_eq!(kept.lock().unwrap().len(), STDERR_KEPT);
-        assert!(memory_of().saturating_sub(before) < 32 << 20);
+        assert!(memory_of().saturating_sub(before) < 16 << 20);
     }
 
     #[test]

@@ -587,6 +587,9 @@ fn host_name(place: &Endpoint) -> &str {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::install::Agents;

@@ -102,3 +102,62 @@ impl Watched {
         Some((u128::from(bytes) * 1_000_000_000 / u128::from(ns)) as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A connection that took so long to carry so much.
+    fn stats(bytes: u64, time: Duration) -> Arc<ConnectionStats> {
+        let stats = ConnectionStats::default();
+        write(&stats, bytes, time);
+        Arc::new(stats)
+    }
+
+    fn write(stats: &ConnectionStats, bytes: u64, time: Duration) {
+        stats.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        stats.writing_ns.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The level after the next look.
+    fn level(pace: &Pace) -> i32 {
+        std::thread::sleep(Pace::LOOK_EVERY + Duration::from_millis(20));
+        pace.level()
+    }
+
+    #[test]
+    fn the_slower_the_fastest_connection_the_harder_is_compressed() {
+        for (rate, expected) in [
+            (400_000_000, -3),
+            (300_000_000, -3),
+            (299_000_000, 1),
+            (119_000_000, 3),
+            (20_000_000, 6),
+            (5_000_000, 9),
+            (1_000_000, 12),
+        ] {
+            let pace = Pace::default();
+            let (slow, fast) = (stats(0, Duration::ZERO), stats(9 << 30, Duration::from_secs(900)));
+            pace.watch(Arc::clone(&slow));
+            pace.watch(Arc::clone(&fast));
+            write(&slow, 500_000, Duration::from_secs(10));
+            // What was carried before counts for nothing.
+            write(&fast, rate, Duration::from_secs(1));
+            assert_eq!(level(&pace), expected, "{rate}");
+            assert_eq!(pace.level(), expected, "between looks");
+            write(&fast, 100_000, Duration::from_secs(100));
+            assert_eq!(level(&pace), expected, "too little to tell by");
+        }
+    }
+
+    #[test]
+    fn a_delta_is_compressed_well_and_a_fixed_level_is_fixed() {
+        let pace = Arc::new(Pace::default());
+        let adaptive = LevelChoice::Adaptive(Arc::clone(&pace));
+        assert_eq!((adaptive.for_answer(false), adaptive.for_answer(true)), (1, DELTA_LEVEL_MIN));
+        pace.level.store(9, Ordering::Relaxed);
+        assert_eq!((adaptive.for_answer(false), adaptive.for_answer(true)), (9, 9));
+        let fixed = LevelChoice::Fixed(-4);
+        assert_eq!((fixed.for_answer(false), fixed.for_answer(true)), (-4, -4));
+    }
+}

@@ -106,3 +106,66 @@ impl Server for RemoteServer {
         self.go_on();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Reply;
+    use crate::testing::Peer;
+
+    fn request(bytes: u32) -> Arc<AlignedBuffer> {
+        Frame::of(Kind::Request, 0, 0, &Request::Probe { bytes }).payload
+    }
+
+    fn keep(replies: &Arc<Mutex<Vec<Reply>>>) -> Callback {
+        let replies = Arc::clone(replies);
+        Box::new(move |reply| replies.lock().unwrap().push(reply))
+    }
+
+    #[test]
+    fn no_more_is_asked_of_a_source_at_a_time_than_it_serves() {
+        let mut peer = Peer::that_reads();
+        let server = RemoteServer::new(peer.connection.clone());
+        let replies = Arc::default();
+        for _ in 0..100 {
+            server.submit(request(2 << 20), keep(&replies));
+        }
+        let asked = || server.lock().callbacks.len();
+        let each = u64::from(Request::Probe { bytes: 2 << 20 }.answer_max());
+        assert_eq!(asked() as u64, OUTSTANDING_MAX / each);
+        for done in 1..=100 {
+            let id = peer.next().id;
+            server.deliver(&Frame { kind: Kind::Answer, stream: 0, id, payload: Arc::default() });
+            assert_eq!(replies.lock().unwrap().len(), done);
+            assert!(server.lock().outstanding <= OUTSTANDING_MAX);
+        }
+        assert_eq!((asked(), server.lock().outstanding), (0, 0));
+        for _ in 0..3000 {
+            server.submit(request(1), keep(&replies));
+        }
+        assert_eq!(asked(), REQUESTS_MAX);
+    }
+
+    #[test]
+    fn answers_and_refusals_go_to_who_asked_and_the_end_goes_to_all() {
+        let peer = Peer::that_reads();
+        let server = RemoteServer::new(peer.connection.clone());
+        let all: Vec<Arc<Mutex<Vec<Reply>>>> = (0..4).map(|_| Arc::default()).collect();
+        all.iter().for_each(|replies| server.submit(request(8), keep(replies)));
+        let payload = Arc::new(AlignedBuffer::from(vec![5; 16]));
+        server.deliver(&Frame { kind: Kind::Answer, stream: 0, id: 2, payload: Arc::clone(&payload) });
+        server.deliver(&Frame::of(Kind::Refusal, 0, 1, &Failure::stopped()));
+        server.deliver(&Frame::of(Kind::Refusal, 0, 99, &Failure::stopped()));
+        let got = |at: usize| all[at].lock().unwrap().clone();
+        assert_eq!(got(2), [Ok(payload)]);
+        assert_eq!(got(1), [Err(Failure::stopped())]);
+        assert!(got(0).is_empty() && got(3).is_empty());
+        let gone = crate::connection::lost("source", None);
+        server.end(&gone);
+        assert_eq!((got(0), got(3)), (vec![Err(gone.clone())], vec![Err(gone.clone())]));
+        server.submit(request(8), keep(&all[0]));
+        assert_eq!(got(0), [Err(gone.clone()), Err(gone)]);
+        server.submit(Arc::new(vec![255; 3].into()), keep(&all[1]));
+        assert_eq!(all[1].lock().unwrap().len(), 2, "one that does not decode is refused here");
+    }
+}

@@ -2,6 +2,7 @@
 //! memory that fills up, tears, rots and crashes on request. Everything that looks random comes from a seed.
 
 mod pipe;
+mod script;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
@@ -13,7 +14,8 @@ use goldwire_stdx::Folder;
 use goldwire_store::{BuildOptions, CHUNK_SIZE, Progress, Root, TreeFile, TreeGeometry, Version, build_tree};
 use tempfile::TempDir;
 
-pub(crate) use self::pipe::{Peer, pipe};
+pub(crate) use self::pipe::{Peer, PipeReader, PipeWriter, pipe};
+pub(crate) use self::script::{Script, greeting};
 use crate::failure::Result;
 use crate::receive::testing::{Bitmap, Destination, LaidOut, ReadBack, Seed};
 use crate::wire::{Failure, FailureKind};

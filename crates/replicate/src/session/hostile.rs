@@ -1,0 +1,218 @@
+//! The control side against sources and targets that say what they like, on both routes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::unbounded;
+
+use super::*;
+use crate::install::{Agents, Program};
+use crate::testing::{Script, memory_of};
+use crate::wire::{Counters, Phase, WireFormat};
+
+/// What one hostile peer may cost.
+const COST_MAX: u64 = 100 << 20;
+
+const IMAGE: &str = "/images/win11.raw";
+
+fn version() -> Version {
+    Version {
+        root: goldwire_store::Root([7; 32]),
+        size: 1 << 20,
+        chunks_used: 1,
+        created: 0,
+        parent: None,
+        name: "win11.raw".into(),
+        note: String::new(),
+        signer: None,
+    }
+}
+
+fn event(stream: u16, event: &Event) -> Frame {
+    Frame::of(Kind::Event, stream, 0, event)
+}
+
+fn images(path: &str) -> Frame {
+    let image = Candidate {
+        path: path.into(),
+        format: "raw".into(),
+        size: 1 << 20,
+        file_length: 1 << 20,
+        uuid: None,
+        hidden: false,
+        has_parent: false,
+        modified: 0,
+        created: None,
+    };
+    event(0, &Event::Images { is_folder: false, images: vec![image] })
+}
+
+fn ready() -> Frame {
+    let ready = SourceReady {
+        version: version().encode(None).unwrap(),
+        format: WireFormat::Raw,
+        name: "payroll.raw".into(),
+        mode: 0o600,
+        tree_was_cached: true,
+    };
+    event(0, &Event::SourceReady(ready))
+}
+
+fn dialed(stream: u16) -> Frame {
+    let hello = Hello { protocol: 2, version: "v".into(), host: "t".into(), program: [0; 32] };
+    event(stream, &Event::Dialed(hello))
+}
+
+fn done(root: u8) -> Event {
+    let counters = Counters::default();
+    Event::Done(Outcome { path: "/sr/win11.raw".into(), root: [root; 32], counters, already_there: false })
+}
+
+/// What `ssh` does: a source on one host, a target on any other.
+fn ssh(source: &Script, target: &Script) -> Vec<String> {
+    let run = |script: &Script| -> Vec<String> {
+        script.local().into_iter().map(|word: PathBuf| word.into_os_string().into_string().unwrap()).collect()
+    };
+    let text = format!(
+        "case \" $* \" in *' -G '*) exit 1;; *' evilsource '*) exec {};; *) exec {};; esac",
+        run(source).join(" "),
+        run(target).join(" ")
+    );
+    ["/bin/sh", "-c", &text, "ssh"].map(str::to_owned).to_vec()
+}
+
+/// Runs a sync from a scripted source to scripted targets; a run that does not end is stopped as a person would. What it
+/// came to, and the bytes that it cost.
+fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) -> (Result<SyncReport>, u64) {
+    let agents = Agents {
+        local: source.local(),
+        programs: vec![Program { machine: "x86_64".into(), bytes: Arc::default() }],
+        echo_stderr: false,
+    };
+    let place = |text: &str| text.parse().unwrap_or_else(|never| match never {});
+    let mut job = SyncJob::new(place(from), to.iter().map(|to| place(to)).collect(), agents);
+    job.reach.ssh = ssh(source, target);
+    job.reach.route = route;
+    let (signal, signals) = unbounded();
+    let (ended, is_ended) = bounded::<()>(1);
+    let before = memory_of();
+    thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            let began = Instant::now();
+            let (mut most, mut stops) = (0, 0);
+            while is_ended.recv_timeout(Duration::from_millis(10)).is_err() {
+                most = most.max(memory_of());
+                if began.elapsed() > Duration::from_secs(2 + stops) && stops < 2 {
+                    stops += 1;
+                    let _ = signal.send(Signal::Stop);
+                }
+            }
+            most
+        });
+        let report = sync(&job, &signals, &|_| ());
+        let _ = ended.send(());
+        (report, watcher.join().unwrap().saturating_sub(before))
+    })
+}
+
+fn nothing() -> Frame {
+    Frame { kind: Kind::Ping, stream: 0, id: 0, payload: Arc::default() }
+}
+
+fn quiet(once: &[Frame]) -> Script {
+    Script::new(once, &nothing(), Some(0))
+}
+
+#[test]
+fn only_the_root_that_was_asked_for_is_success_on_both_routes() {
+    for (root, is_right) in [(7, true), (0, false), (8, false)] {
+        let source = Script::repeating(&[images(IMAGE), ready()], &[dialed(1), event(1, &done(root))]);
+        let (report, _) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let direct = report.unwrap().targets.remove(0);
+        let source = quiet(&[images(IMAGE), ready()]);
+        let target = quiet(&[event(0, &done(root))]);
+        let from = format!("evilsource:{IMAGE}");
+        let (report, _) = run(&from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let relay = report.unwrap().targets.remove(0);
+        for outcome in [direct, relay] {
+            match outcome {
+                Ok(outcome) => assert!(is_right && outcome.root == [7; 32]),
+                Err(failure) => {
+                    assert!(!is_right && failure.to_string().contains("instead of 0707"), "{failure}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_source_that_offers_another_file_is_refused() {
+    for path in ["/images/payroll.raw", "/images/win11.raw\n", "win11.raw", "/images/../win11.raw"] {
+        let source = quiet(&[images(path), dialed(1), ready(), event(1, &done(7))]);
+        let (report, _) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let refused = report.unwrap_err();
+        assert!(refused.to_string().contains("not what it was asked for"), "{refused}");
+    }
+}
+
+#[test]
+fn a_flood_of_words_costs_little_and_ends_with_the_sync() {
+    let words = "x".repeat(60_000);
+    for said in [
+        event(0, &Event::Notice(words.clone())),
+        event(1, &Event::Notice(words.clone())),
+        event(1, &Event::Phase(Phase::Comparing)),
+        event(0, &Event::Hashing { done: 1, total: 2 }),
+        event(9, &Event::Notice(words.clone())),
+        event(1, &done(9)),
+        Frame::of(Kind::Command, 0, 0, &Command::Stop),
+    ] {
+        let source = Script::new(&[images(IMAGE), dialed(1), ready()], &said, None);
+        let (report, cost) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let is_ended = report.map_or(true, |report| report.targets[0].is_err());
+        assert!(is_ended, "{:?} on stream {}", said.kind, said.stream);
+        assert!(cost < COST_MAX, "{} MiB for {:?} on stream {}", cost >> 20, said.kind, said.stream);
+    }
+}
+
+#[test]
+fn a_relayed_target_that_floods_costs_little() {
+    let source = quiet(&[images(IMAGE), ready()]);
+    for said in [event(0, &Event::Notice("x".repeat(60_000))), event(0, &Event::Phase(Phase::Comparing))] {
+        let target = Script::new(&[], &said, None);
+        let from = format!("evilsource:{IMAGE}");
+        let (report, cost) = run(&from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        assert!(report.unwrap().targets[0].is_err());
+        assert!(cost < COST_MAX, "{} MiB", cost >> 20);
+    }
+}
+
+#[test]
+fn a_relayed_target_that_asks_for_everything_and_reads_nothing_is_ended() {
+    use crate::wire::Request;
+    let source = quiet(&[images(IMAGE), ready()]);
+    for request in [
+        Request::Probe { bytes: 2 << 20 },
+        Request::Unchanged,
+        Request::Nodes { level: 1, indices: vec![1; 4096] },
+    ] {
+        let ask = Frame::of(Kind::Request, 0, 1, &request);
+        let target = Script::new(&[], &ask, None);
+        let from = format!("evilsource:{IMAGE}");
+        let (report, cost) = run(&from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let failure = report.unwrap().targets.remove(0).unwrap_err();
+        assert!(failure.to_string().contains("asks for more than it takes"), "{failure}");
+        assert!(cost < COST_MAX, "{} MiB", cost >> 20);
+    }
+}
+
+#[test]
+fn a_source_that_answers_what_nobody_asked_is_lost() {
+    let answer = Frame { kind: Kind::Answer, stream: 0, id: 0, payload: Arc::new(vec![0; 1 << 20].into()) };
+    let source = Script::new(&[images(IMAGE), dialed(1), ready()], &answer, None);
+    let (report, cost) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+    let failure = report.map_or_else(|failure| failure, |mut report| report.targets.remove(0).unwrap_err());
+    assert_eq!(failure.kind, FailureKind::Disconnected, "{failure}");
+    assert!(failure.to_string().contains("nobody asked for"), "{failure}");
+    assert!(cost < COST_MAX);
+}
