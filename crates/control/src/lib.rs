@@ -3,3 +3,4 @@
 //! So far that is network boot: [`boot`] reads the boot file, decides what each device boots, and keeps what happened.
 
 pub mod boot;
+mod config;

@@ -14,11 +14,12 @@ use toml::Spanned;
 
 use super::file::{self, File};
 use super::media;
-use super::problem::{Collector, did_you_mean};
 use super::settings::{
     Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
-use super::value::{AddressRange, Parsed, Secret, Several};
+use super::value::AddressRange;
+use crate::config::{Collector, did_you_mean};
+use crate::config::{Parsed, Secret, Several};
 
 /// A key shorter than this can be guessed.
 const SECRET_LENGTH_MIN: usize = 16;

@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use goldwire_netboot::{Mac, Network};
 use goldwire_stdx::{ByteSize, Uuid};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::problem::{Collector, did_you_mean};
-use super::value::{AddressRange, Bytes, Oui, Parsed, Pattern, Several, Wait};
+use super::value::{AddressRange, Bytes, Oui, Pattern};
+use crate::config::{
+    Collector, Parsed, Several, Wait, document, named_tables, table_of, tables_of, unknown_key,
+};
 
 /// A whole file. Tables that have a mistake are missing here.
 #[derive(Default)]
@@ -118,19 +118,8 @@ const TOP: [&str; 15] = [
 
 /// Reads a file's text as far as it can be read; none if it is no TOML.
 pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> Option<File> {
-    let (table, errors) = DeTable::parse_recoverable(source);
-    for error in &errors {
-        let span = error.span().unwrap_or(0..0);
-        let hint = is_bare_text(source, span.start).then(|| {
-            "texts stand in quotation marks, addresses and durations too: \"10.0.0.1\", \"12h\"".into()
-        });
-        problems.error_with_hint(span, error.message(), hint);
-    }
-    if !errors.is_empty() {
-        return None;
-    }
     let mut file = File::default();
-    for (key, value) in table.into_inner() {
+    for (key, value) in document(source, problems)? {
         let span = key.span();
         match key.get_ref().as_ref() {
             "default-profile" => file.default_profile = table_of(value, problems),
@@ -154,84 +143,9 @@ pub(super) fn read(source: &str, problems: &mut Collector<'_>) -> Option<File> {
             "member" => (file.members, file.unread.members) = tables_of("member", value, problems),
             "device" => (file.devices, _) = tables_of("device", value, problems),
             "group" => (file.groups, _) = tables_of("group", value, problems),
-            "profile" => (file.profiles, file.unread.profiles) = named_tables(value, problems),
-            unknown => {
-                let hint =
-                    did_you_mean(unknown, TOP).unwrap_or_else(|| format!("known are {}", TOP.join(", ")));
-                problems.error_with_hint(span, format!("unknown key {unknown:?}"), Some(hint));
-            }
+            "profile" => (file.profiles, file.unread.profiles) = named_tables("profile", value, problems),
+            unknown => unknown_key(span, unknown, &TOP, problems),
         }
     }
     Some(file)
-}
-
-/// Whether a value begins before this place that has no quotation mark, bracket or brace: `router = 10.0.0.1`.
-fn is_bare_text(source: &str, at: usize) -> bool {
-    let at = source.floor_char_boundary(at.min(source.len()));
-    let line_start = source[..at].rfind('\n').map_or(0, |found| found + 1);
-    let line = source[line_start..].lines().next().unwrap_or_default();
-    let Some((_, value)) = line.split_once('=') else { return false };
-    !value.trim().is_empty() && !value.contains(['"', '\'', '[', '{'])
-}
-
-fn table_of<T: DeserializeOwned>(value: Spanned<DeValue<'_>>, problems: &mut Collector<'_>) -> Option<T> {
-    let span = value.span();
-    T::deserialize(ValueDeserializer::from(value)).map_err(|error| report(&error, span, problems)).ok()
-}
-
-/// The tables that can be read, and whether there are others.
-fn tables_of<T: DeserializeOwned>(
-    name: &str,
-    value: Spanned<DeValue<'_>>,
-    problems: &mut Collector<'_>,
-) -> (Vec<Spanned<T>>, bool) {
-    let span = value.span();
-    let DeValue::Array(array) = value.into_inner() else {
-        problems.error(span, format!("{name} has to be written [[{name}]]"));
-        return (Vec::new(), true);
-    };
-    let count = array.len();
-    let read: Vec<_> = array.into_iter().filter_map(|item| table_of(item, problems)).collect();
-    let has_others = read.len() < count;
-    (read, has_others)
-}
-
-/// The profiles that can be read, and the names of the others.
-fn named_tables(
-    value: Spanned<DeValue<'_>>,
-    problems: &mut Collector<'_>,
-) -> (Vec<(Spanned<String>, Profile)>, BTreeSet<String>) {
-    let span = value.span();
-    let DeValue::Table(table) = value.into_inner() else {
-        problems.error(span, "profiles have to be written [profile.NAME]");
-        return Default::default();
-    };
-    let (mut named, mut others) = (Vec::new(), BTreeSet::new());
-    for (key, value) in table {
-        let name = Spanned::new(key.span(), key.get_ref().to_string());
-        match table_of(value, problems) {
-            Some(profile) => named.push((name, profile)),
-            None => drop(others.insert(name.into_inner())),
-        }
-    }
-    named.sort_by_key(|(name, _): &(Spanned<String>, Profile)| name.span().start);
-    (named, others)
-}
-
-fn report(error: &toml::de::Error, around: std::ops::Range<usize>, problems: &mut Collector<'_>) {
-    let message = error.message();
-    // serde says: unknown field `x`, expected one of `a`, `b`.
-    let words: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let hint = match words.split_first() {
-        Some((unknown, known)) if message.starts_with("unknown field") => {
-            did_you_mean(unknown, known.iter().copied())
-                .or_else(|| Some(format!("known are {}", known.join(", "))))
-        }
-        _ => None,
-    };
-    let message = match (message.starts_with("unknown field"), words.first()) {
-        (true, Some(unknown)) => format!("unknown key {unknown:?}"),
-        _ => message.to_owned(),
-    };
-    problems.error_with_hint(error.span().unwrap_or(around), message, hint);
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use goldwire_stdx::Hints;
 
-use super::problem::{Collector, Problems};
 use super::{Rules, Secret, Settings, check, file, profiles};
+use crate::config::{Collector, Problems};
 
 /// A boot file of 100,000 devices has 10 MiB.
 const LENGTH_MAX: u64 = 256 << 20;

@@ -5,8 +5,8 @@ use std::path::Path;
 use goldwire_netboot::media::{CA_MAX, MediaError, ScriptDelivery, check};
 
 use super::file::File;
-use super::problem::Collector;
 use super::settings::{Media, Server, Settings};
+use crate::config::Collector;
 
 /// IEEE 802.1Q has twelve bits for a tag, and the first and the last are taken.
 const VLANS: std::ops::RangeInclusive<u16> = 1..=4094;

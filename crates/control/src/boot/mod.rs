@@ -11,7 +11,6 @@ mod load;
 mod media;
 pub mod metrics;
 mod policy;
-mod problem;
 mod profiles;
 mod reload;
 mod rules;
@@ -26,10 +25,11 @@ mod value;
 pub use explain::{Answer, Considered, Explanation, Question, explain};
 pub use load::{LoadError, Loaded, load, parse};
 pub use policy::Policy;
-pub use problem::{Place, Problem, Problems, Severity};
 pub use reload::{Reload, Reloader, Watch};
 pub use rules::Rules;
 pub use settings::{
     Dhcp, DhcpMode, Heartbeat, Http, Media, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
-pub use value::{AddressRange, Secret};
+pub use value::AddressRange;
+
+pub use crate::config::{Place, Problem, Problems, Secret, Severity};

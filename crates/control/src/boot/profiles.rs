@@ -16,10 +16,10 @@ use goldwire_stdx::Uuid;
 use toml::Spanned;
 
 use super::file::{self, File};
-use super::problem::{Collector, did_you_mean};
 use super::rules::{DeviceRule, GroupRule, Kind, Profile, Rules, script_of};
 use super::settings::Server;
-use super::value::Several;
+use crate::config::Several;
+use crate::config::{Collector, did_you_mean};
 
 /// Menus show no more; the screen has 25 lines.
 const MENU_MAX: usize = 64;

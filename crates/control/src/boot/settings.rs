@@ -10,7 +10,8 @@ use goldwire_netboot::member::MemberConfig;
 use goldwire_netboot::{Mac, Member, Network};
 use goldwire_stdx::Uuid;
 
-use super::value::{AddressRange, Secret};
+use super::value::AddressRange;
+use crate::config::Secret;
 
 /// Everything that a boot server is told, except what devices boot (that is the [`Policy`](super::Policy)).
 #[derive(Clone, Debug, PartialEq, Eq)]

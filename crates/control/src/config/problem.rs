@@ -1,4 +1,4 @@
-//! What is wrong with a boot file, each with its place, as a compiler would say it.
+//! What is wrong with a configuration file, each with its place, as a compiler would say it.
 
 use std::fmt;
 use std::ops::Range;
@@ -95,7 +95,7 @@ impl fmt::Display for Problems {
 
 /// Collects problems while a file is read.
 #[derive(Debug)]
-pub(super) struct Collector<'a> {
+pub(crate) struct Collector<'a> {
     path: &'a Path,
     source: &'a str,
     /// Offsets at which lines begin: a file of 100,000 devices asks for as many line numbers.
@@ -107,16 +107,16 @@ pub(super) struct Collector<'a> {
 const PROBLEMS_MAX: usize = 100;
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(path: &'a Path, source: &'a str) -> Self {
+    pub(crate) fn new(path: &'a Path, source: &'a str) -> Self {
         let lines = std::iter::once(0).chain(source.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Self { path, source, lines, list: Vec::new() }
     }
 
-    pub(super) fn error(&mut self, span: Range<usize>, message: impl Into<String>) {
+    pub(crate) fn error(&mut self, span: Range<usize>, message: impl Into<String>) {
         self.push(Severity::Error, Some(span), message.into(), None);
     }
 
-    pub(super) fn error_with_hint(
+    pub(crate) fn error_with_hint(
         &mut self,
         span: Range<usize>,
         message: impl Into<String>,
@@ -125,11 +125,11 @@ impl<'a> Collector<'a> {
         self.push(Severity::Error, Some(span), message.into(), hint);
     }
 
-    pub(super) fn warning(&mut self, span: Option<Range<usize>>, message: impl Into<String>) {
+    pub(crate) fn warning(&mut self, span: Option<Range<usize>>, message: impl Into<String>) {
         self.push(Severity::Warning, span, message.into(), None);
     }
 
-    pub(super) fn warning_with_hint(
+    pub(crate) fn warning_with_hint(
         &mut self,
         span: Option<Range<usize>>,
         message: impl Into<String>,
@@ -138,7 +138,7 @@ impl<'a> Collector<'a> {
         self.push(Severity::Warning, span, message.into(), Some(hint.into()));
     }
 
-    pub(super) fn error_of_file(&mut self, message: impl Into<String>, hint: impl Into<String>) {
+    pub(crate) fn error_of_file(&mut self, message: impl Into<String>, hint: impl Into<String>) {
         self.push(Severity::Error, None, message.into(), Some(hint.into()));
     }
 
@@ -158,16 +158,16 @@ impl<'a> Collector<'a> {
     }
 
     /// Whether an error was told. What would only follow from it need not be told too.
-    pub(super) fn has_error(&self) -> bool {
+    pub(crate) fn has_error(&self) -> bool {
         self.list.iter().any(|(_, problem)| problem.severity == Severity::Error)
     }
 
     /// The line of a byte offset, counted from 1.
-    pub(super) fn line_of(&self, offset: usize) -> usize {
+    pub(crate) fn line_of(&self, offset: usize) -> usize {
         self.lines.partition_point(|start| *start <= offset)
     }
 
-    pub(super) fn finish(mut self) -> Problems {
+    pub(crate) fn finish(mut self) -> Problems {
         self.list.sort_by_key(|(at, _)| *at);
         Problems {
             path: self.path.to_owned(),
@@ -190,7 +190,7 @@ fn place(source: &str, span: Range<usize>) -> Place {
 }
 
 /// `did you mean …?`, if something known is near.
-pub(super) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let nearest = known.into_iter().map(|name| (distance(written, name), name)).min()?;
     let (distance, name) = nearest;
     (distance <= (written.chars().count() / 3).max(1)).then(|| format!("did you mean {name:?}?"))
