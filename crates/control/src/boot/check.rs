@@ -12,6 +12,7 @@ use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use goldwire_netboot::{Member, Network};
 use toml::Spanned;
 
+use super::agreement::Agreement;
 use super::file::{self, File};
 use super::media;
 use super::settings::{
@@ -69,6 +70,7 @@ pub(super) fn settings(
         media,
         subnets,
         members,
+        agreement: Agreement::default(),
     };
     check_together(&settings, file, problems);
     media::check_media(&settings, file, problems);

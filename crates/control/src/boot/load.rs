@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use goldwire_stdx::Hints;
 
+use super::agreement::Agreement;
 use super::{Rules, Secret, Settings, check, file, profiles};
 use crate::config::{Collector, Problems};
 
@@ -72,7 +73,8 @@ pub fn parse(source: &str, path: &Path) -> Result<Loaded, Problems> {
 fn parse_again(source: &str, path: &Path, known: Option<&Secret>) -> Result<Loaded, Problems> {
     let mut problems = Collector::new(path, source);
     let Some(file) = file::read(source, &mut problems) else { return Err(problems.finish()) };
-    let settings = check::settings(&file, path, known, &mut problems);
+    let mut settings = check::settings(&file, path, known, &mut problems);
+    settings.agreement = Agreement::of(source, settings.server.templates.as_deref());
     let rules = profiles::rules(&file, path, &settings.server, &mut problems);
     let warnings = problems.finish();
     if warnings.has_error() { Err(warnings) } else { Ok(Loaded { settings, rules, warnings }) }

@@ -4,6 +4,7 @@
 //! Three types, one direction: what was written (`file`), what is true ([`Settings`] and [`Rules`]), and what answers
 //! ([`Policy`]). A file is good as a whole or not used; all that is wrong with it is told at once.
 
+mod agreement;
 mod check;
 mod explain;
 mod file;

@@ -10,6 +10,7 @@ use goldwire_netboot::member::MemberConfig;
 use goldwire_netboot::{Mac, Member, Network};
 use goldwire_stdx::Uuid;
 
+use super::agreement::Agreement;
 use super::value::AddressRange;
 use crate::config::Secret;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub subnets: Vec<Subnet>,
     /// Every member of the group, this one among them.
     pub members: Vec<MemberSettings>,
+    /// What the members must agree on.
+    pub(super) agreement: Agreement,
 }
 
 impl Settings {

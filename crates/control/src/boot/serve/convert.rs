@@ -53,7 +53,7 @@ pub(super) fn group_of(settings: &Settings) -> Option<(SocketAddr, Group)> {
         heartbeat_port: listen.port(),
         weight: u16::try_from(own.weight).unwrap_or(u16::MAX),
         condition: Condition::Serving,
-        digest: rules_digest(settings),
+        digest: settings.agreement.digest(&settings.server.root),
     };
     let group = Group {
         key,
@@ -73,17 +73,6 @@ pub(super) fn peers_of(settings: &Settings, listen: SocketAddr) -> Vec<Peer> {
         address: member.heartbeat.unwrap_or(SocketAddr::new(member.member.address, listen.port())),
     };
     others.map(peer).collect()
-}
-
-/// What members have to agree about: who is in the group. Their files may differ in what is about one server.
-pub(super) fn rules_digest(settings: &Settings) -> [u8; 16] {
-    let mut members: Vec<String> =
-        settings.members.iter().map(|member| format!("{:?}", member.member)).collect();
-    members.sort();
-    let digest = blake3::hash(members.join("\n").as_bytes());
-    let mut half = [0; 16];
-    half.copy_from_slice(&digest.as_bytes()[..16]);
-    half
 }
 
 /// HTTP and HTTPS, without health and metrics.

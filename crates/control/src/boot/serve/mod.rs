@@ -13,9 +13,9 @@ mod tests;
 mod udp_port;
 
 use std::io::ErrorKind;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use goldwire_netboot::content::{Contents, Library, TokenKey, UrlBuilder};
@@ -26,11 +26,12 @@ use goldwire_netboot::dhcp::server::Server;
 use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
-use goldwire_stdx::{Context, Report};
+use goldwire_stdx::{Context, Report, Stop, spawn};
 use tracing::{error, info, warn};
 
 pub use self::convert::{library_settings, member_configs, table_of};
 pub use self::state::{Ids, StateFolder};
+use super::agreement::Agreement;
 use super::telemetry::Telemetry;
 use super::timeline::Writer;
 use super::{DhcpMode, Loaded, Policy, Reloader, Settings, Watch};
@@ -39,6 +40,9 @@ use super::{DhcpMode, Loaded, Policy, Reloader, Settings, Watch};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The others hear of the end and name this member no more, before it stops.
 const FAREWELL: Duration = Duration::from_millis(500);
+
+/// How often the files that profiles name are looked at for what the group must agree on.
+const AGREEMENT_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a token in a path is good for at least. A slow boot loads its last file minutes after DHCP.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -194,6 +198,11 @@ impl Bound {
         let (table, library) = (Arc::clone(&shared.table), Arc::clone(&shared.library));
         let heartbeats = heartbeats.map(Arc::new);
         let (beating, listen) = (heartbeats.clone(), settings.heartbeat.listen);
+        let agreed = Arc::new(Mutex::new((settings.agreement.clone(), settings.server.root.clone())));
+        let stop = Stop::new();
+        if let Some(heartbeats) = heartbeats.clone() {
+            keep_agreement(heartbeats, Arc::clone(&agreed), stop.clone()).context("start a thread")?;
+        }
         let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
             if let Err(error) = table.configure(member_configs(new)) {
                 error!(%error, "the members stay as they were");
@@ -202,7 +211,9 @@ impl Bound {
             media::serve(new, &library);
             if let (Some(heartbeats), Some(listen)) = (&beating, listen) {
                 heartbeats.set_peers(convert::peers_of(new, listen));
-                heartbeats.set_digest(convert::rules_digest(new));
+                heartbeats.set_digest(new.agreement.digest(&new.server.root));
+                *agreed.lock().unwrap_or_else(PoisonError::into_inner) =
+                    (new.agreement.clone(), new.server.root.clone());
             }
         }));
         let watch = reloader.watch().context("watch the boot file")?;
@@ -219,8 +230,24 @@ impl Bound {
             prober,
             reloader,
             watch,
+            stop,
         })
     }
+}
+
+/// Tells the group when files that profiles name have changed, though no boot file did.
+fn keep_agreement(
+    heartbeats: Arc<RunningHeartbeats>,
+    agreed: Arc<Mutex<(Agreement, PathBuf)>>,
+    stop: Stop,
+) -> std::io::Result<()> {
+    spawn("agreement", move || {
+        while !stop.wait(AGREEMENT_EVERY) {
+            let (agreement, root) = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            heartbeats.set_digest(agreement.digest(&root));
+        }
+    })
+    .map(drop)
 }
 
 fn start_dhcp(
@@ -301,6 +328,7 @@ pub struct Running {
     prober: Option<Prober>,
     reloader: Arc<Reloader>,
     watch: Watch,
+    stop: Stop,
     name: String,
     /// Keeps other servers out.
     _state: StateFolder,
@@ -327,6 +355,7 @@ impl Running {
 
     /// DHCP first, so that nobody is sent here any more; then the group is told; then transfers end.
     pub fn stop(self) {
+        self.stop.request();
         drop(self.watch);
         drop(self.reloader);
         if let Some(dhcp) = self.dhcp {
