@@ -102,7 +102,7 @@ fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) 
             let (mut most, mut stops) = (0, 0);
             while is_ended.recv_timeout(Duration::from_millis(10)).is_err() {
                 most = most.max(memory_of());
-                if began.elapsed() > Duration::from_secs(2 + stops) && stops < 2 {
+                if began.elapsed() > Duration::from_millis(800 * (stops + 1)) && stops < 2 {
                     stops += 1;
                     let _ = signal.send(Signal::Stop);
                 }
