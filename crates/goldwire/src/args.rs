@@ -71,7 +71,7 @@ host2:/run/sr-mount/SR2
 #[derive(Debug, Parser)]
 #[command(after_help = SYNC_HELP)]
 pub(crate) struct SyncArgs {
-    /// The image: PATH or [USER@]HOST:PATH; a folder together with --match.
+    /// The image: PATH, [USER@]HOST:PATH or ssh://[USER@]HOST[:PORT]/PATH; a folder together with --match.
     pub(crate) source: Endpoint,
     /// Where it goes: PATH or [USER@]HOST:PATH; a folder keeps the image's name.
     #[arg(required = true)]

@@ -145,7 +145,7 @@ impl Show {
             });
             bar.set_length(total);
             bar.set_position(done);
-        } else if state.source_line.is_none_or(|told| told.elapsed() >= LINE_EVERY) {
+        } else if state.source_line.is_none_or(|shown| shown.elapsed() >= LINE_EVERY) {
             state.source_line = Some(Instant::now());
             self.say(state, &format!("{}: reading, {}", self.source, percent(done, total)));
         }

@@ -16,7 +16,9 @@ use goldwire_stdx::{printable, printable_bytes, spawn, to_hex};
 
 use crate::connection::{Connection, Throttle};
 use crate::failure::Result;
-use crate::install::{Agents, HAS_AGENT, INSTALL_FAILED, NEEDS_AGENT, Program, digest_of, remote_script};
+use crate::install::{
+    Agents, HAS_AGENT, INSTALL_FAILED, Install, NEEDS_AGENT, Program, digest_of, remote_script,
+};
 use crate::wire::{
     Failure, FailureKind, Frame, Hello, Kind, NOISE_MAX, PREAMBLE, PROTOCOL_VERSION, WireError,
 };
@@ -123,19 +125,32 @@ pub(crate) fn dial(ssh: &[String], host: &str, agents: &Agents, note: &dyn Fn(&P
         command.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\""]).arg(program).args(arguments);
         return match connect(command, host, agents, note, None)? {
             Connected::Agent(dialed) => Ok(dialed),
-            Connected::Damaged(_) => Err(invalid("the local agent does not answer as one")),
+            Connected::Damaged(_) | Connected::OtherMachine(..) => {
+                Err(invalid("the local agent does not answer as one"))
+            }
         };
     }
+    // Which program the machine needs is not known at first; each has its own name in the cache.
+    let mut machine: Option<String> = None;
     let mut last = None;
-    for force in [false, true] {
-        // Which program the machine needs is not known yet; each has its own name in the cache.
+    for install in [Install::IfMissing, Install::Anew] {
         for program in &agents.programs {
+            if machine.as_ref().is_some_and(|machine| *machine != program.machine) {
+                continue;
+            }
             let digest = digest_of(&program.bytes);
             let mut command = Command::new(&ssh[0]);
-            command.args(&ssh[1..]).arg(remote_script(&digest, force));
+            command.args(&ssh[1..]).arg(remote_script(&digest, install));
             match connect(command, host, agents, note, Some((program, &digest)))? {
                 Connected::Agent(dialed) => return Ok(dialed),
                 Connected::Damaged(why) => last = Some(why),
+                Connected::OtherMachine(its, why) => {
+                    if agents.programs.iter().all(|program| program.machine != its) {
+                        return Err(why);
+                    }
+                    machine = Some(its);
+                    last = Some(why);
+                }
             }
         }
     }
@@ -149,6 +164,8 @@ enum Connected {
     Agent(Dialed),
     /// Something answered, but not as our agent: worth a fresh installation.
     Damaged(Failure),
+    /// It is a machine of this kind, for which the program is not.
+    OtherMachine(String, Failure),
 }
 
 fn connect(
@@ -208,6 +225,10 @@ fn connect(
             process.kill();
             Err(failure.context(format!("reach {host}")))
         }
+        Err(Greeting::OtherMachine(machine, failure)) => {
+            process.kill();
+            Ok(Connected::OtherMachine(machine, failure.context(format!("reach {host}"))))
+        }
         Err(Greeting::Ended(noise)) => {
             // It was started and did not speak: an empty file, a torn one, anything that is no agent.
             let was_started = program.is_some() && noise.contains(HAS_AGENT);
@@ -248,6 +269,8 @@ fn connect(
 
 enum Greeting {
     Failed(Failure),
+    /// As `uname -m` says it, if it runs Linux.
+    OtherMachine(String, Failure),
     /// The stream ended; what was printed until then.
     Ended(String),
 }
@@ -295,13 +318,15 @@ fn shake_hands(
             };
             let line = line.trim();
             if line != format!("Linux {}", program.machine) {
-                return Err(Greeting::Failed(
-                    invalid(format!(
-                        "the host is a {line}; the agent at hand is for Linux {}",
-                        program.machine
-                    ))
-                    .hint("build an agent for that machine and name it with --agent-program"),
-                ));
+                let machine = line.strip_prefix("Linux ").unwrap_or_default().to_owned();
+                let text = format!(
+                    "the host is a {}; the agent at hand is for Linux {}",
+                    printable(line),
+                    program.machine
+                );
+                let failure =
+                    invalid(text).hint("build an agent for that machine and name it with --agent-program");
+                return Err(Greeting::OtherMachine(machine, failure));
             }
             let sent = writeln!(writer, "{}", program.bytes.len())
                 .and_then(|()| writer.write_all(&program.bytes))
@@ -444,7 +469,7 @@ mod tests {
         let mut reader = BufReader::new(printed);
         let shaken = shake_hands(&mut reader, &mut sent, Some((&program, &digest)));
         let shaken = shaken.map_err(|end| match end {
-            Greeting::Failed(failure) => failure.to_string(),
+            Greeting::Failed(failure) | Greeting::OtherMachine(_, failure) => failure.to_string(),
             Greeting::Ended(noise) => format!("ended: {noise}"),
         });
         (shaken, sent)
@@ -491,6 +516,33 @@ mod tests {
         }
         let (refused, _) = hands(b"GOLDWIRE-INSTALL-FAILED\n");
         assert!(refused.unwrap_err().contains("could not be installed"));
+    }
+
+    /// With programs for several kinds of machines, each host gets the one that it is for.
+    #[test]
+    fn a_program_for_another_machine_is_not_the_last_one_tried() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = |machine: &str| Program { machine: machine.into(), bytes: Arc::new(machine.into()) };
+        let right = program("x86_64");
+        std::fs::write(folder.path().join("greeting"), greeting(&right.bytes)).unwrap();
+        // As the script on an x86_64 host: it has the right agent, and would need any other.
+        let host = format!(
+            "case \"$*\" in *{}*) cat {}/greeting; exec sleep 600;; *) echo GOLDWIRE-NEEDS-AGENT Linux x86_64; read -r n;; esac",
+            digest_of(&right.bytes),
+            folder.path().display()
+        );
+        let ssh = ["/bin/sh", "-c", &host, "host"].map(str::to_owned);
+        let agents = |programs| Agents { local: Vec::new(), programs, echo_stderr: false };
+        for programs in [
+            vec![program("aarch64"), right.clone()],
+            vec![right.clone(), program("aarch64")],
+            vec![program("aarch64"), program("riscv64"), right.clone()],
+        ] {
+            let dialed = dial(&ssh, "host", &agents(programs), &|_| ());
+            dialed.unwrap_or_else(|failure| panic!("{failure}")).process.kill();
+        }
+        let refused = dial(&ssh, "host", &agents(vec![program("aarch64")]), &|_| ()).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("the host is a Linux x86_64"), "{refused}");
     }
 
     #[test]

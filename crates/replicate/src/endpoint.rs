@@ -1,49 +1,82 @@
-//! Where a sync's source and targets are, as the user writes them: `PATH`, `HOST:PATH`, `USER@HOST:PATH`.
+//! Where a sync's source and targets are, as the user writes them: `PATH`, `HOST:PATH`, `USER@HOST:PATH`,
+//! `[ADDRESS]:PATH`, `ssh://USER@HOST:PORT/PATH`.
 
 /// A path on this machine or behind `ssh`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// What `ssh` calls the host, such as `root@master`; none is this machine.
+    /// What `ssh` is given as the host, such as `root@master` or `ssh://root@master:2222`; `None` is this machine.
     pub host: Option<String>,
-    /// The path there.
+    /// The path there; a relative one begins in the user's home there.
     pub path: String,
 }
 
 impl std::fmt::Display for Endpoint {
+    /// As it may be written again.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.host {
-            Some(host) => write!(f, "{host}:{}", self.path),
-            None => f.write_str(&self.path),
+        let Some(host) = &self.host else { return f.write_str(&self.path) };
+        if host.starts_with(SCHEME) {
+            return write!(f, "{host}{}{}", if self.path.starts_with('/') { "" } else { "/~/" }, self.path);
+        }
+        let start = host.rfind('@').map_or(0, |at| at + 1);
+        let (user, address) = host.split_at(start);
+        // An IPv6 address stands in brackets.
+        match address.contains(':') {
+            true => write!(f, "{user}[{address}]:{}", self.path),
+            false => write!(f, "{host}:{}", self.path),
         }
     }
 }
+
+const SCHEME: &str = "ssh://";
 
 impl std::str::FromStr for Endpoint {
     type Err = std::convert::Infallible;
 
     /// As `scp` and `rsync` read it: a colon before any slash ends the host.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let host_end = text.find(':').filter(|colon| *colon > 0 && !text[..*colon].contains('/'));
-        // An IPv6 literal stands in brackets.
-        let host_end = match text.find("]:") {
-            Some(bracket) if text[..bracket].contains('[') && !text[..bracket].contains('/') => {
-                Some(bracket + 1)
-            }
-            _ => host_end,
-        };
-        Ok(match host_end {
-            Some(colon) => {
-                let host = text[..colon].replace(['[', ']'], "");
-                let path = &text[colon + 1..];
-                Self { host: Some(host), path: if path.is_empty() { "." } else { path }.to_owned() }
-            }
-            None => Self { host: None, path: text.to_owned() },
-        })
+        if let Some((authority, path)) = text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/'))
+            && !authority.is_empty()
+        {
+            // After the host comes an absolute path; `/~/` begins in the home, as git writes it.
+            let path = if path.starts_with("~/") { from_home(path) } else { format!("/{path}") };
+            return Ok(Self { host: Some(format!("{SCHEME}{authority}")), path });
+        }
+        let colon = || text.find(':').filter(|colon| *colon > 0 && !text[..*colon].contains('/'));
+        let split = bracketed(text).or_else(|| colon().map(|at| (text[..at].to_owned(), &text[at + 1..])));
+        let Some((host, path)) = split else { return Ok(Self { host: None, path: text.to_owned() }) };
+        Ok(Self { host: Some(host), path: from_home(path) })
     }
+}
+
+/// `path` without a `~` for the home: the shell over there, which would know it, never sees the path, and a relative one
+/// begins there anyway.
+fn from_home(path: &str) -> String {
+    let inside = match path.strip_prefix('~') {
+        Some("") => "",
+        Some(rest) if rest.starts_with('/') => rest.trim_start_matches('/'),
+        _ => path,
+    };
+    match inside {
+        "" => ".".into(),
+        // A second one is a name.
+        inside if inside.len() < path.len() && inside.starts_with('~') => format!("./{inside}"),
+        inside => inside.to_owned(),
+    }
+}
+
+/// Host and path of `[ADDRESS]:PATH` and `USER@[ADDRESS]:PATH`.
+fn bracketed(text: &str) -> Option<(String, &str)> {
+    let (user, rest) = text.split_once('[')?;
+    let (address, path) = rest.split_once("]:")?;
+    let is_user = user.is_empty() || (user.ends_with('@') && !user.contains(['/', ':']));
+    (is_user && !address.is_empty() && !address.contains(['/', '[']))
+        .then(|| (format!("{user}{address}"), path))
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -52,15 +85,45 @@ mod tests {
             ("/a/b", None, "/a/b"),
             ("a.vhd", None, "a.vhd"),
             ("./a:b", None, "./a:b"),
+            ("~/a", None, "~/a"),
             ("h:/a", Some("h"), "/a"),
             ("root@h:a b", Some("root@h"), "a b"),
             ("h:", Some("h"), "."),
+            ("h:~", Some("h"), "."),
+            ("h:~/a/b", Some("h"), "a/b"),
+            ("h:~other/a", Some("h"), "~other/a"),
+            ("h:~//a", Some("h"), "a"),
+            ("h:~/~/a", Some("h"), "./~/a"),
+            ("ssh://h/~/", Some("ssh://h"), "."),
             ("[::1]:/a", Some("::1"), "/a"),
             ("root@[fe80::1]:/a", Some("root@fe80::1"), "/a"),
             ("/a:b", None, "/a:b"),
+            ("ssh://root@h:2222/a/b", Some("ssh://root@h:2222"), "/a/b"),
+            ("ssh://h/a", Some("ssh://h"), "/a"),
+            ("ssh://[fe80::1]:22/a", Some("ssh://[fe80::1]:22"), "/a"),
+            ("ssh://h/~/a", Some("ssh://h"), "a"),
+            ("ssh:a", Some("ssh"), "a"),
         ] {
             let place: Endpoint = text.parse().unwrap();
             assert_eq!((place.host.as_deref(), place.path.as_str()), (host, path), "{text}");
+        }
+    }
+
+    #[test]
+    fn places_are_shown_as_they_may_be_written() {
+        for text in ["/a", "a:b", "u@h:/a", "[::1]:/a", "root@[fe80::1]:/a", "ssh://u@h:22/a", "ssh://h/~/a"]
+        {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    proptest! {
+        /// What is shown reads as the same place.
+        #[test]
+        fn what_is_shown_reads_as_the_same(text in "(ssh://)?[a-z]{0,2}@?\\[?[a-z:]{0,4}\\]?:?[~/a-z.]{0,5}") {
+            let place: Endpoint = text.parse().unwrap();
+            // A host like `a:b` without brackets cannot be written in any way.
+            prop_assert_eq!(place.to_string().parse::<Endpoint>().unwrap(), place);
         }
     }
 }

@@ -49,14 +49,26 @@ pub(crate) const HAS_AGENT: &str = "GOLDWIRE-HAS-AGENT";
 pub(crate) const NEEDS_AGENT: &[u8] = b"GOLDWIRE-NEEDS-AGENT ";
 pub(crate) const INSTALL_FAILED: &[u8] = b"GOLDWIRE-INSTALL-FAILED";
 
+/// When the program is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Install {
+    /// If the cache does not have it.
+    IfMissing,
+    /// In any case: what the cache has is damaged.
+    Anew,
+}
+
 /// What the remote login shell is given. One line without single quotes, so that any shell passes it on whole.
 ///
 /// A program is run from the cache only if the folder and the file are the user's own and no links, since where others
 /// may write beside it somebody could have put both there first. Otherwise the program goes to a fresh private folder,
 /// which is gone when it ends. `read` takes its line byte by byte and `head -c` stops where it should, so the program's
 /// bytes go nowhere else.
-pub(crate) fn remote_script(digest: &str, force: bool) -> String {
-    let remove = if force { "rm -f \"$a\"; " } else { "" };
+pub(crate) fn remote_script(digest: &str, install: Install) -> String {
+    let remove = match install {
+        Install::IfMissing => "",
+        Install::Anew => "rm -f \"$a\"; ",
+    };
     format!(
         "exec sh -c 'umask 077; d=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/goldwire\"; p=; \
          o() {{ [ -O \"$1\" ] && [ ! -h \"$1\" ]; }}; mkdir -p \"$d\" 2>/dev/null; \
@@ -89,8 +101,8 @@ mod tests {
     const AGENT: &str = "#!/bin/sh\n[ \"$1\" = --self-check ] && exit 0\necho RUNS\n";
 
     /// Runs the script as a login shell would, offering `AGENT`; what it printed.
-    fn run(shell: &str, cache: &Path, force: bool) -> String {
-        let script = remote_script("d", force);
+    fn run(shell: &str, cache: &Path, install: Install) -> String {
+        let script = remote_script("d", install);
         let mut child = Command::new(shell)
             .args(["-c", &script])
             .env("XDG_CACHE_HOME", cache)
@@ -111,11 +123,14 @@ mod tests {
         for shell in ["sh", "bash"] {
             let scene = tempfile::tempdir().unwrap();
             let cache = scene.path().join("cache");
-            let first = run(shell, &cache, false);
+            let first = run(shell, &cache, Install::IfMissing);
             assert!(first.contains("NEEDS-AGENT") && first.ends_with("RUNS\n"), "{shell}: {first}");
-            let second = run(shell, &cache, false);
+            let second = run(shell, &cache, Install::IfMissing);
             assert!(second.contains(HAS_AGENT) && second.ends_with("RUNS\n"), "{shell}: {second}");
-            assert!(run(shell, &cache, true).contains("NEEDS-AGENT"), "{shell}: force installs anew");
+            assert!(
+                run(shell, &cache, Install::Anew).contains("NEEDS-AGENT"),
+                "{shell}: force installs anew"
+            );
             assert_eq!(
                 fs::read_dir(cache.join("goldwire")).unwrap().count(),
                 1,
@@ -164,7 +179,7 @@ mod tests {
                     symlink(theirs.join("agent-d"), own.join("agent-d")).unwrap();
                 }
             }
-            let said = run("sh", &cache, false);
+            let said = run("sh", &cache, Install::IfMissing);
             assert!(!said.contains("PLANTED") && said.ends_with("RUNS\n"), "{plant}: {said}");
             assert_eq!(fs::read_to_string(theirs.join("agent-d")).unwrap(), PLANTED, "{plant}");
             let left = fs::read_dir(scene.path()).unwrap().count();

@@ -26,6 +26,13 @@ pub(crate) struct ChunkPlan {
     pub(crate) blocks: [BlockSource; BLOCKS_PER_CHUNK],
 }
 
+/// Which way neighbours of found blocks are tried.
+#[derive(Clone, Copy)]
+enum Direction {
+    Forward,
+    Backward,
+}
+
 impl ChunkPlan {
     /// Everything from the wire.
     pub(crate) fn whole(index: u64) -> Self {
@@ -77,20 +84,26 @@ impl ChunkPlan {
             }
         }
         if blocks.is_some_and(|blocks| blocks.is_sampled) {
-            plan.extend_hits(&hashes, seeds, 0..BLOCKS_PER_CHUNK, true);
-            plan.extend_hits(&hashes, seeds, 0..BLOCKS_PER_CHUNK, false);
+            plan.extend_hits(&hashes, seeds, Direction::Forward);
+            plan.extend_hits(&hashes, seeds, Direction::Backward);
         }
         plan
     }
 
     /// Files keep their order when they move: tries the seed's next (or previous) block beside each found one.
-    fn extend_hits(&mut self, hashes: &[u64], seeds: &[Seed], range: std::ops::Range<usize>, forward: bool) {
+    fn extend_hits(&mut self, hashes: &[u64], seeds: &[Seed], direction: Direction) {
         let mut found: Option<u64> = None;
-        let positions: Vec<usize> = if forward { range.collect() } else { range.rev().collect() };
+        let range = 0..BLOCKS_PER_CHUNK;
+        let positions: Vec<usize> = match direction {
+            Direction::Forward => range.collect(),
+            Direction::Backward => range.rev().collect(),
+        };
         for position in positions {
             let step = BLOCK_SIZE as u64;
-            let beside = found
-                .and_then(|offset| if forward { offset.checked_add(step) } else { offset.checked_sub(step) });
+            let beside = found.and_then(|offset: u64| match direction {
+                Direction::Forward => offset.checked_add(step),
+                Direction::Backward => offset.checked_sub(step),
+            });
             match self.blocks[position] {
                 BlockSource::Seed(0, offset) => found = Some(offset),
                 BlockSource::Wire => {

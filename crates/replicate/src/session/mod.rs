@@ -13,12 +13,12 @@ mod heard;
 mod inbox;
 mod peers;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
-use goldwire_stdx::{printable, spawn_scoped};
+use goldwire_stdx::{Stop, printable, spawn_scoped};
 use goldwire_store::Version;
 
 use self::inbox::{Inbox, Next, inbox};
@@ -60,13 +60,13 @@ pub fn sync(
     let throttle = Arc::new(Throttle::default());
     throttle.set_rate(job.effort.limit);
     let peers = Peers::new(Arc::clone(&throttle));
-    let over = AtomicBool::new(false);
+    let over = Stop::new();
     thread::scope(|scope| {
         spawn_scoped(scope, "signals", || peers.watch_signals(signals, &over))
             .map_err(|error| no_thread(&error))?;
         let session = Session { job, peers: &peers, throttle, observe };
         let outcome = session.run();
-        over.store(true, Ordering::Relaxed);
+        over.request();
         peers.kill_all();
         outcome
     })
@@ -165,7 +165,7 @@ impl Session<'_> {
                 let was_reported = input.is_err();
                 // Ctrl-C at a terminal reaches ssh too, which then ends before it can say why.
                 let is_cut = |failure: &Failure| {
-                    failure.kind == FailureKind::Disconnected && self.peers.stopping.load(Ordering::Relaxed)
+                    failure.kind == FailureKind::Disconnected && self.peers.stopping.is_requested()
                 };
                 let output = work(target, input)
                     .map_err(|failure| if is_cut(&failure) { Failure::stopped() } else { failure });
@@ -193,7 +193,7 @@ impl Session<'_> {
         let ssh = self.ssh_to(place.host.as_deref());
         let note = |process: &Process| {
             lock(&self.peers.dialing).push(process.clone());
-            if self.peers.stopping.load(Ordering::Relaxed) {
+            if self.peers.stopping.is_requested() {
                 process.kill();
             }
         };
@@ -202,7 +202,7 @@ impl Session<'_> {
             // From here on it is asked to stop instead.
             lock(&self.peers.dialing).retain(|process| !process.is(&dialed.process));
         }
-        dialed.map_err(|failure| match self.peers.stopping.load(Ordering::Relaxed) {
+        dialed.map_err(|failure| match self.peers.stopping.is_requested() {
             true => Failure::stopped(),
             false => failure,
         })
@@ -265,7 +265,7 @@ impl Session<'_> {
         if self.job.effort.limit.is_some() {
             connection.send(Frame::of(Kind::Command, 0, 0, &Command::Limit(self.job.effort.limit)));
         }
-        if self.peers.stopping.load(Ordering::Relaxed) {
+        if self.peers.stopping.is_requested() {
             connection.send(Frame::of(Kind::Command, 0, 0, &Command::Stop));
         }
     }
@@ -278,8 +278,7 @@ impl Session<'_> {
     fn source_event(&self, source: &Source) -> Result<Event> {
         match source.events.recv() {
             Ok(Event::Failed(failure)) => {
-                let failure =
-                    if self.peers.stopping.load(Ordering::Relaxed) { Failure::stopped() } else { failure };
+                let failure = if self.peers.stopping.is_requested() { Failure::stopped() } else { failure };
                 let words = source.process.last_words();
                 let failure = failure.context(format!("the source {}", self.job.source));
                 Err(if words.is_empty() { failure } else { failure.hint(format!("ssh said: {words}")) })
@@ -438,7 +437,7 @@ impl Session<'_> {
                 Err(failure) if self.job.reach.route == Route::Direct || from.is_none() => {
                     return Err(failure);
                 }
-                Err(_) if self.peers.stopping.load(Ordering::Relaxed) => return Err(Failure::stopped()),
+                Err(_) if self.peers.stopping.is_requested() => return Err(Failure::stopped()),
                 Err(failure) => {
                     let text = format!("the source cannot reach it ({}); relaying", failure.report().line());
                     self.emit(target, TargetEvent::Notice(text));
@@ -470,7 +469,7 @@ impl Session<'_> {
             match events.recv().map_err(|_| lost("target", None))? {
                 Event::Dialed(hello) => {
                     // It answered too late to hear of a stop.
-                    if self.peers.stopping.load(Ordering::Relaxed) {
+                    if self.peers.stopping.is_requested() {
                         return Err(Failure::stopped());
                     }
                     let (nice, io) = (self.job.effort.nice, self.job.effort.io_priority);

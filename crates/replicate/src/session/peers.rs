@@ -1,11 +1,10 @@
 //! Everybody we talk to, for signals that concern all and for noticing silence.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use goldwire_stdx::Stop;
 
 use super::lock;
 use crate::connection::{Connection, SILENCE_MAX, Throttle};
@@ -22,13 +21,13 @@ pub(super) struct Peers {
     /// Connections that have not answered yet.
     pub(super) dialing: Mutex<Vec<Process>>,
     pub(super) throttle: Arc<Throttle>,
-    pub(super) stopping: AtomicBool,
+    pub(super) stopping: Stop,
 }
 
 impl Peers {
     pub(super) fn new(throttle: Arc<Throttle>) -> Self {
         let (connections, dialing) = (Mutex::default(), Mutex::default());
-        Self { connections, dialing, throttle, stopping: AtomicBool::new(false) }
+        Self { connections, dialing, throttle, stopping: Stop::new() }
     }
 
     pub(super) fn add(&self, connection: &Connection, process: &Process) {
@@ -50,12 +49,12 @@ impl Peers {
     }
 
     /// Passes signals on until the sync is over.
-    pub(super) fn watch_signals(&self, signals: &Receiver<Signal>, over: &AtomicBool) {
+    pub(super) fn watch_signals(&self, signals: &Receiver<Signal>, over: &Stop) {
         let mut stopped_at: Option<Instant> = None;
         let mut is_disconnected = false;
-        while !over.load(Ordering::Relaxed) {
+        while !over.is_requested() {
             let next = if is_disconnected {
-                thread::sleep(Duration::from_millis(100));
+                over.wait(Duration::from_millis(100));
                 Err(RecvTimeoutError::Timeout)
             } else {
                 signals.recv_timeout(Duration::from_millis(100))
@@ -64,7 +63,7 @@ impl Peers {
                 Ok(Signal::Stop) if stopped_at.is_some() => self.kill_all(),
                 Ok(Signal::Stop) => {
                     stopped_at = Some(Instant::now());
-                    self.stopping.store(true, Ordering::Relaxed);
+                    self.stopping.request();
                     self.throttle.set_paused(false);
                     self.command_all(&Command::Stop);
                     // Whoever has not answered yet has nothing to finish.
