@@ -159,6 +159,8 @@ pub enum EventKind<'a> {
         /// Why, as a sentence.
         reason: &'a str,
     },
+    /// The device has been given the address of the event, or more time for it: DHCP acknowledged its request.
+    Leased,
     /// A member of the boot group came to life, died or drains.
     Member {
         /// Its name.

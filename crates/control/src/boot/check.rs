@@ -298,6 +298,7 @@ fn dhcp(written: &file::Dhcp, problems: &mut Collector<'_>) -> Dhcp {
         is_authoritative: written.authoritative.unwrap_or(false),
         is_probing: written.probe.unwrap_or(false),
         lease_query_from: list(&written.lease_query_from),
+        relays: list(&written.relays),
     }
 }
 

@@ -71,7 +71,8 @@ tables! {
            key: Option<Spanned<PathBuf>>, transfers_max: Option<Spanned<u32>>, proxy_protocol_from: List<Network> }
     Tftp { listen: List<SocketAddr>, single_port: Switch, block_size_max: Value<ByteSize>,
            window_size_max: Option<Spanned<u16>> }
-    Dhcp { mode: Text, interfaces: List<String>, authoritative: Switch, probe: Switch, lease_query_from: List<Network> }
+    Dhcp { mode: Text, interfaces: List<String>, authoritative: Switch, probe: Switch, lease_query_from: List<Network>,
+        relays: List<Network> }
     Dhcp6 { interfaces: List<String> }
     Metrics { listen: Value<SocketAddr> }
     Heartbeat { listen: Value<SocketAddr>, announce_to: List<SocketAddr>, accept_found: Switch, probe_interval: Value<Wait> }

@@ -100,6 +100,7 @@ impl Metrics {
             EventKind::Dropped { protocol, .. } => {
                 self.dropped.get_or_create(&ProtocolLabels { protocol: protocol.name() }).inc();
             }
+            EventKind::Leased => {}
             EventKind::Member { name, state } => {
                 let labels = MemberLabels { member: (*name).to_owned() };
                 self.members.get_or_create(&labels).set(i64::from(*state == MemberState::Alive));

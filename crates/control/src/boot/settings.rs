@@ -161,6 +161,8 @@ pub struct Dhcp {
     pub is_probing: bool,
     /// Who may ask about leases (RFC 4388).
     pub lease_query_from: Vec<Network>,
+    /// Which relays are believed; empty: every one.
+    pub relays: Vec<Network>,
 }
 
 /// How members find out whether others live.

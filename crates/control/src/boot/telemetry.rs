@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use goldwire_netboot::content::without_tokens;
-use goldwire_netboot::{Event, EventKind, Neighbours, Observer, Stage};
+use goldwire_netboot::{Event, EventKind, Neighbours, Observer};
 use goldwire_stdx::printable;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
@@ -43,9 +43,7 @@ impl Observer for Telemetry {
     fn observe(&self, event: &Event<'_>) {
         self.metrics.count(event);
         let event = &Event { mac: event.device(), ..event.clone() };
-        if let (EventKind::Reached { stage: Stage::Ack, .. }, Some(mac), Some(address)) =
-            (&event.kind, event.mac, event.address)
-        {
+        if let (EventKind::Leased, Some(mac), Some(address)) = (&event.kind, event.mac, event.address) {
             self.neighbours.learn(address, mac);
         }
         if let (Some(timeline), Some(record)) =
@@ -82,8 +80,8 @@ fn log(event: &Event<'_>) {
         EventKind::Dropped { protocol, reason } => {
             debug!(mac = mac(), address = address(), protocol = protocol.name(), reason = %shown(reason), "dropped");
         }
-        // The table of members has said it, with its reason.
-        EventKind::Member { .. } => {}
+        // The table of members has said it, with its reason; of a lease, its stage.
+        EventKind::Member { .. } | EventKind::Leased => {}
     }
 }
 
@@ -92,7 +90,7 @@ mod tests {
     use std::io::Write;
     use std::sync::{Mutex, PoisonError};
 
-    use goldwire_netboot::Protocol;
+    use goldwire_netboot::{Protocol, Stage};
 
     use super::*;
 

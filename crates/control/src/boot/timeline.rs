@@ -77,7 +77,7 @@ impl Record {
                 return Some(Self::new(event, member, at, protocol.name(), "refused", &detail));
             }
             // Packets of strangers come by the thousand; the metrics count them.
-            EventKind::Dropped { .. } | EventKind::Member { .. } => return None,
+            EventKind::Dropped { .. } | EventKind::Member { .. } | EventKind::Leased => return None,
         };
         Some(Self { bytes, seconds, ..Self::new(event, member, at, protocol.name(), what, detail) })
     }

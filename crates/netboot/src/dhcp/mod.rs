@@ -6,6 +6,7 @@ pub mod dialect;
 pub mod driver;
 pub mod lease;
 pub mod proxy;
+pub mod relay;
 pub mod server;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::client::classify;
 use super::destination::{Destination, SERVER_PORT};
 use super::dialect::{BootReply, Role, add_boot};
+use super::relay::Relays;
 use super::wire::{Message, MessageType, code};
 use crate::content::UrlBuilder;
 use crate::device::{Device, Firmware};
@@ -32,6 +33,7 @@ pub struct ProxyResponder {
     urls: UrlBuilder,
     observer: Arc<dyn Observer>,
     has_binl: bool,
+    relays: Relays,
 }
 
 impl fmt::Debug for ProxyResponder {
@@ -49,7 +51,13 @@ impl ProxyResponder {
         observer: Arc<dyn Observer>,
         has_binl: bool,
     ) -> Self {
-        Self { policy, urls, observer, has_binl }
+        Self { policy, urls, observer, has_binl, relays: Relays::default() }
+    }
+
+    /// Believes these relays.
+    #[must_use]
+    pub fn with_relays(self, relays: Relays) -> Self {
+        Self { relays, ..self }
     }
 
     /// Answers a message that came from `from` to our address `received_on` (of the interface, where it was broadcast)
@@ -71,6 +79,14 @@ impl ProxyResponder {
                 (Role::Binl, MessageType::ACK, [Stage::Request, Stage::Ack])
             }
             _ => return None,
+        };
+        let admitted = self.relays.admit(message, from);
+        let message = match &admitted {
+            Ok(message) => message.as_ref(),
+            Err(reason) => {
+                self.tell(message, EventKind::Dropped { protocol: Protocol::ProxyDhcp, reason });
+                return None;
+            }
         };
         let device = classify(message, received_on);
         if device.firmware == Firmware::Other {

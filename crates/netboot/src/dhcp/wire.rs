@@ -343,7 +343,8 @@ impl Message {
 
     /// Writes the message in at most `size_max` bytes (at least [`SIZE_MIN`] is used). Options that do not fit behind
     /// the header go into `file` and `sname` where those are empty; what fits nowhere is left out from the end of the
-    /// list, so put first what matters most.
+    /// list, so put first what matters most. What an answer is none without ([`ESSENTIAL`]) has its room before all
+    /// others, wherever it stands in the list; the relay's option comes last in the message proper (RFC 3046 §2.1, §2.2).
     pub fn encode(&self, size_max: usize) -> Vec<u8> {
         let size_max = size_max.max(SIZE_MIN);
         let mut bytes = Vec::with_capacity(size_max);
@@ -373,12 +374,38 @@ impl Message {
                 areas.push(Area::new(SNAME.len() - 1));
             }
         }
-        for (code, value) in self.options.iter() {
-            // A long option may only be split in the order in which the fields are read, so it stays in one area; the
-            // relay's comes last in the message proper (RFC 3046 §2.1), and first fit leaves it there.
-            if let Some(area) = areas.iter_mut().find(|area| area.fits(value)) {
-                area.push(code, value);
+        let is_essential = |code: u8| total > room && ESSENTIAL.contains(&code);
+        // Each takes its room away from the others; one that is too long for all of it is left out.
+        let mut reserved: Vec<u8> = Vec::new();
+        for (code, value) in ESSENTIAL.iter().filter_map(|code| Some((*code, self.options.get(*code)?))) {
+            if is_essential(code) && Area::length_of(value) <= areas[0].limit {
+                areas[0].limit -= Area::length_of(value);
+                reserved.push(code);
             }
+        }
+        // A long option may only be split in the order in which the fields are read, so it stays in one area. What is too
+        // long for the fields has the message proper before what could go into them.
+        let is_large = |value: &[u8]| total > room && Area::length_of(value) >= FILE.len();
+        let mut placed: Vec<(usize, u8)> = Vec::new();
+        let others = || self.options.iter().filter(|(code, _)| !is_essential(*code));
+        let large = others().filter(|(_, value)| is_large(value));
+        for (code, value) in large.chain(others().filter(|(_, value)| !is_large(value))) {
+            if let Some(at) = areas.iter().position(|area| area.fits(value)) {
+                areas[at].used += Area::length_of(value);
+                placed.push((at, code));
+            }
+        }
+        for (code, value) in self.options.iter() {
+            let at = placed.iter().find(|(_, known)| *known == code).map(|(at, _)| *at);
+            let at = at.or_else(|| reserved.contains(&code).then_some(0));
+            let waits = total > room && code == code::RELAY_AGENT;
+            if let Some(at) = at.filter(|at| *at > 0 || !waits) {
+                areas[at].push(code, value);
+            }
+        }
+        let is_relayed = reserved.contains(&code::RELAY_AGENT);
+        if let Some(value) = self.options.get(code::RELAY_AGENT).filter(|_| is_relayed) {
+            areas[0].push(code::RELAY_AGENT, value);
         }
         let mut used = 0;
         let mut areas = areas.into_iter();
@@ -410,15 +437,23 @@ impl Message {
     }
 }
 
+/// Without these an answer is none, or gets lost on its way: what it is, who says it, for how long, how large the network
+/// is, and what the relay needs back.
+const ESSENTIAL: [u8; 5] =
+    [code::MESSAGE_TYPE, code::SERVER_ID, code::LEASE_TIME, code::SUBNET_MASK, code::RELAY_AGENT];
+
 /// Where options are put.
 struct Area {
+    /// Bytes for what is not reserved.
     limit: usize,
+    /// Of these, what is given away.
+    used: usize,
     bytes: Vec<u8>,
 }
 
 impl Area {
     fn new(limit: usize) -> Self {
-        Self { limit, bytes: Vec::new() }
+        Self { limit, used: 0, bytes: Vec::new() }
     }
 
     /// Bytes that an option takes, split into parts of at most 255 (RFC 3396 §5).
@@ -427,7 +462,7 @@ impl Area {
     }
 
     fn fits(&self, value: &[u8]) -> bool {
-        self.bytes.len() + Self::length_of(value) <= self.limit
+        self.used + Self::length_of(value) <= self.limit
     }
 
     fn push(&mut self, code: u8, value: &[u8]) {
@@ -541,6 +576,57 @@ mod tests {
         for (announced, size) in [(100_u16, 548), (576, 548), (1472, 1444), (65280, 1472)] {
             message.options.set(code::MESSAGE_SIZE_MAX, announced.to_be_bytes());
             assert_eq!(message.reply_size_max(), size, "{announced}");
+        }
+    }
+
+    proptest! {
+        /// The rule: whatever else there is, and however little room, what an answer is none without is in it, and what the
+        /// relay needs is last in the message proper, where relays look for it.
+        #[test]
+        fn what_must_not_be_lost_has_its_room_first(
+            circuit in 1..250_usize,
+            url in 0..250_usize,
+            others in prop::collection::btree_map(
+                prop_oneof![Just(3_u8), Just(6), Just(12), Just(15), Just(43), Just(60), Just(97), Just(119), Just(61)],
+                prop::collection::vec(any::<u8>(), 0..120),
+                0..8,
+            ),
+            size_max in prop_oneof![Just(0), Just(548), 548..1473_usize],
+            is_first in any::<bool>(),
+        ) {
+            let mut request = Message::request(MessageType::DISCOVER, Mac([2; 6]), 1);
+            request.giaddr = Ipv4Addr::new(10, 0, 0, 1);
+            let mut reply = Message::reply_to(&request, MessageType::OFFER);
+            let set_url = |reply: &mut Message| {
+                if url > 0 {
+                    reply.options.set(code::BOOT_FILE, vec![b'u'; url]);
+                }
+            };
+            if is_first {
+                set_url(&mut reply);
+            }
+            others.iter().for_each(|(code, value)| reply.options.set(*code, value.clone()));
+            reply.options.set(code::SERVER_ID, [10, 0, 0, 1]);
+            reply.options.set(code::LEASE_TIME, [0, 0, 1, 0]);
+            reply.options.set(code::SUBNET_MASK, [255, 255, 255, 0]);
+            set_url(&mut reply);
+            reply.options.set(code::RELAY_AGENT, vec![7; circuit]);
+            let bytes = reply.encode(size_max);
+            prop_assert!(bytes.len() <= size_max.max(548));
+            let read = Message::decode(&bytes).unwrap();
+            for code in ESSENTIAL {
+                prop_assert_eq!(read.options.get(code), reply.options.get(code), "option {}", code);
+            }
+            for (code, value) in read.options.iter() {
+                prop_assert_eq!(reply.options.get(code), Some(value), "option {} is whole or left out", code);
+            }
+            let mut proper = Options::default();
+            decode_options(&bytes, HEADER + 4..bytes.len(), &mut proper).unwrap();
+            prop_assert_eq!(proper.iter().last().map(|(code, _)| code), Some(code::RELAY_AGENT));
+            // What there is room for is there.
+            if is_first && url > 0 && url + circuit <= 250 {
+                prop_assert!(read.options.has(code::BOOT_FILE));
+            }
         }
     }
 

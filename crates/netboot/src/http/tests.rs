@@ -41,7 +41,7 @@ impl Observer for Heard {
             }
             EventKind::Refused { path, reason, .. } => format!("refused {path}: {reason}"),
             EventKind::Dropped { reason, .. } => format!("dropped: {reason}"),
-            EventKind::Member { .. } => return,
+            EventKind::Member { .. } | EventKind::Leased => return,
         };
         let mac = event.mac.map(|mac| format!(" {mac}")).unwrap_or_default();
         self.0.lock().unwrap().push(format!("{text}{mac}"));

@@ -1,5 +1,6 @@
 //! The boot servers of a group that can answer for each other, and which of them a device is given.
 
+mod fitness;
 mod health;
 pub mod heartbeat;
 mod probe;
@@ -8,6 +9,7 @@ mod table;
 
 use std::net::IpAddr;
 
+pub use fitness::{Fitness, Part, Working};
 pub use probe::{ProbeSettings, Prober};
 pub use table::{Known, MEMBERS_MAX, MemberConfig, NAME_MAX, Table, TableError};
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use super::fitness::Fitness;
 use super::rank::Score;
 use super::{LiveMembers, Member, MemberState};
 use crate::event::{Event, EventKind, Observer};
@@ -95,6 +96,7 @@ pub struct Table {
     /// This process, if it is a member itself. It lives as long as it can be asked.
     own: Option<String>,
     observer: Arc<dyn Observer>,
+    fitness: Arc<Fitness>,
 }
 
 impl Table {
@@ -108,7 +110,7 @@ impl Table {
         own: Option<String>,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, TableError> {
-        let table = Self { known: RwLock::default(), own, observer };
+        let table = Self { known: RwLock::default(), own, observer, fitness: Arc::default() };
         table.configure(configs)?;
         Ok(table)
     }
@@ -228,18 +230,30 @@ impl Table {
         self.own.as_deref()
     }
 
-    /// What a member is now; dead when there is none of this name.
+    /// What of this process is stuck or fails.
+    pub fn fitness(&self) -> &Arc<Fitness> {
+        &self.fitness
+    }
+
+    /// What a member is now; dead when there is none of this name. This process drains while a part of it is stuck.
     pub fn state_of(&self, name: &str) -> MemberState {
         let known = self.all();
-        find(&known, name).map_or(MemberState::Dead, |at| known[at].state)
+        let state = find(&known, name).map_or(MemberState::Dead, |at| known[at].state);
+        let is_own = self.own() == Some(name);
+        if is_own && state == MemberState::Alive && self.fitness.trouble().is_some() {
+            return MemberState::Draining;
+        }
+        state
     }
 
     /// The live members for a client, the best first: see [`LiveMembers::ordered_for`].
     pub fn ranked_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<MemberConfig> {
         let known = self.all();
+        let is_fit = self.fitness.trouble().is_none();
+        let is_stuck = |known: &Known| !is_fit && self.own() == Some(known.config.member.name.as_str());
         let mut ranked: Vec<(u8, Score, &MemberConfig)> = known
             .iter()
-            .filter(|known| known.state == MemberState::Alive)
+            .filter(|known| known.state == MemberState::Alive && !is_stuck(known))
             .map(|Known { config, .. }| {
                 (config.tier(subnet), Score::of(&config.member.name, config.weight, key), config)
             })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::driver::DriverSettings;
+use goldwire_netboot::dhcp::relay::Relays;
 use goldwire_netboot::dhcp::server;
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
 use goldwire_netboot::member::{MemberConfig, Table};
@@ -143,13 +144,19 @@ fn interfaces_with_ipv4() -> Vec<String> {
     names
 }
 
+/// The relays that DHCP believes.
+pub(super) fn relays_of(settings: &Settings) -> Relays {
+    Relays::new(settings.dhcp.relays.clone())
+}
+
 /// The DHCP server.
 pub(super) fn server_of(settings: &Settings) -> server::Settings {
     let subnets = settings.subnets.iter().filter_map(subnet_of).collect();
     let mut server = server::Settings::new(settings.server.name.clone(), subnets);
     server.is_authoritative = settings.dhcp.is_authoritative;
     server.addresses = settings.own_member().and_then(boot::MemberSettings::address_v4).into_iter().collect();
-    server.query_from = settings.dhcp.lease_query_from.iter().filter_map(network_of).collect();
+    server.query_from.clone_from(&settings.dhcp.lease_query_from);
+    server.relays = relays_of(settings);
     server.probe = settings.dhcp.is_probing.then_some(PROBE);
     server
 }

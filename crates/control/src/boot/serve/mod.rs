@@ -262,9 +262,10 @@ fn start_dhcp(
     }
     let policy: Arc<dyn BootPolicy> = shared.policy.clone();
     let observer: Arc<dyn Observer> = shared.telemetry.clone();
-    let proxy = ProxyResponder::new(Arc::clone(&policy), urls.clone(), Arc::clone(&observer), true);
+    let proxy = ProxyResponder::new(Arc::clone(&policy), urls.clone(), Arc::clone(&observer), true)
+        .with_relays(convert::relays_of(settings));
     if settings.dhcp.mode != DhcpMode::Server {
-        let service = Service { server: None, proxy: Some(proxy) };
+        let service = Service { proxy: Some(proxy), ..Service::default() };
         return sockets.run(service, Clock::start(Time(0))).map_err(explained);
     }
     let server_settings = convert::server_of(settings);
@@ -275,7 +276,8 @@ fn start_dhcp(
     let folder = state.leases();
     let volume =
         Folder::open(&folder).with_context(|| format!("open the lease log in {}", folder.display()))?;
-    let (log, opened, clock) = open_leases(&mut server, Box::new(volume)).map_err(explained)?;
+    let (log, opened, clock) = open_leases(&mut server, Box::new(volume))
+        .map_err(|error| explained(error).context(format!("open the lease log in {}", folder.display())))?;
     if opened.scan.torn_bytes > 0 {
         warn!(
             bytes = opened.scan.torn_bytes,
@@ -287,7 +289,16 @@ fn start_dhcp(
         error!(at, bytes, records, "the lease log is damaged there; what could be read is kept");
     }
     info!(leases = server.table().leases(None).count(), "the lease log was read");
-    sockets.run(Service { server: Some((server, log)), proxy: Some(proxy) }, clock).map_err(explained)
+    sockets
+        .run(
+            Service {
+                server: Some((server, log)),
+                proxy: Some(proxy),
+                fitness: Arc::clone(shared.table.fitness()),
+            },
+            clock,
+        )
+        .map_err(explained)
 }
 
 /// A member is well while it serves: for balancers, and for members without a heartbeat.
@@ -299,7 +310,10 @@ fn health_of(
     Arc::new(move || {
         let wished = table.own().map_or(MemberState::Alive, |own| table.state_of(own));
         let state = if is_draining.load(Ordering::Relaxed) { MemberState::Draining } else { wished };
-        http::Health { is_healthy: state == MemberState::Alive, reason: state.name().into() }
+        match table.fitness().trouble() {
+            Some(trouble) => http::Health { is_healthy: false, reason: trouble },
+            None => http::Health { is_healthy: state == MemberState::Alive, reason: state.name().into() },
+        }
     })
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use goldwire_stdx::Report;
@@ -11,12 +11,17 @@ use goldwire_stdx::Report;
 use super::Wake;
 use super::socket::{Datagram, SocketSet};
 use crate::dhcp::lease::{Log, LogError, Record, Time};
+use crate::member::{Fitness, Part};
 
 /// Most records in one batch.
 const BATCH_MAX: usize = 4096;
 /// After a failed rewriting, and when nothing can be acknowledged before it succeeds.
 const RETRY: Duration = Duration::from_secs(30);
 const RETRY_SUSPECT: Duration = Duration::from_secs(1);
+/// How often a log that works is looked at when nothing comes.
+const IDLE: Duration = Duration::from_secs(3600);
+/// A piece of a rewriting is up to 4 MiB.
+const REWRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the log's thread is told. The order counts: a piece says what was true when it was sent.
 #[derive(Debug)]
@@ -53,6 +58,13 @@ pub(super) struct LogState {
     pub(super) is_awaited: AtomicBool,
 }
 
+/// Who hears of it when the disk is stuck, and when it is.
+#[derive(Debug)]
+pub(super) struct Reporting {
+    pub(super) fitness: Arc<Fitness>,
+    pub(super) patience: Duration,
+}
+
 /// Runs until the other end of `work` is gone.
 pub(super) fn run(
     mut log: Log,
@@ -60,11 +72,36 @@ pub(super) fn run(
     sockets: &SocketSet,
     state: &Arc<LogState>,
     wake: &Wake,
+    reporting: &Reporting,
 ) {
     let mut next = None;
     let mut retry_at = Instant::now();
     let mut room_retry_at = retry_at;
-    while let Some(item) = next.take().or_else(|| work.recv().ok()) {
+    let Reporting { fitness, patience: commit_patience } = reporting;
+    let mut is_failing = log.is_suspect();
+    if is_failing {
+        fitness.fails(Part::LeaseLog, Report::of(&LogError::Suspect).line());
+    }
+    loop {
+        let item = match next.take() {
+            Some(item) => item,
+            None => match work.recv_timeout(if is_failing { RETRY_SUSPECT } else { IDLE }) {
+                Ok(item) => item,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    // While it fails nobody is answered, so nothing comes that would try it again.
+                    if is_failing && !log.is_rewriting() {
+                        state.wants_rewrite.store(true, Ordering::Release);
+                        wake.wake();
+                    }
+                    continue;
+                }
+            },
+        };
+        let patience = if matches!(item, Work::Commit(..)) { *commit_patience } else { REWRITE_PATIENCE };
+        let working = fitness.begin(Part::LeaseLog, patience);
+        let is_commit = matches!(item, Work::Commit(..));
+        let mut is_rewritten = false;
         let result = match item {
             Work::Commit(mut records, mut datagrams) => {
                 while records.len() < BATCH_MAX {
@@ -93,9 +130,20 @@ pub(super) fn run(
                 log.rewrite(&records)
             }
             Work::Finish => log.finish_rewrite().map(|is_done| {
+                is_rewritten = is_done;
                 tracing::info!(is_done, bytes = log.length(), "the lease log is rewritten");
             }),
         };
+        drop(working);
+        if let Err(error) = &result
+            && is_commit
+        {
+            is_failing = true;
+            fitness.fails(Part::LeaseLog, Report::of(error).line());
+        } else if result.is_ok() && (is_commit || is_rewritten) && !log.is_suspect() {
+            is_failing = false;
+            fitness.works(Part::LeaseLog);
+        }
         // While the log is not trusted, every batch fails; the first failure has been told.
         if let Err(error) = result
             && !matches!(error, LogError::Suspect)
@@ -148,12 +196,13 @@ mod tests {
             log.begin_rewrite(Time(1), 1).unwrap();
             assert!(log.finish_rewrite().unwrap());
         }
+        let reporting = Reporting { fitness: Arc::default(), patience: Duration::from_secs(60) };
         let (sender, receiver) = std::sync::mpsc::channel();
         for answers in [vec![answer(b"one"), answer(b"two")], vec![], vec![answer(b"three")]] {
             Work::commit(Vec::new(), answers).into_iter().for_each(|work| sender.send(work).unwrap());
         }
         drop(sender);
-        run(log, &receiver, &sockets, &Arc::default(), &Wake::new().unwrap());
+        run(log, &receiver, &sockets, &Arc::default(), &Wake::new().unwrap(), &reporting);
         let mut buffer = [0; 64];
         std::iter::from_fn(|| client.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec())).collect()
     }

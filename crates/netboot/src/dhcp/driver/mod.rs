@@ -36,9 +36,10 @@ use self::commit::LogState;
 use self::probe::Prober;
 use self::serve::ServeLoop;
 use self::socket::{Datagram, SocketSet};
-use super::lease::{Log, LogError, Opened, Record, Time, Volume};
+use super::lease::{Log, LogError, Opened, Record, Table, Time, Volume};
 use super::proxy::ProxyResponder;
 use super::server::Server;
+use crate::member::Fitness;
 
 /// Batches that wait for the log's thread.
 const WORK_MAX: usize = 64;
@@ -80,6 +81,19 @@ pub struct DriverSettings {
     pub is_port_shared: bool,
     /// Whether the server will probe addresses.
     pub is_probing: bool,
+    /// How long a batch may be on its way to the disk.
+    pub patience: LogPatience,
+}
+
+/// How long a batch may be on its way to the lease log's disk before the member is stuck. A client whose answer waits longer
+/// would wait for this member while another could serve it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogPatience(pub Duration);
+
+impl Default for LogPatience {
+    fn default() -> Self {
+        Self(Duration::from_millis(500))
+    }
 }
 
 /// Why we cannot listen.
@@ -126,6 +140,7 @@ impl BindError {
 pub struct Sockets {
     set: SocketSet,
     prober: Option<Prober>,
+    patience: LogPatience,
 }
 
 /// What answers on the sockets.
@@ -135,6 +150,8 @@ pub struct Service {
     pub server: Option<(Server, Log)>,
     /// The proxy: for port 4011, and for port 67 where there is no server.
     pub proxy: Option<ProxyResponder>,
+    /// Hears when the log's disk is stuck. Nobody is offered or given an address meanwhile.
+    pub fitness: Arc<Fitness>,
 }
 
 /// What has been counted since the start.
@@ -146,6 +163,10 @@ pub struct Counters {
     pub malformed: AtomicU64,
     /// Requests that were dropped because there were too many.
     pub congestion_drops: AtomicU64,
+    /// Requests that were dropped because the lease log's disk is stuck.
+    pub unfit_drops: AtomicU64,
+    /// Requests that had waited so long that their client has asked again since.
+    pub stale_drops: AtomicU64,
 }
 
 /// A server that runs. It stops when this is dropped.
@@ -187,19 +208,38 @@ pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log,
     table.number_from(opened.member_sequence);
     let clock = Clock::start(last);
     if opened.needs_rewrite {
-        log.begin_rewrite(clock.now(), table.member_sequence())?;
-        let mut after = None;
-        loop {
-            let (records, last) = table.snapshot(after, PIECE);
-            log.rewrite(&records)?;
-            match last {
-                Some(_) => after = last,
-                None => break,
+        match rewrite_all(&mut log, table, clock.now()) {
+            // The rest of the member serves, nobody is given an address, and the log's thread tries again until there is
+            // room: see [`crate::member::Fitness`].
+            Err(LogError::Rewrite(error)) if is_full(&error) => {
+                tracing::error!(
+                    %error,
+                    "the lease log cannot be written; no addresses are given away until there is room"
+                );
             }
+            done => done?,
         }
-        log.finish_rewrite()?;
     }
     Ok((log, opened, clock))
+}
+
+/// Writes the log anew from the table, at once.
+fn rewrite_all(log: &mut Log, table: &Table, now: Time) -> Result<(), LogError> {
+    log.begin_rewrite(now, table.member_sequence())?;
+    let mut after = None;
+    loop {
+        let (records, last) = table.snapshot(after, PIECE);
+        log.rewrite(&records)?;
+        match last {
+            Some(_) => after = last,
+            None => break,
+        }
+    }
+    log.finish_rewrite().map(drop)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Binds all sockets.
@@ -207,7 +247,11 @@ pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log,
 /// # Errors
 /// A port is in use, an interface is missing, or the privilege is.
 pub fn bind(settings: &DriverSettings) -> Result<Sockets, BindError> {
-    Ok(Sockets { set: SocketSet::bind(settings)?, prober: settings.is_probing.then(Prober::open) })
+    Ok(Sockets {
+        set: SocketSet::bind(settings)?,
+        prober: settings.is_probing.then(Prober::open),
+        patience: settings.patience,
+    })
 }
 
 impl Sockets {
@@ -243,6 +287,7 @@ impl Sockets {
             commands: command_receiver,
             counters: Arc::clone(&counters),
             clock,
+            fitness: Arc::clone(&service.fitness),
             queue: VecDeque::new(),
             backlog: VecDeque::new(),
             rewriting: None,
@@ -253,8 +298,12 @@ impl Sockets {
             thread.map(|thread| threads.push(thread)).map_err(BindError::Start)
         };
         if let Some(log) = log {
-            let wake = Arc::clone(&wake);
-            let run = move || commit::run(log, &work_receiver, &sockets, &log_state, &wake);
+            let (wake, reports) = (Arc::clone(&wake), Arc::clone(&service.fitness));
+            let LogPatience(patience) = self.patience;
+            let run = move || {
+                let state = commit::Reporting { fitness: reports, patience };
+                commit::run(log, &work_receiver, &sockets, &log_state, &wake, &state);
+            };
             spawn("dhcp-log", Box::new(run))?;
         }
         spawn("dhcp", Box::new(move || serving.run()))?;

@@ -19,7 +19,8 @@ use crate::dhcp::destination::SERVER_PORT;
 use crate::dhcp::lease::Time;
 use crate::dhcp::proxy::{BINL_PORT, ProxyResponder};
 use crate::dhcp::server::{Outputs, Reply, Server};
-use crate::dhcp::wire::Message;
+use crate::dhcp::wire::{Message, MessageType};
+use crate::member::{Fitness, Part};
 
 /// Requests that wait; of more, the oldest is dropped: its client has asked again since, or has given up.
 const QUEUE_MAX: usize = 4096;
@@ -27,6 +28,11 @@ const QUEUE_MAX: usize = 4096;
 const ROUND_MAX: usize = 256;
 /// With so many records on their way to the disk, requests wait in the queue.
 const IN_FLIGHT_MAX: usize = 4096;
+/// A request that has waited so long is stale: its client has asked again since, or has gone to another server. They come
+/// together when this process was stopped for a while.
+const AGE_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+/// How often the machine's clock is looked at when nothing else happens.
+const CLOCK_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
 /// Addresses in one piece of a rewriting: some 500 KiB.
 const PIECE: usize = 4096;
 /// Pieces that wait for the disk.
@@ -45,6 +51,7 @@ pub(super) struct ServeLoop {
     pub(super) commands: Receiver<Command>,
     pub(super) counters: Arc<Counters>,
     pub(super) clock: Clock,
+    pub(super) fitness: Arc<Fitness>,
     pub(super) queue: VecDeque<Received>,
     /// Batches that the log's thread has no room for yet.
     pub(super) backlog: VecDeque<Work>,
@@ -63,6 +70,7 @@ impl ServeLoop {
                     self.stop.wait(std::time::Duration::from_millis(100));
                 }
             }
+            self.follow_clock();
             let now = self.clock.now();
             let mut outputs = Outputs::default();
             self.handle_commands(now, &mut outputs);
@@ -86,6 +94,20 @@ impl ServeLoop {
         }
     }
 
+    /// Moves with the machine's clock if somebody has set it: what was decided by the wrong time moves too, and the log is
+    /// written anew, or after the next start its times would say that other clients may have the addresses.
+    fn follow_clock(&mut self) {
+        let Some(step_ms) = self.clock.follow() else { return };
+        let Some(server) = &mut self.server else { return };
+        server.shift_times(self.clock.started(), step_ms);
+        self.clock.moved_start(step_ms);
+        self.log.wants_rewrite.store(true, Ordering::Release);
+        tracing::warn!(
+            step_s = step_ms as f64 / 1000.0,
+            "the machine's clock was set; the leases of this run move with it, and their log is rewritten"
+        );
+    }
+
     fn is_congested(&self) -> bool {
         !self.backlog.is_empty() || self.log.in_flight.load(Ordering::SeqCst) >= IN_FLIGHT_MAX
     }
@@ -104,6 +126,11 @@ impl ServeLoop {
         waiting.extend(probers.map(|socket| PollFd::from_borrowed_fd(socket, PollFlags::IN)));
         let timer = self.server.as_ref().and_then(Server::poll_timeout);
         let timer = timer.map(|time| time.remaining(self.clock.now()));
+        let timer = if self.server.is_some() {
+            Some(timer.unwrap_or(CLOCK_INTERVAL).min(CLOCK_INTERVAL))
+        } else {
+            timer
+        };
         let has_work = (!self.queue.is_empty() && !self.is_congested()) || self.has_piece();
         let timeout = if has_work { Some(std::time::Duration::ZERO) } else { timer };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -156,8 +183,13 @@ impl ServeLoop {
     }
 
     fn answer(&mut self, now: Time, outputs: &mut Outputs) {
-        if self.is_congested() {
+        // Before there is congestion: who waits in a queue for a disk that hangs is not served by another member.
+        let is_fit = self.server.is_none() || self.fitness.is_fit(Part::LeaseLog);
+        if is_fit && self.is_congested() {
             return;
+        }
+        if !is_fit {
+            self.fitness.trouble();
         }
         for _ in 0..ROUND_MAX {
             let Some(received) = self.queue.pop_front() else { break };
@@ -171,6 +203,15 @@ impl ServeLoop {
             };
             let arrival = received.arrival;
             let is_binl = self.sockets.is_binl(&arrival);
+            if received.came.elapsed().is_ok_and(|age| age > AGE_MAX) {
+                self.counters.stale_drops.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let needs_log = matches!(message.kind(), Some(MessageType::DISCOVER | MessageType::REQUEST));
+            if !is_fit && !is_binl && needs_log {
+                self.counters.unfit_drops.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
             if let Some(server) = self.server.as_mut().filter(|_| !is_binl) {
                 server.handle(now, &message, arrival, outputs);
             } else if let Some(proxy) = &self.proxy {

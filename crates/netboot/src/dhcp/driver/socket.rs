@@ -3,9 +3,11 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, SystemTime};
 
 use nix::libc;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg};
+use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::raw::FrameSocket;
@@ -41,6 +43,8 @@ pub(super) struct Bound {
 pub(super) struct Received {
     pub(super) bytes: Vec<u8>,
     pub(super) arrival: Arrival,
+    /// When it came, by the kernel's word: it may have waited long for us.
+    pub(super) came: SystemTime,
 }
 
 /// A datagram to be sent.
@@ -92,7 +96,7 @@ impl SocketSet {
         let bound = self.sockets.get(socket).ok_or(io::ErrorKind::NotFound)?;
         // One byte more than any client sends, so that a longer one is seen to be longer.
         let mut buffer = [0; RECEIVE_MAX + 1];
-        let mut control = nix::cmsg_space!(libc::in_pktinfo);
+        let mut control = nix::cmsg_space!(libc::in_pktinfo, TimeSpec);
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let message = recvmsg::<SockaddrIn>(
             bound.fd.as_raw_fd(),
@@ -102,10 +106,16 @@ impl SocketSet {
         )?;
         let length = message.bytes;
         let from = message.address.map(SocketAddrV4::from);
-        let info = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv4PacketInfo(info) => Some(info),
-            _ => None,
-        });
+        let (mut info, mut came) = (None, SystemTime::now());
+        for control in message.cmsgs()? {
+            match control {
+                ControlMessageOwned::Ipv4PacketInfo(found) => info = Some(found),
+                ControlMessageOwned::ScmTimestampns(time) => {
+                    came = SystemTime::UNIX_EPOCH + Duration::from(time);
+                }
+                _ => {}
+            }
+        }
         let (Some(from), Some(info)) = (from, info) else { return Ok(None) };
         let address = |address: libc::in_addr| Ipv4Addr::from(u32::from_be(address.s_addr));
         let own = address(info.ipi_spec_dst);
@@ -115,7 +125,7 @@ impl SocketSet {
             from,
             link: link(socket, info.ipi_ifindex.unsigned_abs()),
         };
-        Ok(Some(Received { bytes: buffer[..length].to_vec(), arrival }))
+        Ok(Some(Received { bytes: buffer[..length].to_vec(), arrival, came }))
     }
 
     /// Sends an answer from the address to which its request came, on the interface where it came.
@@ -201,6 +211,7 @@ fn bind_one(
     }
     socket.set_reuse_address(is_port_shared && !is_binl)?;
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &true)?;
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::ReceiveTimestampns, &true)?;
     // No don't-fragment bit: some boot ROMs drop datagrams that carry it.
     rustix::net::sockopt::set_ip_mtu_discover(&socket, rustix::net::sockopt::Ipv4PathMtuDiscovery::DONT)?;
     // As much as the system allows.

@@ -220,6 +220,11 @@ impl Log {
         self.rewriting.is_none() && (self.is_suspect || (waste >= WASTE_MIN && waste >= self.fresh))
     }
 
+    /// Whether a new file is being written.
+    pub fn is_rewriting(&self) -> bool {
+        self.rewriting.is_some()
+    }
+
     /// Whether nothing can be acknowledged before the log has been rewritten.
     pub fn is_suspect(&self) -> bool {
         self.is_suspect
@@ -279,10 +284,13 @@ impl Log {
     /// `Rewrite`: the old file goes on, if it was trusted.
     pub fn finish_rewrite(&mut self) -> Result<bool, LogError> {
         let Some(mut new) = self.rewriting.take() else { return Ok(false) };
-        // Enough until the next rewriting, and for what comes while it runs.
-        add_room(&mut *self.volume, &mut new, WASTE_MIN + ROOM)
-            .and_then(|()| self.volume.sync(NEW))
-            .map_err(LogError::Rewrite)?;
+        // Enough until the next rewriting, and for what comes while it runs. On a full disk the log goes on without, batch
+        // by batch: what leases need is room for their records, not for those of later.
+        let room = add_room(&mut *self.volume, &mut new, WASTE_MIN + ROOM);
+        self.volume.sync(NEW).map_err(LogError::Rewrite)?;
+        if let Err(error) = room {
+            tracing::warn!(%error, bytes = WASTE_MIN + ROOM, "no room for later leases; batches take longer");
+        }
         if self.is_damaged {
             self.volume.link(NAME, DAMAGED).map_err(LogError::Rewrite)?;
             self.is_damaged = false;

@@ -23,8 +23,8 @@ pub use volume::{Folder, Volume};
 #[cfg(test)]
 pub(super) use tests::CrashingVolume;
 
-/// A point in time: milliseconds since the Unix epoch. The driver's clock never runs backwards while it runs, whatever
-/// is done to the machine's.
+/// A point in time: milliseconds since the Unix epoch. The driver's clock follows the machine's when
+/// somebody sets that, and what was decided meanwhile moves with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(pub u64);
 
@@ -32,6 +32,11 @@ impl Time {
     /// This much later; the end of time where there is none.
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// This many milliseconds later, or earlier if it is negative.
+    pub fn shifted(self, by_ms: i64) -> Self {
+        Self(self.0.saturating_add_signed(by_ms))
     }
 
     /// How long until this, seen from `now`; zero when it is over.

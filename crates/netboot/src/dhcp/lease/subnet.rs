@@ -1,13 +1,13 @@
 //! Which addresses of a subnet may be given to whom, and what of that is free.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use goldwire_stdx::Uuid;
 
 use super::Time;
-use super::identity::ClientId;
+use super::identity::{ClientId, Key};
 use super::pool::{Pool, Range};
 use super::table::{Lease, State};
 use crate::device::Mac;
@@ -81,6 +81,13 @@ pub(super) struct Subnet {
     pub(super) reusable: BTreeSet<(Time, Ipv4Addr)>,
     /// Offers, by when they end.
     pub(super) holds: BTreeSet<(Time, Ipv4Addr)>,
+    /// Addresses whose offers were taken back before their time, the oldest first. They are given away after all that
+    /// nobody was offered: their clients may still be on their way.
+    pub(super) taken_back: VecDeque<Ipv4Addr>,
+    /// The same, to be found.
+    pub(super) is_taken_back: HashSet<Ipv4Addr>,
+    /// From whom an address was taken back last, until somebody is given it.
+    pub(super) taken_from: HashMap<Ipv4Addr, Key>,
     /// So many offers may stand open to clients without a lease.
     pub(super) holds_max: usize,
 }
@@ -101,7 +108,10 @@ impl Subnet {
             reserved,
             reusable: BTreeSet::new(),
             holds: BTreeSet::new(),
-            holds_max: usize::try_from(free / 4 * 3).unwrap_or(usize::MAX).max(4),
+            taken_back: VecDeque::new(),
+            is_taken_back: HashSet::new(),
+            taken_from: HashMap::new(),
+            holds_max: usize::try_from((free / 4 * 3).max(4).min(free.max(1))).unwrap_or(usize::MAX),
         }
     }
 
@@ -110,9 +120,30 @@ impl Subnet {
         self.pools.iter().any(|pool| pool.range().contains(address))
     }
 
-    /// The lowest address that nobody has had.
-    pub(super) fn fresh(&mut self) -> Option<Ipv4Addr> {
-        self.pools.iter_mut().find_map(Pool::lowest_free)
+    /// The lowest address that nobody has had, or the one whose offer was taken back first.
+    pub(super) fn fresh(&mut self, leases: &BTreeMap<Ipv4Addr, Lease>) -> Option<Ipv4Addr> {
+        self.pools.iter_mut().find_map(Pool::lowest_free).or_else(|| {
+            loop {
+                let address = self.taken_back.pop_front()?;
+                self.is_taken_back.remove(&address);
+                // Somebody may have come back for it, or asked for it by its number.
+                if !leases.contains_key(&address) {
+                    return Some(address);
+                }
+            }
+        })
+    }
+
+    /// An offer was taken back from a client, and nobody has the address.
+    pub(super) fn take_back(&mut self, address: Ipv4Addr, from: Key) {
+        if !self.has(address) || self.reserved.contains(&address) {
+            return;
+        }
+        self.taken_from.insert(address, from);
+        self.pools.iter_mut().for_each(|pool| pool.take(address));
+        if self.is_taken_back.insert(address) {
+            self.taken_back.push_back(address);
+        }
     }
 
     /// Of the addresses that somebody had and that may be given again, the one that has been unused for longest.

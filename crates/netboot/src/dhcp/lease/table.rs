@@ -10,7 +10,8 @@
 //!
 //! An address that was never given away goes out before one that was, so that clients that come back after their lease
 //! has ended find their old address as long as there is room. A hold is not logged and is forgotten when it ends: a flood
-//! of DISCOVERs leaves nothing behind, and can take only a part of a pool.
+//! of DISCOVERs leaves nothing behind, and can take only a part of a pool. Past that part, the oldest hold that nobody came
+//! back for is taken back: who invents clients takes from his own inventions, and the next client is served.
 //!
 //! Memory is bounded by the pools, the other members' ranges and the reservations: one entry and at most four index
 //! entries for each address, of at most 255 bytes of client identifier and as many of what a relay told.
@@ -88,9 +89,6 @@ pub enum Denied {
     /// All addresses are in use.
     #[error("no address is free")]
     Exhausted,
-    /// Too many offers to clients without a lease stand open.
-    #[error("too many offers stand open")]
-    TooManyOffers,
 }
 
 /// All leases of a server.
@@ -119,6 +117,8 @@ pub struct Held {
 
 /// Most holds that end in one call, so that no call takes long after a flood.
 const PURGE_MAX: usize = 64;
+/// A client takes an offer within this time, or not at all: iPXE and EDK2 wait four seconds for others.
+const OFFER_AGE_MIN: Duration = Duration::from_secs(6);
 
 impl Table {
     /// An empty table for these subnets, which are known by their number from here on.
@@ -204,7 +204,7 @@ impl Table {
     /// has one.
     ///
     /// # Errors
-    /// `Exhausted`, `TooManyOffers`.
+    /// `Exhausted`.
     pub fn hold(
         &mut self,
         link: &[usize],
@@ -219,24 +219,102 @@ impl Table {
             self.hold_address(subnet, now, requester.client, address);
             return Ok(Held { address, is_known: true });
         }
-        let has_room = |subnet: &usize| {
-            let entry = &self.subnets[*subnet];
-            entry.holds.len() < entry.holds_max
+        let roomy = self.with_room(link);
+        let found = self.free_address(&roomy, now, requester, wanted);
+        // Taken back only if it has to be, and put behind all others: its client may still be on its way.
+        let (subnet, address) = match found {
+            Some(found) => found,
+            None if self.has_old_offer(link, now) => self.take_back(link).ok_or(Denied::Exhausted)?,
+            None => return Err(Denied::Exhausted),
         };
-        let roomy: Vec<usize> = link.iter().copied().filter(has_room).collect();
-        if roomy.is_empty() {
-            return Err(Denied::TooManyOffers);
+        self.hold_address(subnet, now, requester.client, address);
+        Ok(Held { address, is_known: false })
+    }
+
+    /// The subnets of a link in which one more offer may stand open. Where there is none, the oldest offer of the link
+    /// ends.
+    fn with_room(&mut self, link: &[usize]) -> Vec<usize> {
+        let roomy = |table: &Self| -> Vec<usize> {
+            let has_room = |subnet: &usize| {
+                let entry = &table.subnets[*subnet];
+                entry.holds.len() < entry.holds_max
+            };
+            link.iter().copied().filter(has_room).collect()
+        };
+        let found = roomy(self);
+        if !found.is_empty() {
+            return found;
         }
+        self.take_back(link);
+        roomy(self)
+    }
+
+    /// Whether the oldest offer of a link is so old that its client has most likely gone elsewhere.
+    fn has_old_offer(&self, link: &[usize], now: Time) -> bool {
+        let until = link.iter().filter_map(|subnet| self.subnets[*subnet].holds.first()).min();
+        until.is_some_and(|(until, _)| until.remaining(now) + OFFER_AGE_MIN <= self.terms.hold)
+    }
+
+    /// Ends the oldest offer of a link that nobody came back for, and says of which address.
+    fn take_back(&mut self, link: &[usize]) -> Option<(usize, Ipv4Addr)> {
+        let oldest = link.iter().filter_map(|subnet| {
+            self.subnets[*subnet].holds.first().map(|(until, address)| (*until, *subnet, *address))
+        });
+        let (_, subnet, address) = oldest.min()?;
+        let from = self.leases.get(&address)?.key;
+        self.forget(subnet, address);
+        self.subnets[subnet].take_back(address, from);
+        Some((subnet, address))
+    }
+
+    /// An address for a client that has none: the one that it wants, one that nobody had, the one that has been unused
+    /// for longest.
+    fn free_address(
+        &mut self,
+        roomy: &[usize],
+        now: Time,
+        requester: Requester<'_>,
+        wanted: Option<Ipv4Addr>,
+    ) -> Option<(usize, Ipv4Addr)> {
         let wanted = wanted.and_then(|address| {
             let subnet = roomy.iter().copied().find(|subnet| self.subnets[*subnet].has(address))?;
             self.usable(subnet, now, requester, address).ok().map(|()| (subnet, address))
         });
-        let (subnet, address) = wanted
-            .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].fresh()?))))
+        wanted
+            .or_else(|| {
+                let Self { subnets, leases, .. } = self;
+                roomy.iter().find_map(|subnet| Some((*subnet, subnets[*subnet].fresh(leases)?)))
+            })
             .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].reusable(now)?))))
-            .ok_or(Denied::Exhausted)?;
-        self.hold_address(subnet, now, requester.client, address);
-        Ok(Held { address, is_known: false })
+    }
+
+    /// The clock was wrong by so much (milliseconds) since `since`: what this member decided in that time moves with it, so
+    /// that every lease ends when its client believes that it does. Offers move too.
+    pub fn shift_times(&mut self, since: Time, by_ms: i64) {
+        let is_moved = |lease: &Lease| {
+            lease.state == State::Offered || lease.member == self.member && lease.changed >= since
+        };
+        let mut moved: Vec<(Ipv4Addr, Lease)> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| is_moved(lease))
+            .map(|(address, lease)| (*address, lease.clone()))
+            .collect();
+        // The indices name a client's latest lease, so the latest is put last.
+        moved.sort_by_key(|(_, lease)| lease.changed);
+        for (address, _) in &moved {
+            if let Some(subnet) = self.subnet_of(*address) {
+                self.forget(subnet, *address);
+            }
+        }
+        for (address, mut lease) in moved {
+            let Some(subnet) = self.subnet_of(address) else { continue };
+            let times =
+                [&mut lease.changed, &mut lease.expires, &mut lease.grace_until, &mut lease.held_until];
+            // 0 is no time, but the mark of there being none.
+            times.into_iter().filter(|time| **time != Time(0)).for_each(|time| *time = time.shifted(by_ms));
+            self.put(subnet, address, lease);
+        }
     }
 
     /// Gives a client an address, or more time for it. Returns when the lease ends, and what has to be logged before the
@@ -256,7 +334,11 @@ impl Table {
         let requester = Requester { client: &client, ..requester };
         let subnet = link.iter().copied().find(|subnet| self.subnets[*subnet].manages(address));
         let subnet = subnet.ok_or(Denied::Unmanaged)?;
-        self.usable(subnet, now, requester, address)?;
+        match self.usable(subnet, now, requester, address) {
+            // An offer that was taken back is still on its way: whoever comes first of the two is given the address.
+            Err(Denied::Taken) if self.was_offered(subnet, requester.client, address) => {}
+            usable => usable?,
+        }
         let mut expires = now.after(duration);
         let mut grace_until = expires;
         if self.is_of_peer(subnet, address) {
@@ -454,6 +536,12 @@ impl Table {
         if is_proven { Ok(()) } else { Err(Denied::Unproven) }
     }
 
+    /// Whether a client was offered this address, and the offer was taken back for another one that has not come yet.
+    fn was_offered(&self, subnet: usize, client: &ClientId, address: Ipv4Addr) -> bool {
+        let is_offered = self.leases.get(&address).is_some_and(|lease| lease.state == State::Offered);
+        is_offered && self.subnets[subnet].taken_from.get(&address) == Some(&client.key())
+    }
+
     fn hold_address(&mut self, subnet: usize, now: Time, client: &ClientId, address: Ipv4Addr) {
         let held_until = now.after(self.terms.hold);
         let lease = match self.leases.get(&address).filter(|lease| lease.is_of(client)) {
@@ -529,6 +617,9 @@ impl Table {
             if lease.state != State::Offered {
                 entry.reusable.insert((free_from, address));
             }
+        }
+        if lease.state != State::Offered {
+            entry.taken_from.remove(&address);
         }
         if lease.state == State::Offered {
             entry.holds.insert((lease.held_until, address));

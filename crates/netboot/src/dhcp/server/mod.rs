@@ -169,6 +169,12 @@ impl Server {
         }
     }
 
+    /// The clock was wrong by so much (milliseconds) since `since`; see [`Table::shift_times`].
+    pub fn shift_times(&mut self, since: Time, by_ms: i64) {
+        self.table.shift_times(since, by_ms);
+        self.probes.values_mut().for_each(|probing| probing.until = probing.until.shifted(by_ms));
+    }
+
     /// Handles a message from a client or a relay.
     pub fn handle(&mut self, now: Time, message: &Message, arrival: Arrival, outputs: &mut Outputs) {
         let Some(kind) = message.kind().filter(|_| message.op == 1) else { return };
@@ -176,6 +182,11 @@ impl Server {
             self.query(now, message, arrival, outputs);
             return;
         }
+        let admitted = self.settings.relays.admit(message, arrival.from);
+        let message = match &admitted {
+            Ok(message) => message.as_ref(),
+            Err(reason) => return self.dropped(message, reason),
+        };
         let device = classify(message, arrival.received_on);
         let is_boot = device.firmware != Firmware::Other;
         let hardware = Hardware::new(message.htype, message.hlen, message.chaddr);
@@ -267,9 +278,13 @@ impl Server {
                 return;
             }
         };
-        if self.probes.contains_key(&held.address) {
-            // It asks again while we are still looking.
-            return;
+        if let Some(probing) = self.probes.get(&held.address) {
+            if probing.request.chaddr == request.message.chaddr {
+                // It asks again while we are still looking.
+                return;
+            }
+            // The address was taken back from another client, for which we need not look any more.
+            self.probes.remove(&held.address);
         }
         if let Some(time) = self.settings.probe.filter(|_| attempt > 0)
             && !held.is_known
@@ -324,6 +339,8 @@ impl Server {
                 let lease = expires.remaining(now);
                 let reply = self.assign(&request, &decision, MessageType::ACK, address, lease);
                 outputs.durable_replies.push(reply);
+                // Here alone is it known whose an address is: a client's own word (ciaddr) may be anybody's.
+                self.tell(message, Some(address), EventKind::Leased);
             }
             // Another member's, or somebody's static one: only a client that asks us in person gets an answer.
             Err(Denied::Unproven | Denied::Unmanaged) if !is_selecting => {}

@@ -19,7 +19,7 @@ pub(super) fn answer(
     received_on: Ipv4Addr,
 ) -> Option<Message> {
     // RFC 4388 §6.3: the answer goes to giaddr, so that is who has to be allowed, whoever has sent the packet.
-    if !settings.query_from.iter().any(|network| network.contains(request.giaddr)) {
+    if !settings.query_from.iter().any(|network| network.contains(request.giaddr.into())) {
         return None;
     }
     if request.options.has(code::SERVER_ID) && !is_asked_of(settings, request, received_on) {

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::dhcp::lease::{Plan, Range, Reservation, Terms};
+use crate::dhcp::relay::Relays;
 
 /// A network: its address and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,8 +124,10 @@ pub struct Settings {
     pub is_authoritative: bool,
     /// All addresses by which clients know this server, besides the one at which a request arrives.
     pub addresses: Vec<Ipv4Addr>,
+    /// Which relays are believed.
+    pub relays: Relays,
     /// Which relays may ask about leases (RFC 4388).
-    pub query_from: Vec<Network>,
+    pub query_from: Vec<crate::network::Network>,
     /// For how long an address that nobody is known to have is probed before it is offered; none to trust the table.
     pub probe: Option<Duration>,
     /// For how long things are kept.
@@ -139,6 +142,7 @@ impl Settings {
             subnets,
             is_authoritative: true,
             addresses: Vec::new(),
+            relays: Relays::default(),
             query_from: Vec::new(),
             probe: None,
             terms: Terms::default(),

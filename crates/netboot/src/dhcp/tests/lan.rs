@@ -132,5 +132,5 @@ pub(super) fn ip(lines: &[String]) -> Option<()> {
 pub(super) fn start(sockets: crate::dhcp::driver::Sockets, settings: Settings, folder: &Path) -> Running {
     let mut server = server_of(settings, Action::LocalDisk);
     let (log, _, clock) = open_leases(&mut server, Box::new(Folder::open(folder).unwrap())).unwrap();
-    sockets.run(Service { server: Some((server, log)), proxy: None }, clock).unwrap()
+    sockets.run(Service { server: Some((server, log)), ..Service::default() }, clock).unwrap()
 }

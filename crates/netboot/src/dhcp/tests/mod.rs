@@ -10,3 +10,4 @@ mod ports;
 mod query;
 mod setup;
 mod shared;
+mod trust;

@@ -1,7 +1,6 @@
 //! Lease queries (RFC 4388).
 
 use super::setup::*;
-use crate::dhcp::server::Network;
 use crate::dhcp::wire::{Message, MessageType, code};
 use crate::policy::Action;
 
@@ -13,7 +12,7 @@ fn query() -> Message {
 #[test]
 fn by_address_hardware_and_client_identifier_and_only_for_whom_it_is_allowed() {
     let mut settings = settings();
-    settings.query_from = vec![Network::new(RELAY, 32).unwrap()];
+    settings.query_from = vec![crate::Network::new(RELAY.into(), 32).unwrap()];
     let mut server = server_of(settings, Action::LocalDisk);
     let mut take = selecting(mac(1), ip("10.0.0.100"), US);
     take.options.set(code::CLIENT_ID, *b"\xffsystem");
@@ -47,7 +46,7 @@ fn by_address_hardware_and_client_identifier_and_only_for_whom_it_is_allowed() {
 #[test]
 fn an_active_lease_tells_what_its_clients_relay_told_last() {
     let mut settings = settings();
-    settings.query_from = vec![Network::new(RELAY, 32).unwrap()];
+    settings.query_from = vec![crate::Network::new(RELAY.into(), 32).unwrap()];
     let mut server = server_of(settings, Action::LocalDisk);
     let relayed = |message: Message, port: &[u8]| {
         let mut message = Message { giaddr: RELAY, ..message };
@@ -82,7 +81,7 @@ fn an_active_lease_tells_what_its_clients_relay_told_last() {
 #[test]
 fn the_next_client_of_an_address_does_not_inherit_the_relay() {
     let mut settings = settings();
-    settings.query_from = vec![Network::new(RELAY, 32).unwrap()];
+    settings.query_from = vec![crate::Network::new(RELAY.into(), 32).unwrap()];
     let mut server = server_of(settings, Action::LocalDisk);
     let mut take = Message { giaddr: RELAY, ..selecting(mac(1), ip("10.1.0.100"), US) };
     take.options.set(code::RELAY_AGENT, *b"\x01\x04port");

@@ -58,6 +58,7 @@ impl Observer for EventLog {
             EventKind::Refused { path, reason, .. } => format!("refused {path}: {reason}"),
             EventKind::Dropped { reason, .. } => format!("dropped: {reason}"),
             EventKind::Member { .. } => "member".into(),
+            EventKind::Leased => "leased".into(),
         };
         self.0.lock().unwrap().push(format!("{mac} {text}"));
     }

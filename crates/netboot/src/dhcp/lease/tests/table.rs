@@ -136,15 +136,23 @@ fn strangers_cannot_hold_a_whole_pool() {
     let mut table = table(plan(1, 200));
     assert_eq!(lease(&mut table, 0, &system(0), 3600), Ok(address(1)));
     let results: Vec<_> = (1..=200).map(|mac| table.hold(&[0], at(1), by(&system(mac)), None)).collect();
-    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 150);
-    assert_eq!(results.last(), Some(&Err(Denied::TooManyOffers)));
+    assert!(results.iter().all(Result::is_ok), "the oldest offers give way");
+    assert_eq!(table.leases(None).count(), 1 + 150, "three quarters of what is free are held, and no more");
     let known = Held { address: address(1), is_known: true };
     assert_eq!(table.hold(&[0], at(1), by(&system(0)), None), Ok(known), "who has a lease is served");
+    // Who is offered an address in the middle of it gets it, if it comes back for it before the pool went round once.
+    let honest = system(250);
+    let offered = table.hold(&[0], at(1), by(&honest), None).unwrap().address;
+    for mac in 1..=49 {
+        let _ = table.hold(&[0], at(1), by(&firmware(mac)), None);
+    }
+    assert!(table.grant(&[0], at(1), by(&honest), offered, HOUR).is_ok());
+    assert!(table.release(0, at(1), by(&honest), offered).is_some());
     // The flood ends, and nothing is left of it.
     for second in 40..44 {
         let _ = table.hold(&[0], at(second), by(&system(201)), None);
     }
-    assert_eq!(table.leases(None).count(), 2);
+    assert_eq!(table.leases(None).count(), 3);
 }
 
 #[test]
@@ -241,6 +249,8 @@ proptest! {
         // Address to machine and end: what was acknowledged, and what was offered.
         let mut leases: HashMap<Ipv4Addr, (u8, Time)> = HashMap::new();
         let mut holds: HashMap<Ipv4Addr, (u8, Time)> = HashMap::new();
+        // To whom each address was offered since somebody was given it.
+        let mut offered: HashMap<Ipv4Addr, Vec<u8>> = HashMap::new();
         // Odd clients are the firmware of the machine before them.
         let client_of = |client: u8| if client % 2 == 1 { firmware(client / 2) } else { system(client / 2) };
         for step in steps {
@@ -249,10 +259,20 @@ proptest! {
                 Step::Hold(client, wanted) => {
                     let result = table.hold(&[0], at(now), by(&client_of(client)), wanted.map(address));
                     if let Ok(held) = result {
-                        for (machine, until) in [leases.get(&held.address), holds.get(&held.address)].into_iter().flatten() {
+                        if let Some((machine, until)) = leases.get(&held.address) {
                             prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
                         }
+                        let open: Vec<_> = holds.iter().filter(|(_, (_, until))| *until > at(now)).collect();
+                        // An offer ends for another client only if too many stand open, or it is old and all are taken;
+                        // and the oldest of them does.
+                        if let Some((machine, until)) = holds.get(&held.address).filter(|(machine, until)| *machine != client / 2 && *until > at(now)) {
+                            let oldest = open.iter().map(|(_, (_, until))| *until).min();
+                            let is_old = at(now).after(Duration::from_secs(24)) >= *until;
+                            prop_assert!(open.len() >= 4 || is_old, "{} loses {} of {:?}", machine, held.address, open);
+                            prop_assert!(oldest == Some(*until) || open.len() >= 4, "{} was not the oldest", machine);
+                        }
                         holds.insert(held.address, (client / 2, at(now + 30)));
+                        offered.entry(held.address).or_default().push(client / 2);
                     }
                 }
                 Step::Grant(client, last, seconds) => {
@@ -261,9 +281,13 @@ proptest! {
                     if let Ok((expires, records)) = result {
                         prop_assert!((1..=8).contains(&last));
                         prop_assert!(last != 4 || client / 2 == 3, "it is reserved");
-                        for (machine, until) in [leases.get(&address), holds.get(&address)].into_iter().flatten() {
+                        if let Some((machine, until)) = leases.get(&address) {
                             prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
                         }
+                        let other = holds.get(&address).filter(|(machine, until)| *machine != client / 2 && *until > at(now));
+                        let was_offered = offered.get(&address).is_some_and(|machines| machines.contains(&(client / 2)));
+                        prop_assert!(other.is_none() || was_offered, "{:?} is offered it", other);
+                        offered.remove(&address);
                         for record in &records {
                             leases.remove(&record.address);
                         }
