@@ -5,9 +5,9 @@ use crate::Error;
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// Somebody refuses the image, or reads wrong data from it.
+    /// The format is broken: bytes may be wrong.
     Error,
-    /// Odd, wasteful, or only wrong for some readers.
+    /// Odd, wasteful, or refused or shown otherwise by one reader, which the message names.
     Warning,
 }
 

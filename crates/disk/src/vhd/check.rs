@@ -1,8 +1,8 @@
 //! Everything that `vhd-util check` of blktap refuses, and what it overlooks.
 //!
 //! `vhd-util` stops at its first finding and calls a truncated file healthy when asked to scan; this goes on as
-//! long as there is something left to look at. What keeps XenServer from reading a disk is an error, also where
-//! we could read it.
+//! long as there is something left to look at. An error says that the format is broken, and that bytes may be wrong; a
+//! warning, that one named reader refuses a sound disk or shows it otherwise.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -25,6 +25,10 @@ use crate::finding::Finding;
 use crate::host::HostFile;
 use crate::parents::Parents;
 use crate::units::{BlockIndex, FileSector};
+
+/// The creators whose disks QEMU shows by their current size; of all others it shows what the geometry describes (its
+/// `block/vpc.c`; a test asks it).
+const SIZED_CREATORS: [&[u8; 4]; 5] = [b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS"];
 
 /// How far in the future a time stamp may lie: `vhd-util` grants half an hour of clock skew.
 const TIMESTAMP_SLACK_S: i64 = 1800;
@@ -165,14 +169,15 @@ impl Check {
         }
         // `vhd-util` compares the packed numbers, so we do.
         if geometry > Geometry::of_size(size) {
-            let message = format!("describes more than the current size of {size} bytes allows");
-            self.error("geometry", base + 56, message);
-        } else if geometry.size() < size && [*b"vpc ", *b"qemu"].contains(&footer.creator()) {
-            let (smaller, creator) =
-                (geometry.size(), String::from_utf8_lossy(&footer.creator()).into_owned());
             let message = format!(
-                "Virtual PC and QEMU show only {smaller} of {size} bytes of a disk by {creator:?}; \
-                 XenServer, Hyper-V and we show all"
+                "describes more than the current size of {size} bytes; XenServer (vhd-util) refuses that, and nobody else"
+            );
+            self.warning("geometry", base + 56, message);
+        } else if geometry.size() < size && !SIZED_CREATORS.contains(&&footer.creator()) {
+            let creator = String::from_utf8_lossy(&footer.creator()).into_owned();
+            let message = format!(
+                "QEMU shows only {} of {size} bytes of a disk by {creator:?}; XenServer, Hyper-V and we show all",
+                geometry.size()
             );
             self.warning("geometry", base + 56, message);
         }
@@ -190,8 +195,11 @@ impl Check {
         let latest = i64::try_from(now).unwrap_or(i64::MAX).saturating_add(TIMESTAMP_SLACK_S);
         let seconds = EPOCH + i64::from(timestamp);
         if seconds > latest {
-            let message = format!("lies {} seconds in the future", seconds - latest + TIMESTAMP_SLACK_S);
-            self.error(field, at, message);
+            let message = format!(
+                "lies {} seconds in the future; XenServer (vhd-util) refuses that, and nobody else",
+                seconds - latest + TIMESTAMP_SLACK_S
+            );
+            self.warning(field, at, message);
         }
     }
 
@@ -323,8 +331,10 @@ impl Check {
                 Err(why) => self.error(&field, at, why),
                 Ok(paths) => {
                     let names: Vec<_> = paths.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+                    // Windows puts the whole path into the header.
+                    let last = |name: &str| name.rsplit(['\\', '/']).next().unwrap_or_default().to_owned();
                     if let Ok(name) = &name
-                        && !names.contains(&name.as_str())
+                        && !names.contains(&last(name).as_str())
                     {
                         let message = format!("leads to {names:?}, but the header names {name:?}");
                         self.error(&field, at, message);
