@@ -30,4 +30,4 @@ pub use http1::HEAD_MAX as HTTP_HEAD_MAX;
 pub use member::{LiveMembers, Member, MemberState};
 pub use neighbours::Neighbours;
 pub use network::Network;
-pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, Script, Template, What};
+pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, ProtectedFiles, Script, Template, What};

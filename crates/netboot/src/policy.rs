@@ -15,8 +15,30 @@ pub trait BootPolicy: Send + Sync {
 
     /// Whether somebody at `address` (known to be `mac`, if it is known) may have the file at `path` of the boot tree.
     /// Asked by HTTP and TFTP alike, so that nothing is allowed on one and denied on the other. `has_token` says that
-    /// the request carried a valid token for the path.
+    /// the request carried a valid token for the path. Whether a *script* needs a token says the decision that it is
+    /// rendered from, and nothing else.
     fn may_fetch(&self, path: &str, address: IpAddr, mac: Option<Mac>, has_token: bool) -> bool;
+
+    /// The files that only a token opens, under whatever name they are asked for.
+    fn protected_files(&self) -> Arc<ProtectedFiles> {
+        Arc::default()
+    }
+}
+
+/// Files of the boot tree that only a token opens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProtectedFiles {
+    /// By name.
+    pub names: Vec<String>,
+    /// All whose names begin so.
+    pub prefixes: Vec<String>,
+}
+
+impl ProtectedFiles {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.prefixes.is_empty()
+    }
 }
 
 /// The answer for one device.

@@ -21,6 +21,8 @@ pub mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod timeline;
+#[cfg(test)]
+mod token_rule;
 mod value;
 
 pub use explain::{Answer, Considered, Explanation, Question, explain};

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, What};
+use goldwire_netboot::{
+    Action, Boot, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, ProtectedFiles, What,
+};
 
 use super::rules::{Found, Kind, Rules, next_of};
 
@@ -102,13 +104,15 @@ impl BootPolicy for Policy {
             rules.find(&self.completed(&rules, &device)).profile
         };
         let is_ignored = |mac| profile_of(mac).is_some_and(|profile| matches!(*profile.kind, Kind::Ignore));
-        // A script is its device's, whoever asks; it holds the tokens of all files behind it.
+        // A script holds the tokens of all files behind it. Whether it needs one itself says the decision that it is
+        // rendered from, which is judged where it is rendered.
         let owner = path.strip_prefix("s/").and_then(|rest| rest.split('/').next()?.parse().ok());
-        let needs_token = match owner {
-            Some(owner) => profile_of(owner).is_some_and(|profile| profile.has_token),
-            None => rules.is_protected(path),
-        };
+        let needs_token = !path.starts_with("s/") && rules.is_protected(path);
         !mac.into_iter().chain(owner).any(is_ignored) && (has_token || !needs_token)
+    }
+
+    fn protected_files(&self) -> Arc<ProtectedFiles> {
+        Arc::clone(&self.rules().protected_files)
     }
 }
 

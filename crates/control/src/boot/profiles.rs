@@ -10,7 +10,7 @@ use std::sync::Arc;
 use goldwire_netboot::content::{DISK_PATH, ISO_PATH};
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
-    Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, Script, Template, What,
+    Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, ProtectedFiles, Script, Template, What,
 };
 use goldwire_stdx::Uuid;
 use toml::Spanned;
@@ -54,6 +54,8 @@ pub(super) fn rules(file: &File, path: &Path, server: &Server, problems: &mut Co
     devices(file, &mut rules, problems);
     groups(file, &mut rules, problems);
     protect(file, &mut rules, problems);
+    let names = rules.protected.iter().cloned().collect();
+    rules.protected_files = Arc::new(ProtectedFiles { names, prefixes: rules.protected_prefixes.clone() });
     if !problems.has_error() {
         try_scripts(file, &rules, problems);
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Network, Script, Template, What};
+use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Network, ProtectedFiles, Script, Template, What};
 use goldwire_stdx::Uuid;
 
 use super::value::{Oui, Pattern};
@@ -24,6 +24,8 @@ pub struct Rules {
     pub(super) protected: HashSet<String>,
     /// The fixed beginnings of files that need a token and whose names depend on the device.
     pub(super) protected_prefixes: Vec<String>,
+    /// Both, for who looks at what files are.
+    pub(super) protected_files: Arc<ProtectedFiles>,
 }
 
 /// What a profile says.

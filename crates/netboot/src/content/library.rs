@@ -10,6 +10,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::Stat;
 
 use super::digests::{Digests, Identity};
+use super::guard::Guard;
 use super::medium::{MediaStore, MediumName};
 use super::path::{AUTOEXEC, Asked, Named, canonical_script, parse};
 use super::small::Small;
@@ -19,7 +20,7 @@ use super::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Device;
 use crate::event::Stage;
 use crate::media::Media;
-use crate::policy::{Action, Boot, BootPolicy, Script, What};
+use crate::policy::{Action, Boot, BootPolicy, Decision, Script, What};
 use crate::script::{Context, render};
 
 /// What every script's media type is; iPXE tells a script by its first line, people by this.
@@ -82,6 +83,7 @@ struct Shelves {
     extra: Vec<(String, Arc<Tree>)>,
     digests: Digests,
     small: Small,
+    guard: Guard,
 }
 
 impl Library {
@@ -100,6 +102,7 @@ impl Library {
             extra: extra.collect::<Result<_, _>>()?,
             digests: Digests::new().map_err(LibraryError::Thread)?,
             small: Small::default(),
+            guard: Guard::default(),
         };
         Ok(Self { shelves: Arc::new(shelves), policy, urls, media: MediaStore::default() })
     }
@@ -122,7 +125,12 @@ impl Library {
     /// # Errors
     /// If the policy gives it none, no member lives, or the template has a mistake.
     pub fn script_of(&self, device: &Device) -> Result<String, ContentError> {
-        match self.policy.decide(device).action {
+        self.script_from(self.policy.decide(device), device)
+    }
+
+    /// The script that follows from a decision: the one that was judged.
+    fn script_from(&self, decision: Decision, device: &Device) -> Result<String, ContentError> {
+        match decision.action {
             Action::Boot(boot) => match &boot.what {
                 What::Script(template) => self.render(template, device, &boot),
                 What::File(path) => {
@@ -142,9 +150,15 @@ impl Library {
     fn render(&self, template: &Script, device: &Device, boot: &Boot) -> Result<String, ContentError> {
         let (shelves, urls) = (Arc::clone(&self.shelves), self.urls.clone());
         let (for_boot, for_device) = (boot.clone(), device.clone());
+        let protected = self.policy.protected_files();
         let path_of = move |path: &str| {
             let path = path.trim_start_matches('/');
-            let found = shelves.find(path).ok().flatten().and_then(|found| shelves.content(found).ok());
+            // Not even the digest of what only a token opens is for a script without one.
+            let is_for_this = |found: &Found| {
+                for_boot.has_token || !shelves.guard.protects(&found.stat, &protected, &shelves.root)
+            };
+            let found = shelves.find(path).ok().flatten().filter(is_for_this);
+            let found = found.and_then(|found| shelves.content(found).ok());
             let pinned = match found.and_then(|content| content.digest) {
                 Some(digest) => format!("c/{digest}/{path}"),
                 None => path.to_owned(),
@@ -155,20 +169,30 @@ impl Library {
         render(template, device, boot, &Context { path_of: Arc::new(path_of), script_path })
     }
 
+    fn has_token(&self, asked: &Asked, requester: &Requester) -> bool {
+        asked.token.as_ref().is_some_and(|token| self.urls.is_good(token, &asked.path, requester.mac))
+    }
+
     fn may_fetch(&self, path: &str, asked: &Asked, requester: &Requester) -> Result<(), ContentError> {
-        let has_token =
-            asked.token.as_ref().is_some_and(|token| self.urls.is_good(token, &asked.path, requester.mac));
+        let has_token = self.has_token(asked, requester);
         let mac = match &asked.what {
             Named::Script(device) => requester.mac.or(device.mac),
             _ => requester.mac,
         };
-        if self.policy.may_fetch(path, requester.address, mac, has_token) {
-            return Ok(());
+        match self.policy.may_fetch(path, requester.address, mac, has_token) {
+            true => Ok(()),
+            false => Err(refused(asked, has_token)),
         }
-        Err(ContentError::Forbidden(match (&asked.token, has_token) {
-            (Some(_), false) => "the token is wrong or old and the policy does not allow it without",
-            _ => "the policy does not allow it",
-        }))
+    }
+
+    /// By what the file is, after [`may_fetch`](Self::may_fetch) has judged its name.
+    fn may_have(&self, stat: &Stat, asked: &Asked, requester: &Requester) -> Result<(), ContentError> {
+        let has_token = self.has_token(asked, requester);
+        let shelves = &self.shelves;
+        match has_token || !shelves.guard.protects(stat, &self.policy.protected_files(), &shelves.root) {
+            true => Ok(()),
+            false => Err(refused(asked, has_token)),
+        }
     }
 
     fn file(
@@ -189,6 +213,7 @@ impl Library {
         // By the name that it has, not by the spelling in which it was asked for: a rule about `secret/` is one about
         // `SECRET/` too.
         self.may_fetch(&found.name, asked, requester)?;
+        self.may_have(&found.stat, asked, requester)?;
         pinned_or(pinned, self.shelves.content(found)?)
     }
 
@@ -200,6 +225,10 @@ impl Library {
         asked: &Asked,
         requester: &Requester,
     ) -> Option<Result<Content, ContentError>> {
+        // Which files are protected is asked of the disk.
+        if !self.policy.protected_files().is_empty() {
+            return None;
+        }
         let content = self.shelves.content_at_once(name)?;
         if let Err(error) = self.may_fetch(name, asked, requester) {
             return Some(Err(error));
@@ -222,9 +251,22 @@ impl Library {
         self.may_fetch(&canonical_script(device), asked, requester)?;
         let mut device = device.clone();
         device.subnet = Some(requester.address);
-        let text = self.script_of(&device)?;
-        Ok(script(text))
+        // One decision is judged and rendered, that of the device which the whole path names: a part of the path, such as
+        // the MAC alone, can stand for a device of another rule.
+        let decision = self.policy.decide(&device);
+        let has_token = self.has_token(asked, requester);
+        if matches!(&decision.action, Action::Boot(boot) if boot.has_token) && !has_token {
+            return Err(refused(asked, has_token));
+        }
+        Ok(script(self.script_from(decision, &device)?))
     }
+}
+
+fn refused(asked: &Asked, has_token: bool) -> ContentError {
+    ContentError::Forbidden(match (&asked.token, has_token) {
+        (Some(_), false) => "the token is wrong or old and the policy does not allow it without",
+        _ => "the policy does not allow it",
+    })
 }
 
 impl Shelves {

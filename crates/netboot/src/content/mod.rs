@@ -1,6 +1,7 @@
 //! What can be fetched: files of the boot tree, rendered scripts and boot media, the same over HTTP and TFTP.
 
 mod digests;
+mod guard;
 mod library;
 mod medium;
 mod path;
