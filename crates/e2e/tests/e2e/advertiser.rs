@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::net::netdevice::name_to_index;
@@ -35,11 +35,12 @@ impl Advertiser {
         let is_over = Arc::new(AtomicBool::new(false));
         let seen_over = Arc::clone(&is_over);
         // A namespace belongs to a thread; this one ends with its socket.
-        let thread = thread::spawn(move || {
+        let thread = goldwire_stdx::spawn("advertiser", move || {
             if let Err(error) = answer(&space, interface, &seen_over) {
                 eprintln!("router advertisements: {error}");
             }
-        });
+        })
+        .unwrap();
         Ok(Self { is_over, thread: Some(thread) })
     }
 }

@@ -9,7 +9,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use goldwire_stdx::testing;
 
@@ -164,7 +163,7 @@ impl Hosts {
             while log.read_line(&mut line).unwrap_or(0) > 0 && !line.contains("Server listening") {}
             if line.contains("Server listening") {
                 // Somebody must go on reading, or the server blocks on a full pipe one day.
-                thread::spawn(move || log.lines().for_each(drop));
+                goldwire_stdx::spawn("hosts", move || log.lines().for_each(drop)).unwrap();
                 return (Host { name: name.to_owned(), sr, cache, server }, address, port);
             }
             let _ = server.kill();

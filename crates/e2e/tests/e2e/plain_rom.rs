@@ -8,7 +8,6 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
 
 /// iPXE's user class and encapsulated options, and private codes (RFC 3942) that no server knows.
 const RENAMED: [(u8, u8); 2] = [(77, 230), (175, 231)];
@@ -29,10 +28,11 @@ impl PlainRom {
         qemu.arg("-chardev").arg(format!("socket,id=from,path={}", from_card.display()));
         qemu.arg("-chardev").arg(format!("socket,id=to,path={}", to_switch.display()));
         qemu.args(["-object", "filter-redirector,id=plain,netdev=n0,queue=rx,outdev=from,indev=to"]);
-        thread::spawn(move || {
+        goldwire_stdx::spawn("plain_rom", move || {
             // An error means that QEMU has ended.
             let _ = pass_on(&listeners.0, &listeners.1);
-        });
+        })
+        .unwrap();
         Self
     }
 }

@@ -152,20 +152,22 @@ impl Run {
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
         let (line_in, lines) = mpsc::channel();
         let stdout = child.stdout.take().unwrap();
-        thread::spawn(move || {
+        goldwire_stdx::spawn("tool", move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = line_in.send(line);
             }
-        });
+        })
+        .unwrap();
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let mut pipe = child.stderr.take().unwrap();
         let kept = Arc::clone(&stderr);
-        let listener = thread::spawn(move || {
+        let listener = goldwire_stdx::spawn("tool", move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut buffer) {
                 kept.lock().unwrap().extend_from_slice(&buffer[..count]);
             }
-        });
+        })
+        .unwrap();
         Running {
             shown: format!("{:?}", self.command),
             child,

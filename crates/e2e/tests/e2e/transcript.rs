@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// The lines so far, in the order in which they came.
@@ -38,7 +37,7 @@ impl Transcript {
             grown: Condvar::new(),
         });
         let writer = Arc::clone(&transcript);
-        thread::spawn(move || writer.write(stream, react));
+        goldwire_stdx::spawn("transcript", move || writer.write(stream, react)).unwrap();
         transcript
     }
 

@@ -239,14 +239,15 @@ fn a_source_that_changes_while_it_is_read_is_never_published() {
     // Somebody writes all the time, from before the first byte is read.
     let is_over = AtomicBool::new(false);
     let run = thread::scope(|scope| {
-        scope.spawn(|| {
+        goldwire_stdx::spawn_scoped(scope, "trouble", || {
             for count in 0_u64.. {
                 if is_over.load(Ordering::Relaxed) {
                     break;
                 }
                 file.write_all_at(&count.to_le_bytes(), (count * 4096) % (32 << 20)).unwrap();
             }
-        });
+        })
+        .unwrap();
         let run = scene.sync([text(&source), text(&target)]).finish();
         is_over.store(true, Ordering::Relaxed);
         run

@@ -97,7 +97,7 @@ fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) 
     let (ended, is_ended) = bounded::<()>(1);
     let before = memory_of();
     thread::scope(|scope| {
-        let watcher = scope.spawn(move || {
+        let watcher = goldwire_stdx::spawn_scoped(scope, "watcher", move || {
             let began = Instant::now();
             let (mut most, mut stops) = (0, 0);
             while is_ended.recv_timeout(Duration::from_millis(10)).is_err() {
@@ -108,7 +108,8 @@ fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) 
                 }
             }
             most
-        });
+        })
+        .unwrap();
         let report = sync(&job, &signals, &|_| ());
         let _ = ended.send(());
         (report, watcher.join().unwrap().saturating_sub(before))
