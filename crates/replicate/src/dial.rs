@@ -57,6 +57,19 @@ impl Process {
         Self { child: Arc::new(Mutex::new(child)), stderr: Arc::default() }
     }
 
+    /// A process that waits to be ended, for tests.
+    #[cfg(test)]
+    pub(crate) fn waiting() -> Self {
+        let child = Command::new("sleep").arg("600").spawn().unwrap();
+        Self { child: Arc::new(Mutex::new(child)), stderr: Arc::default() }
+    }
+
+    /// Whether it has ended.
+    #[cfg(test)]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.child.lock().unwrap().try_wait().unwrap().is_some()
+    }
+
     /// Whether both are the same process.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.child, &other.child)

@@ -151,10 +151,20 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_apart_wherever_it_shows() {
-        let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
-        assert_eq!(Failure::io("write a", &full).kind, FailureKind::Space);
-        let full = io::Error::from_raw_os_error(rustix::io::Errno::NOSPC.raw_os_error());
-        assert_eq!(Failure::from(goldwire_disk::Error::io("a", "write", full)).kind, FailureKind::Space);
+        use rustix::io::Errno;
+        let error = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            let failure = Failure::io("write a", &error(errno));
+            assert_eq!(failure.kind, FailureKind::Space, "{errno}");
+            assert!(failure.to_string().contains("what was received is kept"), "{failure}");
+            let disk = goldwire_disk::Error::io("a", "write", error(errno));
+            assert_eq!(Failure::from(disk).kind, FailureKind::Space, "{errno}");
+        }
+        for errno in [Errno::IO, Errno::ACCESS, Errno::ROFS] {
+            assert_eq!(Failure::io("write a", &error(errno)).kind, FailureKind::Other, "{errno}");
+        }
+        // What is known to be something else stays that.
+        assert_eq!(Failure::of(FailureKind::Busy, &error(Errno::NOSPC)).kind, FailureKind::Busy);
         let other = io::Error::other("x");
         assert_eq!(Failure::io("write a", &other).kind, FailureKind::Other);
     }

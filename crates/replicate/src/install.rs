@@ -97,6 +97,35 @@ mod tests {
 
     use super::*;
 
+    /// ELF-64: `e_machine` is 62 (EM_X86_64) or 183 (EM_AARCH64), little endian at byte 18.
+    #[test]
+    fn a_program_is_for_the_machine_that_its_header_names() {
+        let elf = |machine: u16, class: u8, order: u8| {
+            let mut bytes = vec![0; 64];
+            bytes[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', class, order]);
+            bytes[18..20].copy_from_slice(&machine.to_le_bytes());
+            bytes
+        };
+        let machine = |bytes: Vec<u8>| Program::from_elf(bytes).map(|program| program.machine);
+        assert_eq!(machine(elf(62, 2, 1)).as_deref(), Some("x86_64"));
+        assert_eq!(machine(elf(183, 2, 1)).as_deref(), Some("aarch64"));
+        for other in [elf(3, 1, 1), elf(62, 2, 2), elf(62, 1, 1), elf(243, 2, 1), b"#!/bin/sh\n".to_vec()] {
+            assert_eq!(machine(other), None);
+        }
+        assert_eq!(machine(elf(62, 2, 1)[..19].to_vec()), None);
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        assert_eq!(machine(own).as_deref(), Some(std::env::consts::ARCH));
+    }
+
+    #[test]
+    fn an_agent_of_this_machine_is_this_very_program() {
+        let command = own_agent(&["agent", "--stdio"]);
+        assert_eq!(command[0], std::env::current_exe().unwrap());
+        assert_eq!(command[1..], ["agent", "--stdio"].map(std::path::PathBuf::from));
+        // The first half of the digest's 32 bytes (BLAKE3's test vector for no input).
+        assert_eq!(digest_of(b""), "af1349b9f5f9a1a6a0404dea36dcc949");
+    }
+
     /// An agent for tests: it says that it runs, and that it is itself.
     const AGENT: &str = "#!/bin/sh\n[ \"$1\" = --self-check ] && exit 0\necho RUNS\n";
 

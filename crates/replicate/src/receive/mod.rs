@@ -169,7 +169,9 @@ fn look_at_existing(
                 Err(Failure::new(FailureKind::Exists, text)
                     .hint("--replace writes it anew in that container; without --format it stays as it is"))
             }
-            Some(wanted) if wanted != existing.image.info.format => Ok(Existing::Seed(Box::new(existing))),
+            Some(wanted) if wanted != existing.image.info.format => {
+                replace(target, version, job, watch, Ok(existing))
+            }
             _ => Ok(Existing::Same),
         },
         _ if !job.replace => Ok(Existing::InTheWay),

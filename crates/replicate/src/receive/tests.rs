@@ -195,6 +195,11 @@ fn a_cut_after_any_byte_loses_nothing_that_was_durable() {
             assert_eq!(plan.chunks_resumed + plan.chunks_missing, disk.version.chunks_used);
             kept = plan.chunks_resumed;
         }
+        // As if it had been killed before it could write the journal: what is there is found by its digests.
+        let journal = folder.path().join(".goldwire/work/a.vhd/journal");
+        if cut % 2 == 0 && journal.exists() {
+            fs::write(journal, "").unwrap();
+        }
         // Smaller steps in the beginning, where the tree is walked.
         cut = cut * 3 / 2;
     };
@@ -223,6 +228,44 @@ fn another_version_is_replaced_only_on_request_and_is_the_seed() {
     assert!(counters.wire_in < 300_000, "{counters:?}");
     assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o604, "as the replaced file had it");
     assert_eq!(files(folder.path()), ["a.raw"]);
+}
+
+/// Whoever replaces a disk hears what is lost with it.
+#[test]
+fn a_change_of_size_is_told_and_an_equal_disk_is_not() {
+    let notices = |run: &Run| -> Vec<String> {
+        let texts = run.events.iter().filter_map(|event| match event {
+            Event::Notice(text) => Some(text.clone()),
+            _ => None,
+        });
+        texts.collect()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.raw");
+    let put = |disk: &Disk| run(disk, &TargetJob { replace: true, ..job(disk, &path) });
+    let full = |chunks: usize, used: usize| {
+        let mut bytes = vec![0; chunks << 16];
+        bytes[..used << 16].fill(used as u8);
+        Disk::new(bytes)
+    };
+    for (disk, expected) in [
+        (full(40, 20), None),
+        (full(40, 10), None),
+        (full(40, 4), Some("it holds 640.0 KiB, and the new one only 256.0 KiB")),
+        (full(41, 4), Some("a disk of 2621440 bytes, and the new one has 2686976")),
+        (full(40, 30), Some("a disk of 2686976 bytes")),
+    ] {
+        let run = put(&disk);
+        let said = notices(&run);
+        run.outcome.unwrap();
+        assert_eq!(said.len(), usize::from(expected.is_some()), "{said:?}");
+        assert!(expected.is_none_or(|expected| said[0].contains(expected)), "{said:?}");
+    }
+    let full = full(40, 30);
+    fs::write(&path, "").unwrap();
+    let run = put(&full);
+    assert!(notices(&run)[0].contains("not read as a disk"), "{:?}", notices(&run));
+    run.outcome.unwrap();
 }
 
 /// "Already there" does not override what was asked for.

@@ -146,6 +146,55 @@ fn only_the_root_that_was_asked_for_is_success_on_both_routes() {
     }
 }
 
+/// What an observer hears, in order, of a sync that goes well.
+#[test]
+fn everything_that_happens_is_told_in_order() {
+    let source = Script::repeating(
+        &[images(IMAGE), event(0, &Event::Hashing { done: 1, total: 2 }), ready()],
+        &[
+            dialed(1),
+            event(1, &Event::Planned(Default::default())),
+            event(1, &Event::Progress(Counters::default())),
+            event(1, &Event::Hashing { done: 3, total: 4 }),
+            event(1, &Event::Phase(Phase::Verifying)),
+            event(1, &Event::Notice("n".into())),
+            event(1, &done(7)),
+        ],
+    );
+    let agents = Agents { local: source.local(), programs: Vec::new(), echo_stderr: false };
+    let place = |text: &str| text.parse().unwrap_or_else(|never| match never {});
+    let mut job = SyncJob::new(place(IMAGE), vec![place("host:/sr/")], agents);
+    job.reach.route = Route::Direct;
+    let heard: Mutex<Vec<String>> = Mutex::default();
+    let observe = |event: SyncEvent| {
+        let text = match event {
+            SyncEvent::Hashing { done, total } => format!("hashing {done} of {total}"),
+            SyncEvent::Notice(text) => format!("notice {text}"),
+            SyncEvent::Source { path, ready, .. } => format!("source {path} {}", ready.tree_was_cached),
+            SyncEvent::Target { target, event } => {
+                format!("{target} {}", format!("{event:?}").split(['(', ' ']).next().unwrap_or_default())
+            }
+        };
+        heard.lock().unwrap().push(text);
+    };
+    let report = sync(&job, &unbounded().1, &observe).unwrap();
+    assert_eq!(report.version, Some(version()));
+    assert_eq!(
+        *heard.lock().unwrap(),
+        [
+            "0 Reached",
+            "hashing 1 of 2",
+            "source /images/win11.raw true",
+            "0 Planned",
+            "0 Progress",
+            "0 Hashing",
+            "0 Phase",
+            "0 Notice",
+            "0 Done",
+        ]
+    );
+}
+
 #[test]
 fn a_source_that_offers_another_file_is_refused() {
     for path in ["/images/payroll.raw", "/images/win11.raw\n", "win11.raw", "/images/../win11.raw"] {

@@ -96,3 +96,90 @@ impl Peers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Sender, unbounded};
+    use goldwire_stdx::spawn_scoped;
+
+    use super::*;
+    use crate::testing::{Peer, until};
+
+    /// Plays `script` while signals are watched.
+    fn watch(peers: &Peers, script: impl FnOnce(&Sender<Signal>)) {
+        let (signal, signals) = unbounded();
+        let over = Stop::new();
+        std::thread::scope(|scope| {
+            let watcher = spawn_scoped(scope, "signals", || peers.watch_signals(&signals, &over)).unwrap();
+            script(&signal);
+            // Nobody can send any more; that alone ends nothing.
+            drop(signal);
+            over.request();
+            watcher.join().unwrap();
+        });
+    }
+
+    fn heard(peer: &mut Peer) -> Command {
+        peer.next().message("command").unwrap()
+    }
+
+    #[test]
+    fn signals_reach_every_peer_and_our_own_sending() {
+        let peers = Peers::new(Arc::default());
+        let mut all = [Peer::that_reads(), Peer::that_reads()];
+        all.iter().for_each(|peer| peers.add(&peer.connection, &Process::none()));
+        watch(&peers, |signal| {
+            for (said, command) in [
+                (Signal::Pause, Command::Pause),
+                (Signal::Resume, Command::Resume),
+                (Signal::Limit(Some(5)), Command::Limit(Some(5))),
+                (Signal::Limit(None), Command::Limit(None)),
+            ] {
+                signal.send(said).unwrap();
+                all.iter_mut().for_each(|peer| assert_eq!(heard(peer), command));
+                assert_eq!(peers.throttle.is_paused(), said == Signal::Pause);
+            }
+            assert!(!peers.stopping.is_requested());
+        });
+        assert_eq!(peers.lock().len(), 2);
+    }
+
+    #[test]
+    fn the_first_stop_asks_and_the_second_ends() {
+        let peers = Peers::new(Arc::default());
+        let mut peer = Peer::that_reads();
+        peers.add(&peer.connection, &Process::none());
+        peers.throttle.set_paused(true);
+        let (dialing, reached) = (Process::waiting(), Process::waiting());
+        peers.dialing.lock().unwrap().push(dialing.clone());
+        let other = Peer::that_reads();
+        peers.add(&other.connection, &reached);
+        watch(&peers, |signal| {
+            signal.send(Signal::Stop).unwrap();
+            assert_eq!(heard(&mut peer), Command::Stop);
+            until("who has not answered yet is ended", || dialing.has_ended());
+            assert!(peers.stopping.is_requested() && !peers.throttle.is_paused());
+            assert!(!reached.has_ended());
+            signal.send(Signal::Stop).unwrap();
+            until("everybody is ended", || reached.has_ended());
+        });
+        assert!(peers.lock().is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_is_lost_is_ended_and_the_others_are_not() {
+        let peers = Peers::new(Arc::default());
+        let (lost, well) = (Peer::that_never_reads(), Peer::that_reads());
+        let processes = [Process::waiting(), Process::waiting()];
+        peers.add(&lost.connection, &processes[0]);
+        peers.add(&well.connection, &processes[1]);
+        lost.break_off();
+        for _ in 0..3 {
+            lost.connection.send(Frame::of(Kind::Command, 0, 0, &Command::Resume));
+        }
+        watch(&peers, |_| until("it is ended", || processes[0].has_ended()));
+        assert!(!processes[1].has_ended());
+        peers.kill_all();
+        assert!(processes[1].has_ended());
+    }
+}
