@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldwire_control::boot::{Policy, Question, explain, parse};
-use goldwire_stdx::Uuid;
 use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::{Architecture, BootPolicy, Device, Firmware, LiveMembers, Mac, Member};
+use goldwire_stdx::Uuid;
 use libfuzzer_sys::fuzz_target;
 
 /// One that lives, whatever the file says.

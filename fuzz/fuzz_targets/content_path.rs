@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use goldwire_netboot::content::{
-    Requester, Body, ContentError, Contents, Library, LibrarySettings, TokenKey, UrlBuilder,
+    Body, ContentError, Contents, Library, LibrarySettings, Requester, TokenKey, UrlBuilder,
 };
 use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, Protocol, What};
 use libfuzzer_sys::fuzz_target;
@@ -72,7 +72,8 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
 
 fuzz_target!(|input: &[u8]| {
     let Ok(path) = std::str::from_utf8(input) else { return };
-    let requester = Requester { address: Ipv4Addr::new(10, 0, 0, 7).into(), mac: None, protocol: Protocol::Http };
+    let requester =
+        Requester { address: Ipv4Addr::new(10, 0, 0, 7).into(), mac: None, protocol: Protocol::Http };
     match LIBRARY.open(path, &requester) {
         Ok(content) => {
             let mut bytes = vec![0; content.length as usize];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::client::classify;
 use goldwire_netboot::dhcp::destination::Destination;
-use goldwire_netboot::dhcp::dialect::{Role, BootReply, add_boot};
+use goldwire_netboot::dhcp::dialect::{BootReply, Role, add_boot};
 use goldwire_netboot::dhcp::proxy::ProxyResponder;
 use goldwire_netboot::dhcp::wire::{Message, MessageType, SIZE_MAX, code};
 use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
@@ -68,7 +68,8 @@ fuzz_target!(|input: &[u8]| {
         let _ = Destination::of(&message, &reply);
     }
     for has_binl in [true, false] {
-        let proxy = ProxyResponder::new(Arc::new(Policy), UrlBuilder::default(), Arc::new(NoopObserver), has_binl);
+        let proxy =
+            ProxyResponder::new(Arc::new(Policy), UrlBuilder::default(), Arc::new(NoopObserver), has_binl);
         for port in [67, 4011] {
             if let Some((reply, _)) = proxy.handle(&message, CLIENT, US, port) {
                 assert!(reply.yiaddr.is_unspecified() && reply.kind() != Some(MessageType::NAK));

@@ -80,7 +80,8 @@ fn settings() -> Settings {
     subnet.search = vec!["lab.example".into()];
     subnet.mtu = Some(1400);
     let mut settings = Settings::new("fuzz", vec![subnet]);
-    settings.query_from = vec![Network::new(Ipv4Addr::UNSPECIFIED, 0).expect("a network")];
+    settings.query_from =
+        vec![goldwire_netboot::Network::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("a network")];
     settings.probe = Some(Duration::from_secs(1));
     settings
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 
 use goldwire_fuzz::scratch;
 use goldwire_stdx::Folder;
-use goldwire_store::{FANOUT, TreeGeometry, TreeFile};
+use goldwire_store::{FANOUT, TreeFile, TreeGeometry};
 use libfuzzer_sys::fuzz_target;
 
 /// Above this the file is looked at but not verified: a walk over the level of 4 million nodes of the largest disk

@@ -264,6 +264,7 @@ fn tftp(written: &file::Tftp, problems: &mut Collector<'_>) -> Tftp {
         is_single_port: written.single_port.unwrap_or(true),
         block_size_max: block_size(&written.block_size_max, problems).unwrap_or(BLOCK_SIZE),
         window_size_max: written.window_size_max.as_ref().map_or(WINDOW_SIZE, |max| *max.get_ref()),
+        allow_from: list(&written.allow_from),
     }
 }
 

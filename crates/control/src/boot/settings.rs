@@ -135,6 +135,8 @@ pub struct Tftp {
     pub block_size_max: u16,
     /// Largest window in blocks.
     pub window_size_max: u16,
+    /// Networks whose clients are answered; empty: those of the subnets, if there are any.
+    pub allow_from: Vec<Network>,
 }
 
 /// How DHCP is answered.

@@ -179,6 +179,15 @@ fn open(address: SocketAddr) -> io::Result<Socket> {
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+    // What ICMP says of a client is heard on a socket for many clients only with this.
+    match address {
+        SocketAddr::V4(_) => {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4RecvErr, &true)?
+        }
+        SocketAddr::V6(_) => {
+            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvErr, &true)?
+        }
+    }
     // Without the bit that forbids fragments: ROMs do not take part in finding a path's MTU.
     match address {
         SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
@@ -309,8 +318,34 @@ impl Worker {
         Ok(())
     }
 
+    /// Reads which clients cannot be reached, and ends their transfers: whoever is sent to without having asked says so.
+    fn take_errors(&mut self, number: u64) {
+        for _ in 0..BATCH {
+            let own = self.keys.get(&number).copied();
+            let unreachable = match own {
+                Some(key) => match self.own.get(&key) {
+                    Some((_, socket)) => unreachable(socket.as_fd()).map(|found| found.map(|_| key.peer)),
+                    None => return,
+                },
+                None => match self.listening.get(number as usize) {
+                    Some(listening) => unreachable(listening.socket.as_fd()),
+                    None => return,
+                },
+            };
+            match unreachable {
+                Ok(Some(peer)) => {
+                    self.server.handle_unreachable(Instant::now(), peer);
+                    self.close_ended();
+                }
+                Ok(None) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Takes what has come on one socket.
     fn receive(&mut self, number: u64) {
+        self.take_errors(number);
         for _ in 0..BATCH {
             let mut buffer = [0; DATAGRAM_MAX];
             let received = match self.keys.get(&number).copied() {
@@ -332,8 +367,10 @@ impl Worker {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // Not for us, or a router's word that an earlier packet did not arrive, which the timer knows better.
-                Ok(None) | Err(_) => {}
+                // A router's word that an earlier packet did not arrive.
+                Err(_) => self.take_errors(number),
+                // Not for us.
+                Ok(None) => {}
             }
         }
     }
@@ -433,6 +470,34 @@ fn receive(
     });
     let key = peer.filter(|_| !local.is_multicast()).map(|peer| Key { listener, local, peer });
     Ok(key.map(|key| (key, message.bytes)))
+}
+
+/// The next entry of a socket's error queue (ip(7), IP_RECVERR): whom an earlier packet did not reach, if his host or a
+/// router says so (RFC 792, RFC 4443: destination unreachable).
+fn unreachable(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
+    let mut buffer = [0; DATAGRAM_MAX];
+    let mut control = nix::cmsg_space!([u8; 128]);
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    let message = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut slices,
+        Some(&mut control),
+        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_ERRQUEUE,
+    )?;
+    let is_unreachable = message.cmsgs()?.any(|control| match control {
+        ControlMessageOwned::Ipv4RecvErr(error, _) => {
+            error.ee_origin == nix::libc::SO_EE_ORIGIN_ICMP && error.ee_type == 3 && error.ee_code != 4
+        }
+        ControlMessageOwned::Ipv6RecvErr(error, _) => {
+            error.ee_origin == nix::libc::SO_EE_ORIGIN_ICMP6 && error.ee_type == 1
+        }
+        _ => false,
+    });
+    let peer = message.address.and_then(|address| {
+        let v4 = address.as_sockaddr_in().map(|peer| SocketAddr::V4((*peer).into()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|peer| SocketAddr::V6((*peer).into())))
+    });
+    Ok(peer.filter(|_| is_unreachable))
 }
 
 /// A datagram on a transfer's own socket: from its client, or the kernel would not have put it there.

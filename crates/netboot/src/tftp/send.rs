@@ -224,10 +224,21 @@ fn with_controls<T>(
     }
 }
 
+/// So many errors of earlier packets may be met before one packet is given up.
+const PENDING_ERRORS_MAX: u32 = 8;
+
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    let mut others = 0;
     loop {
         match call() {
             Err(Errno::EINTR) => {}
+            // With IP_RECVERR, a send meets what ICMP said of a packet before, which may have been somebody else's; the packet
+            // itself has not been sent.
+            Err(Errno::ECONNREFUSED | Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EACCES)
+                if others < PENDING_ERRORS_MAX =>
+            {
+                others += 1;
+            }
             done => return done.map_err(io::Error::from),
         }
     }

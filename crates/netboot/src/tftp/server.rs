@@ -73,6 +73,8 @@ pub struct Settings {
     pub transfers_max: usize,
     /// Most transfers at a time to one address. Behind NAT, one address may be a whole site.
     pub transfers_per_address_max: usize,
+    /// Networks whose clients are answered; empty: all. Whoever asks can name somebody else as who asks.
+    pub allow_from: Vec<Network>,
     /// How long an answer is waited for before something is sent again, at first; it doubles three times.
     pub timeout: Duration,
     /// How often something is sent again without an answer before the transfer is given up.
@@ -89,6 +91,7 @@ impl Default for Settings {
             block_size_caps: Vec::new(),
             transfers_max: 4096,
             transfers_per_address_max: 256,
+            allow_from: Vec::new(),
             timeout: Duration::from_secs(1),
             retries: 6,
         }
@@ -150,18 +153,34 @@ impl Admission {
         })
     }
 
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Permit, &'static str> {
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Full> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.all >= self.transfers_max {
-            return Err("there are as many transfers as may be at a time");
+            return Err(Full::All);
         }
         let of_address = counts.of_address.get(&address).copied().unwrap_or(0);
         if of_address >= self.transfers_per_address_max {
-            return Err("this address has as many transfers as it may have at a time");
+            return Err(Full::Address);
         }
         counts.all += 1;
         counts.of_address.insert(address, of_address + 1);
         Ok(Permit { admission: Arc::clone(self), address })
+    }
+}
+
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    All,
+    Address,
+}
+
+impl Full {
+    fn reason(self) -> &'static str {
+        match self {
+            Self::All => "there are as many transfers as may be at a time",
+            Self::Address => "this address has as many transfers as it may have at a time",
+        }
     }
 }
 
@@ -298,6 +317,10 @@ impl Server {
     pub fn handle_datagram(&mut self, now: Instant, key: Key, bytes: &[u8]) {
         if key.peer.port() == 0 {
             return self.dropped(key, "a client's port is not 0");
+        }
+        let allowed = &self.settings.allow_from;
+        if !allowed.is_empty() && !allowed.iter().any(|network| network.contains(key.peer.ip())) {
+            return self.dropped(key, "it asks from a network that tftp.allow-from does not name");
         }
         match Packet::decode(bytes) {
             Ok(Packet::Ack { block }) => {
@@ -441,7 +464,10 @@ impl Server {
             let is_copy = *session.request == *bytes
                 && (!session.transfer.is_confirmed() || now < session.heard + self.settings.timeout);
             if is_copy {
-                return;
+                if let Some(session) = self.sessions.get_mut(&key) {
+                    session.transfer.handle_repetition();
+                }
+                return self.drive(now, key);
             }
             self.end(now, key);
         }
@@ -465,7 +491,14 @@ impl Server {
         let address = key.peer.ip();
         let permit = match self.admission.enter(address) {
             Ok(permit) => permit,
-            Err(reason) => return self.dropped(key, reason),
+            // Who has never been heard again may be forged, and gives way: a flood of requests holds nobody up.
+            Err(full) => {
+                let gave_way = self.drop_unconfirmed(now, address, full);
+                match gave_way.then(|| self.admission.enter(address)) {
+                    Some(Ok(permit)) => permit,
+                    _ => return self.dropped(key, full.reason()),
+                }
+            }
         };
         let mac = (self.context.mac_of)(address);
         let content =
@@ -500,6 +533,36 @@ impl Server {
         };
         self.sessions.insert(key, session);
         self.drive(now, key);
+    }
+
+    /// Drops a transfer of this worker whose client has shown nothing yet; of this address, if that has too many. Whether
+    /// there was one. The oldest, if its client would have answered long ago; else the youngest, for the others' clients
+    /// may be about to answer.
+    fn drop_unconfirmed(&mut self, now: Instant, address: IpAddr, full: Full) -> bool {
+        let unconfirmed = self.sessions.iter().filter(|(key, session)| {
+            !session.transfer.is_confirmed() && (full == Full::All || key.peer.ip() == address)
+        });
+        let ages: Vec<(Instant, Key)> = unconfirmed.map(|(key, session)| (session.started, *key)).collect();
+        let oldest = ages.iter().min_by_key(|(started, _)| *started);
+        let oldest =
+            oldest.filter(|(started, _)| now.saturating_duration_since(*started) >= self.settings.timeout);
+        let Some((_, key)) = oldest.or_else(|| ages.iter().max_by_key(|(started, _)| *started)) else {
+            return false;
+        };
+        let key = *key;
+        self.end(now, key);
+        true
+    }
+
+    /// The network says that nothing reaches this client's port: its transfers end.
+    pub fn handle_unreachable(&mut self, now: Instant, peer: SocketAddr) {
+        let keys: Vec<Key> = self.sessions.keys().filter(|key| key.peer == peer).copied().collect();
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.transfer.handle_unreachable();
+            }
+            self.drive(now, key);
+        }
     }
 
     /// Something happened to a transfer: it may have something to send, or be over.

@@ -28,6 +28,8 @@ const TIMEOUT_OPTION_S_MAX: u64 = 60;
 /// How often the first packet is sent again before the client has shown that it is there: it repeats its request by
 /// itself, and somebody whose address was forged should not get much.
 const GREETING_RETRIES_MAX: u32 = 3;
+/// So many ACKs of blocks that were never sent may be left of an earlier transfer.
+const INVENTIONS_MAX: u32 = 2;
 /// The time between two attempts doubles so often.
 const BACKOFF_DOUBLINGS_MAX: u32 = 3;
 
@@ -56,6 +58,10 @@ pub enum Outcome {
     Aborted(ErrorCode, String),
     /// The client fell silent.
     TimedOut,
+    /// Nobody is there: its host says that the port is closed.
+    Unreachable,
+    /// Somebody acknowledges what was never sent, and so does not see what is.
+    Forged,
 }
 
 /// What is to be sent.
@@ -88,6 +94,8 @@ pub struct Transfer {
     acknowledged: u64,
     /// Attempts since the last progress.
     attempts: u32,
+    /// ACKs of blocks that were never sent.
+    inventions: u32,
     deadline: Instant,
 }
 
@@ -99,6 +107,8 @@ enum State {
         is_due: bool,
     },
     Sending {
+        /// Whether silence has to end before more than the window's first block is sent again.
+        is_probing: bool,
         /// The next block to be sent; behind the window's end when all of it was.
         next: u64,
         /// The highest block that was ever sent.
@@ -150,6 +160,7 @@ impl Transfer {
             state,
             acknowledged: 0,
             attempts: 0,
+            inventions: 0,
             deadline: now + timeout,
         }
     }
@@ -220,19 +231,27 @@ impl Transfer {
                 self.attempts = 0;
                 self.state = State::first_window();
             }
-            State::Sending { next, sent, recovery } => {
+            State::Sending { next, sent, recovery, is_probing } => {
                 // Less than half of the numbers are in flight, so what is old or was never sent is far ahead.
                 let ahead = u64::from(block.wrapping_sub(self.acknowledged as u16));
                 if ahead > *sent - self.acknowledged {
+                    // Half of the numbers are ahead and half behind. Who acknowledges what was never sent does not see
+                    // what is sent: somebody else's address was forged. Once or twice it may be left of a transfer before.
+                    self.inventions += u32::from(ahead < 1 << 15);
+                    if self.inventions > INVENTIONS_MAX {
+                        self.state = State::Ended(Outcome::Forged);
+                    }
                     return;
                 }
+                // The client is there, whatever of the window it has: it is sent all of it again, once.
+                let was_probing = std::mem::take(is_probing);
                 if ahead > 0 {
                     self.attempts = 0;
                     self.acknowledged += ahead;
                 } else {
                     let is_gap =
                         window_size > 1 && self.acknowledged > *recovery && *sent > self.acknowledged;
-                    if !is_gap {
+                    if !(is_gap || was_probing && window_size > 1) {
                         return;
                     }
                 }
@@ -263,6 +282,13 @@ impl Transfer {
         }
     }
 
+    /// The client's host says that nobody is there. Nothing is sent any more.
+    pub fn handle_unreachable(&mut self) {
+        if !matches!(self.state, State::Ended(_)) {
+            self.state = State::Ended(Outcome::Unreachable);
+        }
+    }
+
     /// When [`Self::handle_timeout`] is to be called; later calls of the others put it off.
     pub fn deadline(&self) -> Instant {
         self.deadline
@@ -273,7 +299,8 @@ impl Transfer {
         if now < self.deadline {
             return;
         }
-        let retries = if self.is_confirmed() { self.retries } else { self.retries.min(GREETING_RETRIES_MAX) };
+        let is_confirmed = self.is_confirmed();
+        let retries = if is_confirmed { self.retries } else { self.retries.min(GREETING_RETRIES_MAX) };
         if self.attempts >= retries && !matches!(self.state, State::Ended(_)) {
             self.state = State::Ended(Outcome::TimedOut);
             return;
@@ -281,17 +308,34 @@ impl Transfer {
         self.attempts += 1;
         match &mut self.state {
             State::Greeting { is_due } => *is_due = true,
-            State::Sending { next, sent, recovery } => {
+            // A block is ten times as long as the request: it is not sent again before its client was heard. The client
+            // repeats its request.
+            State::Sending { .. } if !is_confirmed => {}
+            State::Sending { next, sent, recovery, is_probing } => {
                 *next = self.acknowledged + 1;
                 *recovery = *sent;
+                *is_probing = true;
             }
             State::Ended(_) => {}
         }
         self.wait(now);
     }
 
+    /// The client repeats its request before it has acknowledged anything: what it was answered is lost.
+    pub fn handle_repetition(&mut self) {
+        if self.is_confirmed() {
+            return;
+        }
+        match &mut self.state {
+            State::Greeting { is_due } => *is_due = true,
+            State::Sending { next, .. } => *next = 1,
+            State::Ended(_) => {}
+        }
+    }
+
     fn window_end(&self) -> u64 {
         match self.state {
+            State::Sending { is_probing: true, .. } => (self.acknowledged + 1).min(self.last),
             State::Sending { .. } => self.acknowledged.saturating_add(self.window_size.into()).min(self.last),
             _ => 0,
         }
@@ -305,7 +349,7 @@ impl Transfer {
 
 impl State {
     fn first_window() -> Self {
-        Self::Sending { next: 1, sent: 0, recovery: 0 }
+        Self::Sending { is_probing: false, next: 1, sent: 0, recovery: 0 }
     }
 }
 
@@ -438,7 +482,8 @@ mod tests {
             assert_eq!(transfer.poll_transmit(now, 64), None);
             transfer.handle_timeout(now);
             let again = transfer.poll_transmit(now, 64);
-            assert!(again == blocks(1, 2) || transfer.outcome().is_some());
+            // Of a window that nobody answers, the first block is enough to find out whether somebody is there.
+            assert!(again == blocks(1, 1) || transfer.outcome().is_some());
         }
         assert_eq!((waits, transfer.outcome()), (vec![1, 2, 4, 8, 8, 8], Some(&Outcome::TimedOut)));
     }
@@ -452,7 +497,61 @@ mod tests {
             sent += u32::from(transfer.poll_transmit(start, 64).is_some());
             transfer.handle_timeout(transfer.deadline());
         }
-        assert_eq!(sent, 1 + GREETING_RETRIES_MAX);
+        assert_eq!(sent, 1);
+        // One answer for each request.
+        let mut transfer = Transfer::new(&Options::default(), LIMITS, 1000, start);
+        assert_eq!(transfer.poll_transmit(start, 64), blocks(1, 1));
+        assert_eq!(transfer.poll_transmit(start, 64), None);
+        transfer.handle_repetition();
+        assert_eq!(transfer.poll_transmit(start, 64), blocks(1, 1));
+        transfer.handle_ack(1);
+        transfer.handle_repetition();
+        assert_eq!(transfer.poll_transmit(start, 64), blocks(2, 1));
+        assert_eq!(transfer.poll_transmit(start, 64), None);
+    }
+
+    // With one port for all, the numbers of ACKs can be guessed: 426 of them, sent blindly in somebody else's name, had 27
+    // MB sent there.
+    #[test]
+    fn who_acknowledges_what_was_never_sent_is_sent_no_more() {
+        let now = Instant::now();
+        let mut transfer = windowed(16, 1 << 20, now);
+        assert_eq!(transfer.poll_transmit(now, 64), blocks(1, 16));
+        for block in [32, 48, 64] {
+            transfer.handle_ack(block);
+        }
+        assert_eq!(transfer.outcome(), Some(&Outcome::Forged));
+        // Old ones are none of that: they come twice, and late.
+        let mut transfer = windowed(16, 1 << 20, now);
+        for block in 1..200_u16 {
+            assert_eq!(transfer.poll_transmit(now, 64), blocks(u64::from(block) * 16 - 15, 16));
+            transfer.handle_ack(block * 16);
+            transfer.handle_ack((block * 16).saturating_sub(20));
+        }
+        assert_eq!(transfer.outcome(), None);
+    }
+
+    // A whole window was lost. The client says again what it has, and gets all of it.
+    #[test]
+    fn a_window_that_was_lost_is_sent_again_when_the_client_is_heard() {
+        let start = Instant::now();
+        let mut transfer = windowed(4, 1000, start);
+        assert_eq!(transfer.poll_transmit(start, 64), blocks(1, 4));
+        transfer.handle_ack(4);
+        assert_eq!(transfer.poll_transmit(start, 64), blocks(5, 4));
+        let now = transfer.deadline();
+        transfer.handle_timeout(now);
+        assert_eq!(transfer.poll_transmit(now, 64), blocks(5, 1));
+        assert_eq!(transfer.poll_transmit(now, 64), None);
+        transfer.handle_ack(4);
+        assert_eq!(transfer.poll_transmit(now, 64), blocks(5, 4));
+        transfer.handle_ack(4);
+        assert_eq!(transfer.poll_transmit(now, 64), None, "and an echo gets nothing");
+        // Or it has the first block by then, and wants what is behind it.
+        transfer.handle_timeout(transfer.deadline());
+        assert_eq!(transfer.poll_transmit(now, 64), blocks(5, 1));
+        transfer.handle_ack(5);
+        assert_eq!(transfer.poll_transmit(now, 64), blocks(6, 4));
     }
 
     #[test]

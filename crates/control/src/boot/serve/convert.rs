@@ -111,8 +111,36 @@ pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
         block_size_max: settings.tftp.block_size_max,
         window_size_max: settings.tftp.window_size_max,
         block_size_caps: caps.collect(),
+        allow_from: tftp_clients(settings),
         ..tftp::Settings::default()
     }
+}
+
+/// Whose requests TFTP answers: an answer goes to whoever the request says, so nobody but clients should be named. Where the
+/// file does not say it, that is who it knows: its subnets, its members and balancers, which ask for their clients, and this
+/// machine. Of a version of IP without a subnet nothing is known.
+fn tftp_clients(settings: &Settings) -> Vec<Network> {
+    if !settings.tftp.allow_from.is_empty() || settings.subnets.is_empty() {
+        return settings.tftp.allow_from.clone();
+    }
+    let mut known: Vec<Network> = settings.subnets.iter().map(|subnet| subnet.network).collect();
+    for any in [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])] {
+        if !known.iter().any(|network| network.address().is_ipv4() == any.is_ipv4()) {
+            known.extend(Network::new(any, 0));
+        }
+    }
+    known.extend(&settings.http.proxy_protocol_from);
+    known.extend(settings.members.iter().filter_map(|member| single(member.member.address)));
+    known.extend(
+        [IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]
+            .into_iter()
+            .filter_map(|own| Network::new(own, if own.is_ipv4() { 8 } else { 128 })),
+    );
+    known
+}
+
+fn single(address: IpAddr) -> Option<Network> {
+    Network::new(address, if address.is_ipv4() { 32 } else { 128 })
 }
 
 /// Where DHCP listens: on the interfaces, which also hear relays and clients that renew, whatever address they ask.

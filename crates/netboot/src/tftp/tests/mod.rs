@@ -2,6 +2,7 @@
 
 mod clients;
 mod complaints;
+mod flood;
 mod link;
 mod requests;
 
