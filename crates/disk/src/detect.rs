@@ -34,7 +34,7 @@ pub(crate) enum NamedBy {
 /// # Errors
 /// `NotFound`, `Denied`, `Io`; `Unsupported` for a container that is known and not read; `Invalid` for what is no disk:
 /// neither a file nor a block device, an empty file, an archive, text; `Corrupt` for a name that promises a
-/// container which the content is not.
+/// disk which the content is not.
 pub fn detect(path: impl AsRef<Path>) -> Result<Format> {
     let path = path.as_ref();
     let file = open_named_file(path, Access::Read)?;
@@ -60,9 +60,9 @@ pub(crate) fn detect_file(file: &File, path: &Path, named_by: NamedBy) -> Result
     // The name that was written; of a link that promises nothing, the name that it leads to.
     let promise = Promise::of(path).or_else(|| Promise::of(path.canonicalize().ok()?));
     let format = match (Content::of(&host, promise)?, promise) {
-        (Content::Foreign(foreign), _) => return Err(judge.foreign(foreign)),
+        (Content::Foreign(foreign), _) => return Err(judge.foreign(foreign, promise)),
         (Content::Empty, _) => {
-            let empty = Error::new(ErrorKind::Invalid, path, "is empty, and no disk is");
+            let empty = Error::new(no_disk(promise), path, "is empty, and no disk is");
             return Err(
                 empty.with_hint("look where it comes from: a copy or a download that failed looks so")
             );
@@ -94,6 +94,15 @@ fn device_notice(path: &Path, content: Content) -> Option<String> {
     Some(format!("{} begins like {what} and is read as it is, byte by byte{option}", shown(path)))
 }
 
+/// What is wrong with a file that is no disk at all: that it was asked for or, if its name promises a disk, that it became
+/// something else.
+fn no_disk(promise: Option<Promise>) -> ErrorKind {
+    match promise {
+        Some(Promise::Raw | Promise::Vhd | Promise::Qcow2) => ErrorKind::Corrupt,
+        Some(Promise::Foreign(_)) | None => ErrorKind::Invalid,
+    }
+}
+
 struct Judge<'a> {
     path: &'a Path,
     named_by: NamedBy,
@@ -101,10 +110,10 @@ struct Judge<'a> {
 
 impl Judge<'_> {
     /// Something that is known by name and not read.
-    fn foreign(&self, foreign: &Foreign) -> Error {
+    fn foreign(&self, foreign: &Foreign, promise: Option<Promise>) -> Error {
         let kind = match foreign.remedy {
             Remedy::Convert => ErrorKind::Unsupported,
-            Remedy::Unpack(_) | Remedy::Other(_) => ErrorKind::Invalid,
+            Remedy::Unpack(_) | Remedy::Other(_) => no_disk(promise),
         };
         let file = quoted(self.path);
         let hint = match foreign.remedy {

@@ -182,6 +182,41 @@ mod tests {
         assert_eq!(names, ["a.raw", "latest.raw"]);
     }
 
+    /// A checksum beside a disk is passed over; a disk that was cut short is not, since an older one would be taken.
+    #[test]
+    fn what_is_no_disk_is_passed_over_and_a_damaged_one_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path();
+        let write = |name: &str, bytes: &[u8]| fs::write(here.join(name), bytes).unwrap();
+        write("Win1.raw", &[1; 4096]);
+        write("Win1.raw.sha256", b"0123456789abcdef  Win1.raw\n");
+        write("Win1.raw.gz", b"\x1f\x8b\x08\0 and so on");
+        write("Win0.log", b"");
+        let names = |pattern| -> Result<Vec<String>> {
+            let (_, images) = list(here, pattern, None)?;
+            Ok(images.into_iter().map(|image| image.path.rsplit('/').next().unwrap().to_owned()).collect())
+        };
+        for pattern in [None, Some("Win*")] {
+            assert_eq!(names(pattern).unwrap(), ["Win1.raw"]);
+        }
+        for (name, bytes) in [
+            ("Win2.vhd", &[2; 4096][..]),
+            ("Win2.vdi", &[2; 4096]),
+            ("Win2", b"vhdxfile\0"),
+            ("Win2.raw", b""),
+            ("Win2.vhd", b"<html>404</html>"),
+        ] {
+            write(name, bytes);
+            assert_eq!(names(None).unwrap(), ["Win1.raw"], "{name}");
+            let failure = names(Some("Win*")).unwrap_err();
+            assert!(failure.to_string().contains(name), "{failure}");
+            fs::remove_file(here.join(name)).unwrap();
+        }
+        // Named as raw, everything is one.
+        let (_, images) = list(&here.join("Win1.raw.gz"), None, Some(Format::Raw)).unwrap();
+        assert_eq!((images.len(), images[0].size), (1, images[0].file_length));
+    }
+
     #[test]
     fn patterns_match_as_a_shell_does() {
         for (pattern, name, expected) in [

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rolling_on_gives_what_computing_afresh_gives() {
+    fn rolling_on_gives_what_computing_anew_gives() {
         let bytes: Vec<u8> =
             (0..3 * BLOCK_SIZE as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         let mut rolling = Rolling::of(&bytes[..BLOCK_SIZE]);

@@ -13,7 +13,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 use super::header::Compression;
 
 /// Binary logarithm of the largest zstd window: four times the largest cluster, as much as the highest ordinary
-/// compression level asks for when it is not told the size. A hostile frame could otherwise ask for 128 MiB.
+/// compression level asks for when it does not know the size. A hostile frame could otherwise ask for 128 MiB.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// The `cluster_size` bytes that `input` begins with when it is inflated.

@@ -155,7 +155,7 @@ impl Geometry {
             if length >= limit {
                 break;
             }
-            // A bad neighbour ends the run; whoever reads on is told.
+            // A bad neighbour ends the run; whoever reads on gets the error.
             let Ok(next) = self.mapping(table, InSpan(within.0 + length)) else { break };
             if !mapping.continues_with(next.mapping, length) {
                 break;

@@ -31,7 +31,9 @@ pub(super) fn create_host(host: HostFile, options: &CreateOptions) -> Result<Arc
     let invalid = |message: String| Error::new(ErrorKind::Invalid, host.path(), message);
     if !options.size.is_multiple_of(512) {
         return Err(invalid(format!("a VHD of {} bytes would not have whole sectors", options.size))
-            .with_hint("choose a multiple of 512; XenServer uses multiples of 2 MiB"));
+            .with_hint(
+                "a raw disk is padded by `truncate -s %512 FILE`; XenServer uses multiples of 2 MiB, Azure of 1 MiB",
+            ));
     }
     if options.size > SIZE_MAX {
         return Err(invalid(format!(

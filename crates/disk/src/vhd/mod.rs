@@ -1,7 +1,7 @@
 //! VHD, the format of XenServer, Hyper-V and Azure: fixed, dynamic and differencing.
 //!
 //! It follows the *Virtual Hard Disk Image Format Specification* 1.0 (Microsoft, 2006) and, where XenServer went
-//! its own way, libvhd of the blktap project. What we decided where readers differ is told in `docs/formats.md`.
+//! its own way, libvhd of the blktap project. `docs/formats.md` says what we decided where readers differ.
 
 mod bat;
 mod batmap;

@@ -82,7 +82,7 @@ fn find_by_uuid(child: &Path, uuid: Uuid, parents: &dyn Parents) -> Result<Optio
         .collect();
     paths.sort_unstable();
     let reference = ParentReference { paths, uuid: None, format: None };
-    // A gate that allows nothing here leaves the first error to be told.
+    // If a gate allows nothing here, the first error stands.
     let Ok(allowed) = parents.resolve(child, &reference) else { return Ok(None) };
     Ok(allowed.into_iter().find(|path| uuid_of(path) == Some(uuid)))
 }

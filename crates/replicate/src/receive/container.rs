@@ -302,7 +302,7 @@ fn make_container(
         created: version.created,
     };
     goldwire_disk::create_in(file, path, &options).map_err(|error| match error.kind() {
-        ErrorKind::Invalid => Failure::of(FailureKind::Invalid, &error)
+        ErrorKind::Invalid => Failure { kind: FailureKind::Invalid, ..error.into() }
             .hint("choose another container with --format, for example --format raw"),
         _ => error.into(),
     })

@@ -87,7 +87,7 @@ fn qemu_sees_our_size_and_data() {
             assert_eq!(line.trim(), format!("\"virtual-size\": {size},"), "{format:?}");
             succeed(&["compare", "-f", "raw", "-F", "vpc", raw.to_str().unwrap(), path.to_str().unwrap()]);
             if format == Format::VhdDynamic {
-                // Without being told what it is.
+                // Without a named format.
                 let info = succeed(&["info", path.to_str().unwrap()]).unwrap();
                 assert!(info.contains("file format: vpc"), "{info}");
             }
