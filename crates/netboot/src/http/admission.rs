@@ -10,8 +10,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Gate {
     connections: AtomicUsize,
     per_address: Mutex<HashMap<IpAddr, usize>>,
-    large: AtomicUsize,
+    large: Mutex<LargeCounts>,
 }
+
+#[derive(Debug, Default)]
+struct LargeCounts {
+    all: usize,
+    of_address: HashMap<IpAddr, usize>,
+}
+
+/// An address's part of the large transfers, as a divisor: with more than that it keeps nobody else out.
+const SHARE: usize = 8;
 
 /// A connection that counts until it is dropped.
 #[derive(Debug)]
@@ -23,7 +32,7 @@ pub(super) struct FromAddress(Arc<Gate>, IpAddr);
 
 /// A large transfer that counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct Large(Arc<Gate>);
+pub(super) struct Large(Arc<Gate>, IpAddr);
 
 impl Gate {
     /// Counts a connection, unless there are `most` already.
@@ -44,10 +53,19 @@ impl Gate {
         Some(FromAddress(Arc::clone(self), address))
     }
 
-    /// Counts a large transfer whatever their number, and says whether it is one of the first `most`.
-    pub(super) fn transfer(self: &Arc<Self>, most: usize) -> (Large, bool) {
-        let is_room = self.large.fetch_add(1, Ordering::Relaxed) < most;
-        (Large(Arc::clone(self)), is_room)
+    /// Counts a large transfer of this address whatever their number, and says whether there is room for it: it is one of
+    /// the first `most`, or its address has less than its share and what others have beyond theirs is in its way. So one
+    /// address, which may be a whole site, can use all that is free, and 512 slow downloads of one keep nobody else out.
+    pub(super) fn transfer(self: &Arc<Self>, address: IpAddr, most: usize) -> (Large, bool) {
+        let mut counts = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let share = (most / SHARE).max(1);
+        let own = counts.of_address.get(&address).copied().unwrap_or(0);
+        let is_room = counts.all < most
+            || own < share
+                && counts.of_address.values().map(|count| (*count).min(share)).sum::<usize>() < most;
+        counts.all += 1;
+        counts.of_address.insert(address, own + 1);
+        (Large(Arc::clone(self), address), is_room)
     }
 }
 
@@ -71,7 +89,14 @@ impl Drop for FromAddress {
 
 impl Drop for Large {
     fn drop(&mut self) {
-        self.0.large.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = self.0.large.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Some(count) = counts.of_address.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.of_address.remove(&self.1);
+            }
+        }
     }
 }
 
@@ -98,10 +123,25 @@ mod tests {
         assert!(gate.connect_from(IpAddr::from([10, 0, 0, 2]), 1).is_some());
         drop(first);
         assert!(gate.per_address.lock().unwrap().is_empty(), "nobody is remembered");
-        let (first, is_room) = gate.transfer(1);
-        assert!(is_room && !gate.transfer(1).1);
+        let (first, is_room) = gate.transfer(address, 1);
+        assert!(is_room && !gate.transfer(address, 1).1);
         drop(first);
-        assert!(gate.transfer(1).1);
+        assert!(gate.transfer(address, 1).1);
+        assert!(gate.large.lock().unwrap().of_address.is_empty(), "nobody is remembered");
         assert!((0..100).all(|_| (1..=4).contains(&retry_after())));
+    }
+
+    // 512 slow downloads of one address took all places; everybody else got 503.
+    #[test]
+    fn one_address_keeps_no_other_out() {
+        let gate = Arc::new(Gate::default());
+        let address = |last: u8| IpAddr::from([10, 0, 0, last]);
+        let greedy: Vec<_> = (0..512).map(|_| gate.transfer(address(1), 64)).collect();
+        assert_eq!(greedy.iter().filter(|(_, is_room)| *is_room).count(), 64, "what nobody wants is his");
+        let others: Vec<_> =
+            (2..9).map(|last| (0..8).map(|_| gate.transfer(address(last), 64)).collect::<Vec<_>>()).collect();
+        assert!(others.iter().flatten().all(|(_, is_room)| *is_room), "everybody has his share");
+        assert!(!gate.transfer(address(2), 64).1, "and no more");
+        assert!(!gate.transfer(address(99), 64).1, "when all shares are taken");
     }
 }

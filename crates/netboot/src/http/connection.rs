@@ -16,7 +16,7 @@ use super::admission::{Gate, retry_after};
 use super::range::Part;
 use super::request::{BadHead, Method, Request};
 use super::respond::{self, Answer, Piece};
-use super::wire::Wire;
+use super::wire::{DISK_PATIENCE, Wire};
 use super::{Health, Limits, Listener, Phase, request};
 use goldwire_stdx::printable;
 
@@ -24,6 +24,7 @@ use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
 use crate::http1::HEAD_MAX;
+use crate::member::{self, Fitness};
 use crate::neighbours::Neighbours;
 use crate::proxy_header::{self, Origin};
 
@@ -44,6 +45,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) limits: Limits,
+    pub(super) fitness: Arc<Fitness>,
     pub(super) health: Option<Arc<dyn Fn() -> Health + Send + Sync>>,
     pub(super) metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     pub(super) gate: Arc<Gate>,
@@ -280,9 +282,10 @@ impl Connection {
             return self.send(&answer, None).await.map(|()| is_kept);
         }
         let contents = &self.shared.contents;
-        let opened = contents
-            .open_at_once(&request.path, &self.requester)
-            .unwrap_or_else(|| block_in_place(|| contents.open(&request.path, &self.requester)));
+        let opened = contents.open_at_once(&request.path, &self.requester).unwrap_or_else(|| {
+            let _working = self.shared.fitness.begin(member::Part::BootTree, DISK_PATIENCE);
+            block_in_place(|| contents.open(&request.path, &self.requester))
+        });
         let content = match opened {
             Ok(content) => content,
             Err(error) => {
@@ -295,7 +298,8 @@ impl Connection {
         let length = answer.content_length();
         let mut large = None;
         if length >= self.shared.limits.large {
-            let (counted, is_room) = self.shared.gate.transfer(self.shared.limits.large_transfers);
+            let (counted, is_room) =
+                self.shared.gate.transfer(self.requester.address, self.shared.limits.large_transfers);
             if !is_room && request.is_ipxe() {
                 self.refused(&request.path, "too many large transfers, asked to come back");
                 let answer = respond::busy(request, retry_after(), is_kept, now);
@@ -434,7 +438,7 @@ impl Connection {
             Body::Memory(bytes) => self.write(slice(bytes, part)?, false, pace).await,
             Body::File(file) if self.wire.has_sendfile() => {
                 while offset < end {
-                    let sent = self.wire.send_file(file, offset, end - offset);
+                    let sent = self.wire.send_file(file, offset, end - offset, &self.shared.fitness);
                     let sent = timeout(pace.stall, sent).await.map_err(|_| too_slow())?? as u64;
                     if sent == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into()); // Someone cut the file short.

@@ -49,6 +49,7 @@ pub use tls::{TlsError, TlsSettings};
 
 use crate::content::Contents;
 use crate::event::Observer;
+use crate::member::Fitness;
 use crate::neighbours::Neighbours;
 use crate::network::Network;
 use admission::Gate;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub threads: usize,
     /// How much it takes on, and how long it waits for whom.
     pub limits: Limits,
+    /// Hears when the boot tree's disk does not answer.
+    pub fitness: Arc<Fitness>,
     /// Asked for `/health`; without it the server is well while it runs. It must not wait.
     pub health: Option<Arc<dyn Fn() -> Health + Send + Sync>>,
     /// Asked for `/metrics`, in Prometheus' text form; without it there is no such page. It must not wait.
@@ -122,7 +125,7 @@ pub struct Limits {
     /// A transfer of at least so many bytes is large: bootstraps are below it, kernels and initrds above.
     pub large: u64,
     /// Large transfers at once, from which on iPXE is asked to come back later. 64 of them share 10 Gbit/s at 20 MB/s
-    /// each.
+    /// each. One address may take all of them while nobody else wants any, and keeps an eighth from others.
     pub large_transfers: usize,
 }
 
@@ -205,9 +208,9 @@ pub fn bind(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let Settings { limits, health, metrics, .. } = settings;
+    let Settings { limits, fitness, health, metrics, .. } = settings;
     let gate = Arc::new(Gate::default());
-    let shared = Arc::new(Shared { limits, health, metrics, gate, contents, observer, neighbours });
+    let shared = Arc::new(Shared { limits, fitness, health, metrics, gate, contents, observer, neighbours });
     Ok(Bound { sockets, tls, certificate, shared, threads })
 }
 

@@ -2,12 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::block_in_place;
 use tokio_rustls::server::TlsStream;
+
+use crate::member::{Fitness, Part};
 
 /// Most bytes of one `sendfile`, after which others get their turn on the thread.
 const SENDFILE_MAX: u64 = 512 << 10;
@@ -63,14 +67,24 @@ impl Wire {
     /// Sends some bytes of a file from an offset on; 0 is the file's end. Only where there is [`has_sendfile`].
     ///
     /// [`has_sendfile`]: Self::has_sendfile
-    pub(super) async fn send_file(&mut self, file: &File, offset: u64, length: u64) -> io::Result<usize> {
+    pub(super) async fn send_file(
+        &mut self,
+        file: &File,
+        offset: u64,
+        length: u64,
+        fitness: &Arc<Fitness>,
+    ) -> io::Result<usize> {
         let Self::Plain(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let count = length.min(SENDFILE_MAX) as usize;
         let send = || {
             let mut at = offset;
             let mut send = || rustix::fs::sendfile(&*stream, file, Some(&mut at), count);
             let is_in_memory = is_in_memory(file, offset) && is_in_memory(file, offset + count as u64 - 1);
-            Ok(if is_in_memory { send() } else { block_in_place(send) }?)
+            if is_in_memory {
+                return Ok(send()?);
+            }
+            let _working = fitness.begin(Part::BootTree, DISK_PATIENCE);
+            Ok(block_in_place(send)?)
         };
         stream.async_io(Interest::WRITABLE, send).await
     }
@@ -91,6 +105,9 @@ impl Wire {
         }
     }
 }
+
+/// A disk that does not answer for so long is stuck, or as good as that for what boots: iPXE waits as long for a byte.
+pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether the page cache has this byte. Of a range its first and last one are asked for: the kernel reads ahead, so
 /// what lies between is rarely missing alone. Where the file system cannot tell, as of NFS, it does not.
@@ -120,7 +137,8 @@ mod tests {
                 let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
                 let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 let mut wire = Wire::Plain(listener.accept().await.unwrap().0);
-                let sent = tokio::spawn(async move { wire.send_file(&file, 0, 8192).await }).await;
+                let sent =
+                    tokio::spawn(async move { wire.send_file(&file, 0, 8192, &Arc::default()).await }).await;
                 (sent, client)
             })
         };

@@ -98,8 +98,11 @@ impl Bound {
         let contents: Arc<dyn Contents> = library.clone();
         let is_draining = Arc::new(AtomicBool::new(false));
 
-        let web =
-            http::Settings { health: Some(health_of(&table, &is_draining)), ..convert::http_of(&settings) };
+        let web = http::Settings {
+            health: Some(health_of(&table, &is_draining)),
+            fitness: Arc::clone(table.fitness()),
+            ..convert::http_of(&settings)
+        };
         let http =
             http::bind(web, contents, Arc::clone(&observer), Arc::clone(&neighbours)).map_err(explained)?;
         let metrics = settings.metrics_listen.map(|address| {
