@@ -618,6 +618,38 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
     if let (None, Some(announce_to)) = (settings.heartbeat.listen, &file.heartbeat.announce_to) {
         problems.error(announce_to.span(), "heartbeat.announce-to needs heartbeat.listen");
     }
+    for (at, (member, table)) in settings.members.iter().zip(&file.members).enumerate() {
+        let place = |member: &MemberSettings| (member.member.address, member.member.http_port);
+        if let Some(other) = settings.members[..at].iter().find(|other| place(other) == place(member)) {
+            let span = span_of(&table.get_ref().address);
+            let message =
+                format!("the members {} and {} are in one place", other.member.name, member.member.name);
+            let hint = "each member has an address, or at least an http-port, of its own";
+            problems.error_with_hint(span, message, Some(hint.into()));
+        }
+    }
+    let can_be_secure = settings.members.iter().any(|member| member.member.https_port.is_some());
+    for (name, profile) in &file.profiles {
+        if profile.secure.as_ref().is_some_and(|secure| *secure.get_ref())
+            && !can_be_secure
+            && !file.unread.members
+        {
+            let span = profile.secure.as_ref().map_or(name.span(), Spanned::span);
+            let hint = "give the members that serve HTTPS an https-port";
+            problems.error_with_hint(span, "secure, but no member has an https-port", Some(hint.into()));
+        }
+    }
+    if settings.dhcp.mode == DhcpMode::Server {
+        for (subnet, table) in settings.subnets.iter().zip(&file.subnets) {
+            let plan = subnet.plan();
+            if plan.pools.is_empty() && plan.peer_pools.is_empty() && plan.reservations.is_empty() {
+                let hint = "give it pools, or reserve addresses for devices";
+                let message =
+                    format!("nobody gets an address in {}: no pool, no reservation", subnet.network);
+                problems.warning_with_hint(Some(table.span()), message, hint);
+            }
+        }
+    }
     warn_of_names(settings, file, problems);
     warn_of_tokens(settings, file, problems);
     let interval = settings.heartbeat.probe_interval;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use goldwire_stdx::Hints;
 
 use super::agreement::Agreement;
-use super::{Rules, Secret, Settings, check, file, profiles};
+use super::{DhcpMode, Rules, Secret, Settings, check, file, profiles, serve};
 use crate::config::{Collector, Problems};
 
 /// A boot file of 100,000 devices has 10 MiB.
@@ -75,6 +75,12 @@ fn parse_again(source: &str, path: &Path, known: Option<&Secret>) -> Result<Load
     let Some(file) = file::read(source, &mut problems) else { return Err(problems.finish()) };
     let mut settings = check::settings(&file, path, known, &mut problems);
     settings.agreement = Agreement::of(source, settings.server.templates.as_deref());
+    // What a server would refuse is wrong in the file, and said in the same words.
+    if settings.dhcp.mode == DhcpMode::Server && !problems.has_error() {
+        for problem in serve::dhcp_problems(&settings) {
+            problems.error_of_file(problem, "change the pools or reservations of this subnet");
+        }
+    }
     let rules = profiles::rules(&file, path, &settings.server, &mut problems);
     let warnings = problems.finish();
     if warnings.has_error() { Err(warnings) } else { Ok(Loaded { settings, rules, warnings }) }

@@ -8,6 +8,7 @@ mod agreement;
 mod check;
 mod explain;
 mod file;
+mod here;
 mod load;
 mod media;
 pub mod metrics;
@@ -26,6 +27,7 @@ mod token_rule;
 mod value;
 
 pub use explain::{Answer, Considered, Explanation, Question, explain};
+pub use here::check_here;
 pub use load::{LoadError, Loaded, load, parse};
 pub use policy::Policy;
 pub use reload::{Reload, Reloader, Watch};

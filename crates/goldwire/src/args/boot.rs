@@ -16,7 +16,7 @@ pub(crate) enum BootCommand {
     /// Serve network boots: DHCP or proxyDHCP, TFTP, HTTP, as the boot file says.
     Serve(ServeArgs),
     /// Check a boot file; every problem is shown with its line.
-    Check(FileArgs),
+    Check(CheckArgs),
     /// Say what a device boots, which rule won, and the reply that each firmware would get.
     Explain(ExplainArgs),
     /// Print the iPXE script of a device.
@@ -33,6 +33,15 @@ pub(crate) enum BootCommand {
     Secret(SecretArgs),
     /// Make a certificate authority, or a server certificate from one, for HTTPS boots.
     Certificate(CertificateArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub(crate) file: FileArgs,
+    /// Also whether this machine can serve by it: folders, user, interfaces, certificate, addresses.
+    #[arg(long)]
+    pub(crate) here: bool,
 }
 
 /// Where the boot file is.

@@ -47,6 +47,11 @@ const AGREEMENT_EVERY: Duration = Duration::from_secs(60);
 /// How long a token in a path is good for at least. A slow boot loads its last file minutes after DHCP.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 
+/// What a DHCP server would refuse of these settings.
+pub(super) fn dhcp_problems(settings: &Settings) -> Vec<String> {
+    convert::server_of(settings).problems()
+}
+
 /// The links of a group; with tokens, if it has a secret.
 pub fn url_builder(settings: &Settings) -> UrlBuilder {
     match &settings.server.secret {

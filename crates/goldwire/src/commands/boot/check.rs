@@ -2,16 +2,20 @@
 
 use std::io::Write;
 
-use goldwire_control::boot::{LoadError, Problem, Severity, load};
+use goldwire_control::boot::{LoadError, Problem, Severity, check_here, load};
 use goldwire_stdx::Report;
 use serde_json::{Value, json};
 
-use crate::args::boot::FileArgs;
+use crate::args::boot::CheckArgs;
 use crate::exit::Code;
 
-pub(crate) fn run(args: &FileArgs) -> Result<Code, Report> {
-    let (problems, summary) = match load(&args.config) {
+pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
+    let mut faults = Vec::new();
+    let (problems, summary) = match load(&args.file.config) {
         Ok(loaded) => {
+            if args.here {
+                faults = check_here(&loaded.settings);
+            }
             let (settings, rules) = (&loaded.settings, &loaded.rules);
             let summary = json!({
                 "members": settings.members.len(),
@@ -24,28 +28,38 @@ pub(crate) fn run(args: &FileArgs) -> Result<Code, Report> {
         Err(LoadError::Wrong(problems)) => (problems, None),
         Err(error) => return Err(error.into()),
     };
+    let is_good = summary.is_some() && faults.is_empty();
     let mut out = std::io::stdout().lock();
-    if args.json {
-        let list: Vec<Value> = problems.list.iter().map(as_json).collect();
-        writeln!(out, "{}", json!({ "is_good": summary.is_some(), "problems": list, "summary": summary }))?;
+    if args.file.json {
+        let of_machine = faults.iter().map(|fault| json!({
+            "severity": "error", "message": fault.line(), "hint": fault.hints.first(), "line": null, "column": null,
+        }));
+        let list: Vec<Value> = problems.list.iter().map(as_json).chain(of_machine).collect();
+        writeln!(out, "{}", json!({ "is_good": is_good, "problems": list, "summary": summary }))?;
     } else {
         if !problems.is_empty() {
             writeln!(out, "{problems}")?;
         }
-        if let Some(summary) = &summary {
+        for fault in &faults {
+            writeln!(out, "error: {}", fault.line())?;
+            for hint in &fault.hints {
+                writeln!(out, "hint: {hint}")?;
+            }
+        }
+        if let Some(summary) = summary.as_ref().filter(|_| is_good) {
             let count = |name: &str| summary[name].as_u64().unwrap_or(0);
             let profiles = summary["profiles"].as_array().map_or(0, Vec::len);
             writeln!(
                 out,
                 "{}: good: {} members, {} subnets, {} devices, {profiles} profiles",
-                args.config.display(),
+                args.file.config.display(),
                 count("members"),
                 count("subnets"),
                 count("devices"),
             )?;
         }
     }
-    Ok(if summary.is_some() { Code::Success } else { Code::Findings })
+    Ok(if is_good { Code::Success } else { Code::Findings })
 }
 
 fn as_json(problem: &Problem) -> Value {

@@ -19,6 +19,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Code, Report> {
     if !loaded.warnings.is_empty() {
         say(&loaded.warnings.to_string());
     }
+    if let Some(faults) = boot::check_here(&loaded.settings).into_iter().reduce(joined) {
+        return Err(faults);
+    }
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
     let user = loaded.settings.server.user.clone();
     let account = user.as_deref().map(privileges::account).transpose()?.flatten();
@@ -60,4 +63,11 @@ fn can_read_again(args: &ServeArgs, user: &str) -> Result<(), Report> {
                 "let the group of {user} read what it names: chgrp GROUP FILE && chmod g+r FILE; or leave server.user out"
             ))),
     }
+}
+
+/// Everything that is missing, at once.
+fn joined(mut all: Report, next: Report) -> Report {
+    all.chain = vec![format!("{}; {}", all.line(), next.line())];
+    all.hints.extend(next.hints);
+    all
 }

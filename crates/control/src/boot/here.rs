@@ -1,0 +1,96 @@
+//! What a boot file needs of the machine that serves by it. The file may be good and written elsewhere: `boot check` looks
+//! only if it is asked to, and a server always does, in the same words.
+
+use std::fs::File;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+
+use goldwire_stdx::Report;
+use nix::unistd::User;
+
+use super::{DhcpMode, Settings};
+
+/// All that this machine lacks for serving by these settings.
+pub fn check_here(settings: &Settings) -> Vec<Report> {
+    let mut faults = Vec::new();
+    let root = &settings.server.root;
+    if let Err(error) = std::fs::read_dir(root) {
+        faults.push(
+            Report::from(error)
+                .context(format!("open the folder {}", root.display()))
+                .hint("make the boot tree's folder, or name another one as server.root in the boot file"),
+        );
+    }
+    if let Some(user) = &settings.server.user
+        && !matches!(User::from_name(user), Ok(Some(_)))
+    {
+        faults.push(
+            Report::new(format!("there is no user {user}, whom the boot file names")).hint(format!(
+                "make one: useradd --system --no-create-home --shell /usr/sbin/nologin {user}"
+            )),
+        );
+    }
+    let dhcp = match settings.dhcp.mode {
+        DhcpMode::Off => &[][..],
+        DhcpMode::Server | DhcpMode::Proxy => &settings.dhcp.interfaces[..],
+    };
+    for name in dhcp.iter().chain(&settings.dhcp6_interfaces) {
+        if !Path::new("/sys/class/net").join(name).exists() {
+            faults.push(Report::new(format!("there is no interface {name}, which the boot file names")).hint(
+                "`ip -br link` shows this machine's interfaces; dhcp.interfaces and dhcp6.interfaces name some",
+            ));
+        }
+    }
+    if let Some(tls) = &settings.http.tls {
+        for (key, path) in [("http.certificate", &tls.certificate), ("http.key", &tls.key)] {
+            if let Err(error) = File::open(path) {
+                faults.push(
+                    Report::from(error)
+                        .context(format!("read {key}, {}", path.display()))
+                        .hint("`goldwire boot certificate` makes one; who serves must be able to read it"),
+                );
+            }
+        }
+    }
+    let tls = settings.http.tls.iter().flat_map(|tls| &tls.listen);
+    let listen =
+        settings.http.listen.iter().chain(tls).chain(&settings.tftp.listen).chain(&settings.metrics_listen);
+    let mut addresses: Vec<IpAddr> = listen.map(std::net::SocketAddr::ip).collect();
+    addresses.sort();
+    addresses.dedup();
+    for address in addresses {
+        if UdpSocket::bind((address, 0))
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
+        {
+            faults.push(
+                Report::new(format!("no interface of this machine has the address {address}"))
+                    .hint("name another one in the listen keys, or give this machine the address"),
+            );
+        }
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_of_the_machine_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "[server]\nname = \"m\"\nroot = \"nowhere\"\nuser = \"nobody-of-that-name\"\n\
+                    [http]\nlisten = [\"192.0.2.1:80\"]\ntls-listen = [\"0.0.0.0:443\"]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n\
+                    [dhcp]\nmode = \"proxy\"\ninterfaces = [\"no-such0\", \"lo\"]\n[[member]]\nname = \"m\"\naddress = \"192.0.2.1\"\n";
+        let settings = super::super::parse(text, &folder.path().join("boot.toml")).unwrap().settings;
+        let faults: Vec<String> = check_here(&settings).iter().map(ToString::to_string).collect();
+        for words in ["nowhere", "nobody-of-that-name", "no-such0", "c.pem", "k.pem", "192.0.2.1"] {
+            assert_eq!(
+                faults.iter().filter(|fault| fault.contains(words)).count(),
+                1,
+                "{words}: {faults:#?}"
+            );
+        }
+        assert_eq!(faults.len(), 6);
+        assert!(faults.iter().all(|fault| fault.contains("hint: ")), "{faults:#?}");
+    }
+}
