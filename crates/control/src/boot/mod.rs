@@ -14,6 +14,7 @@ mod media;
 pub mod metrics;
 mod policy;
 mod profiles;
+mod rate;
 mod reload;
 mod rules;
 pub mod serve;

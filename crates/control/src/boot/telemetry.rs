@@ -1,6 +1,7 @@
 //! Hears of every event and keeps it: in the metrics, the timeline and the log.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use goldwire_netboot::content::without_tokens;
 use goldwire_netboot::{Event, EventKind, Neighbours, Observer};
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use super::metrics::Metrics;
+use super::rate::Rates;
 use super::timeline::{Record, Writer};
 
 /// Where events go.
@@ -18,6 +20,7 @@ pub struct Telemetry {
     metrics: Metrics,
     /// Begun once root was dropped; until then nothing is kept.
     timeline: OnceLock<Writer>,
+    rates: Mutex<Rates>,
     neighbours: Arc<Neighbours>,
 }
 
@@ -25,7 +28,13 @@ impl Telemetry {
     /// For the boot server of this name. `neighbours` learn which device has which address, so that HTTP and TFTP know
     /// whom they serve.
     pub fn new(member: String, neighbours: Arc<Neighbours>) -> Self {
-        Self { member, metrics: Metrics::default(), timeline: OnceLock::new(), neighbours }
+        Self {
+            member,
+            metrics: Metrics::default(),
+            timeline: OnceLock::new(),
+            rates: Mutex::new(Rates::new(Instant::now())),
+            neighbours,
+        }
     }
 
     /// Keeps what happens from now on in `timeline`, across restarts. A second timeline is not taken.
@@ -49,7 +58,10 @@ impl Observer for Telemetry {
         if let (Some(timeline), Some(record)) =
             (self.timeline.get(), Record::of(event, &self.member, Timestamp::now()))
         {
-            timeline.write(record);
+            let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+            if rates.is_kept(Instant::now(), event.mac) {
+                timeline.write(record);
+            }
         }
         log(event);
     }
