@@ -48,6 +48,12 @@ fn boot(what: What) -> Action {
     }))
 }
 
+/// The path with the token that DHCP tells for it: a script that is full of tokens is given for one.
+fn signed(path: &str, mac: Option<Mac>) -> String {
+    let Action::Boot(boot) = boot(What::File("x.efi".into())) else { panic!() };
+    urls().path_to(path, &boot, &Device::new(mac, crate::Firmware::Ipxe))
+}
+
 fn urls() -> UrlBuilder {
     UrlBuilder::new(TokenKey::from_secret(b"shared"), Duration::from_secs(600))
 }
@@ -234,6 +240,9 @@ fn a_device_gets_the_script_that_the_policy_says() {
     let text = "#!ipxe\necho {{ mac }}\nchain {{ url('x.efi') }}\n";
     let template = Script { name: "T".into(), template: text.into(), variables: BTreeMap::new() };
     let rendered = harness(boot(What::Script(Arc::new(template))));
+    assert!(matches!(rendered.get(path), Err(ContentError::Forbidden(_))), "it holds tokens");
+    rendered.policy.asked.lock().unwrap().clear();
+    let path = &signed(path, Some(MAC))[..];
     let script = rendered.text(path);
     let link =
         script.strip_prefix("#!ipxe\necho 52:54:00:12:34:56\nchain http://192.0.2.1/").unwrap().trim_end();
@@ -282,7 +291,7 @@ fn autoexec_is_made_where_there_is_none() {
 #[test]
 fn row_15_our_scripts_need_no_name_server() {
     let harness = harness(boot(What::File("x.efi".into())));
-    for path in ["autoexec.ipxe", "s/-/-/-/boot.ipxe"] {
+    for path in ["autoexec.ipxe", &signed("s/-/-/-/boot.ipxe", None)] {
         assert!(!harness.text(path).contains("://"), "{path}");
     }
 }
