@@ -348,8 +348,9 @@ impl Agent {
             };
             pace.watch(Arc::clone(&target.stats));
             lock(&all_direct).insert(stream, Direct { connection: target.clone(), process: process.clone() });
-            let _ = started.send((target, process));
             connection.send(Frame::of(Kind::Event, stream, 0, &Event::Dialed(hello)));
+            // From here on it is heard; whatever it says comes after that it was reached.
+            let _ = started.send((target, process));
         });
         if let Err(error) = started {
             let failure = Failure::io("start a thread", &error);

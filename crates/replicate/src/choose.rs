@@ -17,13 +17,14 @@ pub(crate) fn offered(
     images: Vec<Candidate>,
     pattern: Option<&str>,
 ) -> Result<Vec<Candidate>> {
-    let asked = place.path.trim_end_matches('/');
+    let folder = if place.path.ends_with('/') { place.path.clone() } else { format!("{}/", place.path) };
     for image in &images {
         let is_plain = *printable(&image.path) == image.path;
-        let fits = match (is_folder, image.path.rsplit_once('/')) {
+        let fits = match (is_folder, image.path.strip_prefix(&folder)) {
             (false, _) => image.path == place.path,
-            (true, Some((folder, name))) => {
-                folder.trim_end_matches('/') == asked && pattern.is_none_or(|pattern| matches(pattern, name))
+            (true, Some(name)) => {
+                let is_name = !matches!(name, "" | "." | "..") && !name.contains('/');
+                is_name && pattern.is_none_or(|pattern| matches(pattern, name))
             }
             (true, None) => false,
         };
@@ -113,7 +114,8 @@ mod tests {
             let pattern = has_pattern.then_some("a*");
             let taken = offered(&place, is_folder, vec![image(&path, 0, 1)], pattern);
             let file = path.rsplit('/').next().unwrap();
-            let is_there = if is_folder { path == format!("{}/{file}", asked.trim_end_matches('/')) } else { path == asked };
+            let is_name = !["", ".", ".."].contains(&file);
+            let is_there = if is_folder { is_name && path == format!("{asked}{file}") } else { path == asked };
             let fits = !is_folder || pattern.is_none() || file.starts_with('a');
             let is_plain = !path.contains(['\u{1b}', '\n']);
             prop_assert_eq!(taken.is_ok(), is_there && fits && is_plain, "{} for {}", path, asked);

@@ -26,6 +26,9 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(90);
 /// Bytes of events, commands and requests that wait to be written. A peer that leaves so much unread is lost.
 const WORDS_WAITING_MAX: u64 = 8 << 20;
 
+/// Frames of words that are written before an answer has its turn.
+const WORDS_IN_A_ROW: usize = 16;
+
 /// Something that is given back when a frame has been written, or never will be: by being dropped.
 pub(crate) type Credit = Box<dyn Send>;
 
@@ -230,8 +233,12 @@ fn write_frames(
     stats: &ConnectionStats,
 ) -> io::Result<()> {
     let mut writer = BufWriter::with_capacity(64 * 1024, writer);
+    let mut words_in_a_row = 0;
     loop {
-        let next = match urgent.try_recv() {
+        // Words overtake answers, but a flood of them that is passed on does not keep answers back.
+        let turn = if words_in_a_row < WORDS_IN_A_ROW { urgent.try_recv() } else { bulk.try_recv() };
+        words_in_a_row = if words_in_a_row < WORDS_IN_A_ROW { words_in_a_row + 1 } else { 0 };
+        let next = match turn.or_else(|_| urgent.try_recv()) {
             Ok(frame) => Some(frame),
             Err(TryRecvError::Disconnected) => return writer.flush(),
             Err(TryRecvError::Empty) => match bulk.try_recv() {
@@ -255,7 +262,7 @@ fn write_frames(
                     ping().write(&mut writer)?;
                 }
                 // While an answer waits for its turn, urgent frames still go.
-                while let Ok(Queued { frame, _credit }) = urgent.try_recv() {
+                for Queued { frame, _credit } in urgent.try_iter().take(WORDS_IN_A_ROW) {
                     frame.write(&mut writer)?;
                     stats.bytes_out.fetch_add(frame.length(), Ordering::Relaxed);
                 }

@@ -35,12 +35,10 @@ impl Inbox {
         let is_last = matches!(event, Event::Done(_) | Event::Failed(_));
         let most = match event {
             Event::Done(_) | Event::Failed(_) => CHATTER_MAX + ANSWERS_MAX,
-            Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) => CHATTER_MAX + ANSWERS_MAX - 1,
-            Event::Hashing { .. }
-            | Event::Planned(_)
-            | Event::Progress(_)
-            | Event::Phase(_)
-            | Event::Notice(_) => CHATTER_MAX,
+            Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) | Event::Planned(_) => {
+                CHATTER_MAX + ANSWERS_MAX - 1
+            }
+            Event::Hashing { .. } | Event::Progress(_) | Event::Phase(_) | Event::Notice(_) => CHATTER_MAX,
         };
         // Only this thread puts in, so that there is no less room than was seen.
         if self.0.len() < most
