@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use goldwire_stdx::{TokenBucket, spawn};
 
 use crate::failure::Result;
@@ -248,7 +248,7 @@ fn write_frames(
                     let started = Instant::now();
                     writer.flush()?;
                     stats.writing_ns.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
-                    wait_for_frame(urgent, bulk)?
+                    wait_for_frame(urgent, bulk)
                 }
             },
         };
@@ -276,21 +276,15 @@ fn write_frames(
     }
 }
 
-/// The next frame, a ping when there was none for a while, or nothing when the connection was dropped.
-fn wait_for_frame(urgent: &Receiver<Queued>, bulk: &Receiver<Queued>) -> io::Result<Option<Queued>> {
-    let mut select = crossbeam_channel::Select::new();
-    select.recv(urgent);
-    select.recv(bulk);
-    match select.ready_timeout(PING_EVERY) {
-        Err(_) => Ok(Some(Queued { frame: ping(), _credit: None })),
-        Ok(_) => match urgent.try_recv() {
-            Ok(frame) => Ok(Some(frame)),
-            Err(TryRecvError::Disconnected) => Ok(None),
-            Err(TryRecvError::Empty) => match bulk.recv_timeout(PING_EVERY) {
-                Ok(frame) => Ok(Some(frame)),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(None),
-            },
-        },
+/// The next frame, a ping when there was none for a while, or `None` when the connection was dropped.
+///
+/// A frame is taken in the same step that finds it: a queue that was only said to be ready may be empty again.
+fn wait_for_frame(urgent: &Receiver<Queued>, bulk: &Receiver<Queued>) -> Option<Queued> {
+    crossbeam_channel::select_biased! {
+        recv(urgent) -> queued => queued.ok(),
+        // Both senders go together, words before answers.
+        recv(bulk) -> queued => queued.ok().or_else(|| urgent.try_recv().ok()),
+        default(PING_EVERY) => Some(Queued { frame: ping(), _credit: None }),
     }
 }
 
@@ -443,6 +437,37 @@ mod tests {
         }
         assert!(peer.connection.is_lost());
         assert!(memory_of().saturating_sub(before) < 64 << 20);
+    }
+
+    /// Two queues that fill and empty at any moment beside the writer's look at them.
+    #[test]
+    fn a_late_call_ends_no_connection() {
+        const ROUNDS: usize = 20_000;
+        let (urgent, urgent_out) = unbounded();
+        let (bulk, bulk_out) = unbounded();
+        let mut goes = Vec::new();
+        for queue in [&urgent, &bulk, &urgent, &bulk] {
+            let queue = queue.clone();
+            let (go, wait) = crossbeam_channel::bounded::<()>(1);
+            goes.push(go);
+            goldwire_stdx::spawn("sender", move || {
+                while wait.recv().is_ok() {
+                    let _ = queue.send(Queued { frame: answer(0, 0), _credit: None });
+                }
+            })
+            .unwrap();
+        }
+        for round in 0..ROUNDS {
+            goes.iter().for_each(|go| go.send(()).unwrap());
+            for taken in 0..goes.len() {
+                let began = Instant::now();
+                let queued = wait_for_frame(&urgent_out, &bulk_out);
+                let kind = queued.unwrap_or_else(|| panic!("round {round}, {taken}")).frame.kind;
+                assert_eq!(kind, Kind::Answer, "round {round}, {taken}, {:?}", began.elapsed());
+            }
+        }
+        drop((goes, urgent, bulk));
+        while wait_for_frame(&urgent_out, &bulk_out).is_some() {}
     }
 
     #[test]
