@@ -256,6 +256,7 @@ impl Machine {
                 self.outputs.push_back(Output::Task(task));
             }
             (Purpose::Unchanged, State::Confirming { then, .. }) => {
+                unpack_answer(&payload, 0)?;
                 self.client.refund(cost);
                 if let Then::Blame(chunk) = then {
                     return Err(not_what_its_tree_says(*chunk));
@@ -264,6 +265,7 @@ impl Machine {
                 self.read_back();
             }
             (Purpose::Probe, State::Measuring { probe, asked }) => {
+                unpack_answer(&payload, PROBES[*probe] as usize)?;
                 self.client.refund(cost);
                 let (probe, seconds) = (*probe, now.duration_since(*asked).as_secs_f64());
                 self.link_rate = Some((f64::from(PROBES[probe]) / seconds.max(1e-6)) as u64);

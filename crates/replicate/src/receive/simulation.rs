@@ -386,7 +386,7 @@ proptest! {
     }
 
     /// A source that does one thing wrong gets nothing wrong published: either it is an error, or (a chunk put together
-    /// wrongly is fetched again, a measured answer is not looked into) the disk is right all the same.
+    /// wrongly is fetched again, the bytes of a measured answer are any) the disk is right all the same.
     #[test]
     fn nothing_wrong_is_published(
         seed in any::<u64>(),
