@@ -73,6 +73,7 @@ pub(super) fn settings(
         agreement: Agreement::default(),
     };
     check_together(&settings, file, problems);
+    warn_of_open_tftp(&settings, file, problems);
     media::check_media(&settings, file, problems);
     settings
 }
@@ -261,7 +262,7 @@ fn tftp(written: &file::Tftp, problems: &mut Collector<'_>) -> Tftp {
     }
     Tftp {
         listen: listen(&written.listen, 69),
-        is_single_port: written.single_port.unwrap_or(true),
+        is_single_port: written.single_port.as_ref().is_some_and(|single| *single.get_ref()),
         block_size_max: block_size(&written.block_size_max, problems).unwrap_or(BLOCK_SIZE),
         window_size_max: written.window_size_max.as_ref().map_or(WINDOW_SIZE, |max| *max.get_ref()),
         allow_from: list(&written.allow_from),
@@ -587,6 +588,22 @@ fn warn_of_tokens(settings: &Settings, file: &File, problems: &mut Collector<'_>
             Some(span),
             "who boots from a boot medium has no token, and gets no script of a profile with token",
             "give these devices a profile without token, or have them boot by DHCP",
+        );
+    }
+}
+
+/// With one port for all, whoever can write a client's address into a packet can have whole files sent to it.
+fn warn_of_open_tftp(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
+    let tftp = &settings.tftp;
+    if tftp.is_single_port
+        && !tftp.listen.is_empty()
+        && tftp.allow_from.is_empty()
+        && settings.subnets.is_empty()
+    {
+        problems.warning_with_hint(
+            file.tftp.single_port.as_ref().map(Spanned::span),
+            "in single-port mode, who can forge addresses can have files sent to anybody",
+            "tftp.allow-from names the networks whose clients are answered",
         );
     }
 }

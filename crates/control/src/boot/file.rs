@@ -69,7 +69,7 @@ tables! {
              user: Text, secret_file: Option<Spanned<PathBuf>>, templates: Option<Spanned<PathBuf>> }
     Http { listen: List<SocketAddr>, tls_listen: List<SocketAddr>, certificate: Option<Spanned<PathBuf>>,
            key: Option<Spanned<PathBuf>>, transfers_max: Option<Spanned<u32>>, proxy_protocol_from: List<Network> }
-    Tftp { allow_from: List<Network>, listen: List<SocketAddr>, single_port: Switch, block_size_max: Value<ByteSize>,
+    Tftp { allow_from: List<Network>, listen: List<SocketAddr>, single_port: Option<Spanned<bool>>, block_size_max: Value<ByteSize>,
            window_size_max: Option<Spanned<u16>> }
     Dhcp { mode: Text, interfaces: List<String>, authoritative: Switch, probe: Switch, lease_query_from: List<Network>,
         relays: List<Network> }

@@ -768,6 +768,28 @@ fn a_medium_can_be_a_profiles_file() {
 }
 
 #[test]
+fn tftp_answers_anybody_from_one_port_only_with_a_warning() {
+    let said = "in single-port mode, who can forge addresses can have files sent to anybody";
+    let subnet = "[[subnet]]\nnetwork = \"10.0.0.0/24\"\n";
+    for (tftp, subnet, is_told) in [
+        ("single-port = true", "", true),
+        ("single-port = true", subnet, false),
+        ("single-port = true\nallow-from = [\"10.1.0.0/16\"]", "", false),
+        ("single-port = true\nlisten = []", "", false),
+        ("single-port = false", "", false),
+        ("", "", false),
+    ] {
+        let loaded = parse(&format!("[tftp]\n{tftp}\n{MEMBER}{subnet}"), Path::new("boot.toml")).unwrap();
+        assert_eq!(
+            loaded.warnings.to_string().contains(said),
+            is_told,
+            "{tftp} {subnet}: {}",
+            loaded.warnings
+        );
+    }
+}
+
+#[test]
 fn who_is_told_no_token_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key");

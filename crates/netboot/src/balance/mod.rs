@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::event::Observer;
 use crate::member::Table;
 use crate::network::Network;
+use crate::tftp::Mode;
 
 /// How long a connection to a member may take; members are near.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -72,11 +73,22 @@ pub struct BalanceSettings {
     pub table: Arc<Table>,
     /// Who hears of transfers and refusals.
     pub observer: Arc<dyn Observer>,
+    /// How TFTP clients are answered.
+    pub tftp_clients: TftpClients,
     /// Balancers in front of this one. Their HTTP connections have to start with a PROXY header, of version 1 or 2; a
     /// connection of theirs without one is refused, because its client could write one itself.
     pub proxies: Vec<Network>,
     /// Whether connections to members start with a PROXY header of version 2.
     pub sends_proxy_header: bool,
+}
+
+/// How a front answers TFTP clients.
+#[derive(Clone, Debug, Default)]
+pub struct TftpClients {
+    /// From which port.
+    pub mode: Mode,
+    /// Networks whose clients are answered; empty: all. Whoever asks can name somebody else as who asks.
+    pub allow_from: Vec<Network>,
 }
 
 /// Why there is no front.
@@ -110,6 +122,7 @@ pub struct Balance {
 struct Shared {
     table: Arc<Table>,
     observer: Arc<dyn Observer>,
+    tftp: TftpClients,
     proxies: Vec<Network>,
     sends_proxy_header: bool,
     phase: watch::Receiver<Phase>,
@@ -149,6 +162,7 @@ impl Balance {
         let shared = Shared {
             table: settings.table,
             observer: settings.observer,
+            tftp: settings.tftp_clients,
             proxies: settings.proxies,
             sends_proxy_header: settings.sends_proxy_header,
             phase,

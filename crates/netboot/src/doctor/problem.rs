@@ -138,7 +138,7 @@ impl Problem {
             Self::NoServer => "name the server: siaddr (next-server), or option 66 with an address",
             Self::TftpTimeout => {
                 "is the TFTP server running there, on UDP 69, and no firewall between? Behind address translation or a \
-                 balancer it has to answer from the address and port that was asked (single-port mode)"
+                 balancer it has to answer from the address and port that was asked (tftp.single-port = true)"
             }
             Self::TftpNotFound => {
                 "check the name: upper and lower case count, and the path is below the TFTP root"

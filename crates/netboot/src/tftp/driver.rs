@@ -346,6 +346,7 @@ impl Worker {
     /// Takes what has come on one socket.
     fn receive(&mut self, number: u64) {
         self.take_errors(number);
+        let is_shared = self.mode == Mode::PortPerTransfer && !self.keys.contains_key(&number);
         for _ in 0..BATCH {
             let mut buffer = [0; DATAGRAM_MAX];
             let received = match self.keys.get(&number).copied() {
@@ -359,6 +360,8 @@ impl Worker {
                 }
             };
             match received {
+                // Only who has heard of a transfer's own port speaks to it.
+                Ok(Some((_, length))) if is_shared && !starts_transfer(&buffer[..length]) => {}
                 Ok(Some((key, length))) => {
                     self.server.handle_datagram(Instant::now(), key, &buffer[..length]);
                     self.close_ended();
@@ -400,7 +403,7 @@ impl Worker {
         self.close_ended();
     }
 
-    /// Gives a new transfer its socket. Where that fails, the listening one has to do.
+    /// Gives a new transfer its socket. Without one there is no transfer.
     fn open_own(&mut self, key: Key) {
         if !self.server.has(&key) || self.own.contains_key(&key) {
             return;
@@ -416,7 +419,11 @@ impl Worker {
                 self.own.insert(key, (number, socket));
                 self.keys.insert(number, key);
             }
-            Err(error) => tracing::warn!(peer = %key.peer, %error, "open a port for a TFTP transfer"),
+            Err(error) => {
+                tracing::warn!(peer = %key.peer, %error, "open a port for a TFTP transfer");
+                self.server.give_up(Instant::now(), key);
+                self.close_ended();
+            }
         }
     }
 
@@ -498,6 +505,11 @@ fn unreachable(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
         v4.or_else(|| address.as_sockaddr_in6().map(|peer| SocketAddr::V6((*peer).into())))
     });
     Ok(peer.filter(|_| is_unreachable))
+}
+
+/// Whether a datagram is a request (RFC 1350 §5), and not part of a transfer.
+fn starts_transfer(datagram: &[u8]) -> bool {
+    matches!(datagram, [0, 1 | 2, ..])
 }
 
 /// A datagram on a transfer's own socket: from its client, or the kernel would not have put it there.

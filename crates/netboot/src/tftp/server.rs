@@ -39,10 +39,12 @@ const IPV6_HEADER_EXTRA: u16 = 20;
 /// From which port the data comes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// From the port that was asked: goes through NAT, firewalls and UDP load balancers.
-    #[default]
+    /// From the port that was asked: goes through NAT, firewalls and UDP load balancers. Whoever can send in a client's
+    /// name knows all that its ACKs hold.
     SinglePort,
-    /// From a new port for each transfer, as RFC 1350 §4 has it, for the odd client that insists.
+    /// From a new port for each transfer, as RFC 1350 §4 has it. The kernel draws it at random, so that ACKs can be sent
+    /// only by who has heard an answer.
+    #[default]
     PortPerTransfer,
 }
 
@@ -552,6 +554,11 @@ impl Server {
         let key = *key;
         self.end(now, key);
         true
+    }
+
+    /// A transfer has no port of its own, though it needs one. Its client repeats its request.
+    pub fn give_up(&mut self, now: Instant, key: Key) {
+        self.end(now, key);
     }
 
     /// The network says that nothing reaches this client's port: its transfers end.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use goldwire_netboot::balance::TftpClients;
 use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::driver::DriverSettings;
 use goldwire_netboot::dhcp::relay::Relays;
@@ -105,21 +106,29 @@ pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
     let caps = settings.subnets.iter().filter_map(|subnet| {
         Some(tftp::BlockSizeCap { network: subnet.network, block_size_max: subnet.tftp_block_size_max? })
     });
+    let TftpClients { mode, allow_from } = tftp_clients(settings);
     tftp::Settings {
         listen: settings.tftp.listen.clone(),
-        mode: if settings.tftp.is_single_port { tftp::Mode::SinglePort } else { tftp::Mode::PortPerTransfer },
+        mode,
         block_size_max: settings.tftp.block_size_max,
         window_size_max: settings.tftp.window_size_max,
         block_size_caps: caps.collect(),
-        allow_from: tftp_clients(settings),
+        allow_from,
         ..tftp::Settings::default()
     }
+}
+
+/// How TFTP clients are answered, by servers and by a balancing front.
+pub fn tftp_clients(settings: &Settings) -> TftpClients {
+    let mode =
+        if settings.tftp.is_single_port { tftp::Mode::SinglePort } else { tftp::Mode::PortPerTransfer };
+    TftpClients { mode, allow_from: tftp_networks(settings) }
 }
 
 /// Whose requests TFTP answers: an answer goes to whoever the request says, so nobody but clients should be named. Where the
 /// file does not say it, that is who it knows: its subnets, its members and balancers, which ask for their clients, and this
 /// machine. Of a version of IP without a subnet nothing is known.
-fn tftp_clients(settings: &Settings) -> Vec<Network> {
+fn tftp_networks(settings: &Settings) -> Vec<Network> {
     if !settings.tftp.allow_from.is_empty() || settings.subnets.is_empty() {
         return settings.tftp.allow_from.clone();
     }

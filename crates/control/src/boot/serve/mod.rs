@@ -29,7 +29,7 @@ use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observe
 use goldwire_stdx::{Context, Report, Stop, spawn};
 use tracing::{error, info, warn};
 
-pub use self::convert::{library_settings, member_configs, table_of};
+pub use self::convert::{library_settings, member_configs, table_of, tftp_clients};
 pub use self::state::{Ids, StateFolder};
 use super::agreement::Agreement;
 use super::telemetry::Telemetry;

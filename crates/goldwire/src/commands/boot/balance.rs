@@ -16,7 +16,7 @@ use super::{load, log};
 use crate::args::boot::BalanceArgs;
 use crate::exit::Code;
 use crate::privileges;
-use goldwire_control::boot::serve::member_configs;
+use goldwire_control::boot::serve::{member_configs, tftp_clients};
 
 /// Running transfers get so long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,6 +35,7 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
         tftp: args.tftp.clone(),
         table: Arc::clone(&table),
         observer,
+        tftp_clients: tftp_clients(&settings),
         proxies: args.proxy_protocol_from.clone(),
         sends_proxy_header: args.send_proxy_protocol,
     })

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::member::content;
 use super::*;
+use crate::tftp::Mode;
 
 /// What a TFTP member does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,6 +115,45 @@ fn real_clients_fetch_from_members_of_both_kinds() {
         assert_eq!(curl(&["--tftp-blksize", "1400", &url]), (0, body.clone()));
         let lines = front.seen.lines(3);
         assert!(lines.iter().all(|line| line.ends_with("f 40000 complete")), "{lines:?}");
+    }
+}
+
+/// What another one sends in the client's name reaches no session: he has not heard from which port that answers.
+#[test]
+fn a_blind_sender_of_acks_gets_one_answer_for_all_of_them() {
+    for mode in [Mode::PortPerTransfer, Mode::SinglePort] {
+        let member = TftpMember::new(Manner::SinglePort, content(40_000));
+        let http: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let front = front_of(&[(http, member.port)], |settings| settings.tftp_clients.mode = mode);
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.send_to(b"\0\x01f\0octet\0", front.tftp()).unwrap();
+        let mut bytes = [0; 600];
+        let (_, from) = client.recv_from(&mut bytes).unwrap();
+        assert_eq!((from == front.tftp(), &bytes[..4]), (mode == Mode::SinglePort, &b"\0\x03\0\x01"[..]));
+        client.send_to(b"\0\x04\0\x01", front.tftp()).unwrap();
+        // The member repeats its first block: an honest client would have the second one.
+        client.recv_from(&mut bytes).unwrap();
+        assert_eq!(bytes[3], if mode == Mode::SinglePort { 2 } else { 1 }, "{mode:?}");
+        client.send_to(b"\0\x04\0\x01", from).unwrap();
+        while bytes[3] != 2 {
+            client.recv_from(&mut bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn only_networks_that_are_named_are_answered() {
+    let member = TftpMember::new(Manner::Classic, content(100));
+    let http: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let front = front_of(&[(http, member.port)], |settings| {
+        settings.tftp_clients.allow_from = vec!["127.0.0.1/32".parse().unwrap()];
+    });
+    for (from, is_answered) in [("127.0.0.2:0", false), ("127.0.0.1:0", true)] {
+        let client = UdpSocket::bind(from).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(if is_answered { 10_000 } else { 500 }))).unwrap();
+        client.send_to(b"\0\x01f\0octet\0", front.tftp()).unwrap();
+        assert_eq!(client.recv_from(&mut [0; 600]).is_ok(), is_answered, "{from}");
     }
 }
 

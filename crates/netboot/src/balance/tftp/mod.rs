@@ -1,32 +1,29 @@
 //! The TFTP front: datagrams passed on between a client and its member.
 //!
-//! The client speaks with the front's one port all the time (single-port mode), so NAT and other balancers on the way
-//! are no obstacle. Each session has a socket of its own towards its member, which may answer from port 69 or, as RFC
-//! 1350 has it, from another one. To members every client has the front's address: rules by address cannot hold here.
+//! A session answers its client from a port of its own, which only the client hears of, or, in single-port mode, from the
+//! front's one port, so that NAT and other balancers on the way are no obstacle. Another socket of its own is for its
+//! member, which may answer from port 69 or, as RFC 1350 has it, from another one. To members every client has the
+//! front's address: rules by address cannot hold here.
 
+mod places;
 pub mod session;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant as Clock;
 
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc::{self, error::TrySendError};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use self::places::{Heard, Places};
 use self::session::{Action, Session};
 use super::{ATTEMPTS_MAX, Phase, Shared};
 use crate::event::{Event, EventKind, Protocol};
 use crate::member::MemberConfig;
-
-/// Sessions at once. One costs a socket, and a buffer of which only as much is touched as a block is long.
-const SESSIONS_MAX: usize = 4096;
-
-/// Sessions of one client address at once: a machine fetches one file at a time, but a NAT may hide a room of them.
-const SESSIONS_PER_CLIENT_MAX: usize = 256;
+use crate::tftp::Mode;
 
 /// Datagrams of a client that wait for its session: more than a client sends without an answer.
 const QUEUE_MAX: usize = 32;
@@ -43,7 +40,7 @@ const READ_ONLY: &[u8] = b"\0\x05\0\x02this server is read-only\0";
 /// Takes requests until the front stops, then waits for the sessions that are under way.
 pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
     let socket = Arc::new(socket);
-    let mut sessions: HashMap<SocketAddr, mpsc::Sender<Vec<u8>>> = HashMap::new();
+    let mut places = Places::default();
     let mut tasks = JoinSet::new();
     let mut bytes = vec![0; CLIENT_DATAGRAM_MAX];
     loop {
@@ -54,11 +51,8 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
         let (length, client) = tokio::select! {
             () = shared.reached(Phase::Stopping), if !is_stopping => continue,
             Some(ended) = tasks.join_next() => {
-                // Another session of this client may have taken the place meanwhile.
-                if let Ok(client) = ended
-                    && sessions.get(&client).is_some_and(mpsc::Sender::is_closed)
-                {
-                    sessions.remove(&client);
+                if let Ok(client) = ended {
+                    places.leave(client);
                 }
                 continue;
             }
@@ -68,6 +62,11 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
                 Err(_) => continue,
             },
         };
+        let allowed = &shared.tftp.allow_from;
+        if !allowed.is_empty() && !allowed.iter().any(|network| network.contains(client.ip().to_canonical()))
+        {
+            continue;
+        }
         let datagram = &bytes[..length];
         match datagram {
             [0, 2, ..] => {
@@ -76,19 +75,16 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
             }
             [0, 1, ..] => {
                 // A repeated request goes to its session, which knows whether it is one.
-                let repeated = sessions.get(&client).map(|known| known.try_send(datagram.to_vec()));
-                if matches!(repeated, Some(Ok(()) | Err(TrySendError::Full(_)))) {
-                    continue;
-                }
-                let mates = sessions.keys().filter(|other| other.ip() == client.ip()).count();
-                if is_stopping || sessions.len() >= SESSIONS_MAX || mates >= SESSIONS_PER_CLIENT_MAX {
+                if places.pass(client, datagram) || is_stopping {
                     continue;
                 }
                 let (queue, from_client) = mpsc::channel(QUEUE_MAX);
-                sessions.insert(client, queue);
+                let Some(heard) = places.enter(client, queue, Clock::now()) else { continue };
                 let relay = Relay {
                     socket: Arc::clone(&socket),
+                    own: None,
                     client,
+                    heard,
                     shared: Arc::clone(&shared),
                     started: Clock::now(),
                     tried: Vec::new(),
@@ -99,11 +95,10 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
                     client
                 });
             }
+            // Only who has heard of a session's own port speaks to it.
+            _ if shared.tftp.mode == Mode::PortPerTransfer => {}
             _ => {
-                if let Some(known) = sessions.get(&client) {
-                    // A full queue loses datagrams as the network does.
-                    let _ = known.try_send(datagram.to_vec());
-                }
+                places.pass(client, datagram);
             }
         }
     }
@@ -111,8 +106,12 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
 
 /// One session.
 struct Relay {
+    /// The front's.
     socket: Arc<UdpSocket>,
+    /// The session's own one towards the client, unless there is one port for all.
+    own: Option<UdpSocket>,
     client: SocketAddr,
+    heard: Heard,
     shared: Arc<Shared>,
     started: Clock,
     /// Names of members that were asked.
@@ -135,12 +134,25 @@ impl Relay {
         let mut session = Session::new(request.clone());
         let mut upstream = None;
         let mut bytes = vec![0; MEMBER_DATAGRAM_MAX];
+        let mut answer = [0; CLIENT_DATAGRAM_MAX];
+        if self.shared.tftp.mode == Mode::PortPerTransfer {
+            match self.open_own().await {
+                Ok(own) => self.own = Some(own),
+                // The client asks again.
+                Err(error) => {
+                    return tracing::warn!(client = %self.client, %error, "open a port for a TFTP session");
+                }
+            }
+        }
         let mut actions = session.start(epoch.elapsed());
         loop {
             for action in actions.drain(..) {
                 match action {
                     Action::ToClient(datagram) => {
-                        let _ = self.socket.send_to(&datagram, self.client).await;
+                        let _ = match &self.own {
+                            Some(own) => own.send(&datagram).await,
+                            None => self.socket.send_to(&datagram, self.client).await,
+                        };
                     }
                     Action::ToMember(datagram) => {
                         if let Some(Upstream { socket, to, .. }) = &upstream {
@@ -174,8 +186,20 @@ impl Relay {
                         self.tell(&path, &session);
                         return;
                     }
-                    Some(datagram) => session.handle_client(epoch.elapsed(), &datagram),
+                    Some(datagram) => {
+                        self.heard.note(&datagram);
+                        session.handle_client(epoch.elapsed(), &datagram)
+                    }
+                    // Its place was taken.
                     None => return,
+                },
+                received = receive_own(self.own.as_ref(), &mut answer) => match received {
+                    Ok(length) => {
+                        self.heard.note(&answer[..length]);
+                        session.handle_client(epoch.elapsed(), &answer[..length])
+                    }
+                    // Nobody is there: the client's host says so.
+                    Err(_) => return self.tell(&path, &session),
                 },
                 received = receive(upstream.as_mut(), &mut bytes) => match received {
                     Some(length) => session.handle_member(epoch.elapsed(), &bytes[..length]),
@@ -184,6 +208,13 @@ impl Relay {
                 () = sleep_until(deadline) => session.handle_timeout(epoch.elapsed()),
             };
         }
+    }
+
+    /// A socket on the address that was asked, with a port that the kernel draws at random.
+    async fn open_own(&self) -> io::Result<UdpSocket> {
+        let own = UdpSocket::bind((self.socket.local_addr()?.ip(), 0)).await?;
+        own.connect(self.client).await?;
+        Ok(own)
     }
 
     /// The next member that was not asked yet.
@@ -239,6 +270,14 @@ async fn receive(upstream: Option<&mut Upstream>, bytes: &mut [u8]) -> Option<us
     upstream.to = from;
     upstream.has_answered = true;
     Some(length)
+}
+
+/// The next datagram of the client to the session's own port. Where there is none, nothing ever comes.
+async fn receive_own(own: Option<&UdpSocket>, bytes: &mut [u8]) -> io::Result<usize> {
+    match own {
+        Some(own) => own.recv(bytes).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn tell_refused(shared: &Shared, client: IpAddr, path: &str, reason: &str) {

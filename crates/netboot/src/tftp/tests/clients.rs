@@ -123,8 +123,9 @@ fn every_way_of_sending_sends_the_same() {
 fn many_clients_at_once_have_each_their_own_file() {
     let names: Vec<_> = (0..12).map(|number| (format!("f{number}"), SHORT + number)).collect();
     let named: Vec<_> = names.iter().map(|(name, length)| (name.as_str(), *length)).collect();
-    for listen in ["0.0.0.0:0", "[::]:0"] {
-        let settings = Settings { listen: vec![listen.parse().unwrap()], ..Settings::default() };
+    let modes = [Mode::SinglePort, Mode::PortPerTransfer];
+    for (mode, listen) in modes.into_iter().flat_map(|mode| [(mode, "0.0.0.0:0"), (mode, "[::]:0")]) {
+        let settings = Settings { mode, listen: vec![listen.parse().unwrap()], ..Settings::default() };
         let running = bind(settings).unwrap().run(context(files(&named)).0).unwrap();
         let port = running.addresses()[0].port();
         std::thread::scope(|scope| {
@@ -134,7 +135,7 @@ fn many_clients_at_once_have_each_their_own_file() {
                     (_, odd) => SocketAddr::from(([127, 0, 0, 1 + odd as u8], port)),
                 };
                 goldwire_stdx::spawn_scoped(scope, "test", move || {
-                    let file = fetch_in(Mode::SinglePort, server, name, &[]).unwrap();
+                    let file = fetch_in(mode, server, name, &[]).unwrap();
                     assert!(file[..] == pattern(*length)[..], "{server} {name}");
                 })
                 .unwrap();

@@ -25,7 +25,7 @@ pub(super) fn fetch_from(
     file: &str,
     options: &[(OptionName, u64)],
 ) -> Result<Vec<u8>, String> {
-    fetch_in(Mode::SinglePort, server, file, options)
+    fetch_in(Mode::default(), server, file, options)
 }
 
 /// Fetches a file, in the classic mode from whatever port of the server answers first, and only from that.
@@ -132,10 +132,11 @@ fn row_11_big_files_roll_over() {
 /// Row 12: NAT, Kubernetes and load balancers let only packets from the port through that was asked.
 #[test]
 fn row_12_behind_nat_or_a_load_balancer() {
-    let (running, event_log) = serve(on_loopback(), &[("f", 300_000)]);
+    let settings = Settings { mode: Mode::SinglePort, ..on_loopback() };
+    let (running, event_log) = serve(settings, &[("f", 300_000)]);
     let relay = Relay::start(running.addresses()[0]);
     let asked = [(OptionName::BlockSize, 1400), (OptionName::WindowSize, 8)];
-    assert!(fetch_from(relay.address, "f", &asked).unwrap()[..] == pattern(300_000)[..]);
+    assert!(fetch_in(Mode::SinglePort, relay.address, "f", &asked).unwrap()[..] == pattern(300_000)[..]);
     let transferred = format!("{} transferred f 300000 true", super::MAC);
     let deadline = Instant::now() + Duration::from_secs(30);
     while !event_log.lines().contains(&transferred) {

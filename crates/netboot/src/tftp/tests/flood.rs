@@ -164,3 +164,37 @@ fn a_client_whose_port_is_closed_is_sent_no_more() {
         running.stop();
     }
 }
+
+/// Whoever sends in a client's name hears nothing of the answers. All that he can do is say again what clients say.
+#[test]
+fn a_blind_sender_moves_less_than_twenty_times_his_bytes() {
+    use super::super::driver::bind;
+    use super::super::wire::OptionName::{BlockSize, WindowSize};
+    use super::context;
+    const HEADERS: usize = 28;
+    for (options, acks) in [(vec![], 300), (vec![(BlockSize, 1468), (WindowSize, 64)], 300)] {
+        let settings = Settings { listen: vec!["127.0.0.1:0".parse().unwrap()], ..Settings::default() };
+        let (context, _) = context(files(&[("a", 4_000_000)]));
+        let running = bind(settings).unwrap().run(context).unwrap();
+        let server = running.addresses()[0];
+        let victim = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        victim.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+        let request = read_request(b"a", &options);
+        let mut sent = request.len() + HEADERS;
+        victim.send_to(&request, server).unwrap();
+        let (mut got, mut buffer) = (0, [0; 2048]);
+        for block in 0..acks {
+            sent += ack(block).len() + HEADERS;
+            victim.send_to(&ack(block), server).unwrap();
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        while let Ok((length, from)) = victim.recv_from(&mut buffer) {
+            assert_ne!(from, server, "{options:?}");
+            got += length + HEADERS;
+        }
+        assert!(got > 0 && got < 20 * sent, "{options:?}: {got} bytes for {sent}");
+        // One answer, and what is sent again while nobody is heard.
+        assert!(got < 2000, "{options:?}: {got} bytes for {sent}");
+        running.stop();
+    }
+}
