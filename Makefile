@@ -27,7 +27,6 @@ demo: ## shows the main jobs on this machine, below .demo
 
 test: ## all tests, everything that judges included
 	tools/setup test
-	$(MAKE) --no-print-directory agent
 	tools/test
 
 check: ## formatting, lints and all tests that cross no rooms: for while you work

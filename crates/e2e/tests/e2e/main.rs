@@ -56,6 +56,8 @@ mod questions;
 #[cfg(test)]
 mod sync;
 #[cfg(test)]
+mod test_script;
+#[cfg(test)]
 mod trouble;
 #[cfg(test)]
 mod workspace_rules;
