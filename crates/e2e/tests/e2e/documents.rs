@@ -25,23 +25,94 @@ fn documents() -> Vec<PathBuf> {
     all
 }
 
-/// The lines of fenced blocks, `\` joined, with neither prompt nor remark.
+/// Words before a command that do not change what it is.
+const BEFORE_A_COMMAND: [&str; 12] =
+    ["$", "!", "if", "while", "do", "then", "sudo", "env", "exec", "nice", "time", "ip"];
+
+/// The commands of ours in what is set as code: fenced, or indented below an empty line; `\` joined.
 fn commands(document: &str) -> Vec<String> {
-    let mut lines = Vec::new();
+    let mut found = Vec::new();
     let joined = document.replace("\\\n", " ");
-    let mut is_inside = false;
+    let (mut is_fenced, mut is_indented, mut is_after_empty) = (false, false, true);
     for line in joined.lines() {
-        if line.starts_with("```") {
-            is_inside = !is_inside;
-        } else if is_inside {
-            let line = line.trim_start().trim_start_matches("$ ");
-            let line = line.split(" #").next().unwrap_or_default().trim();
-            if line.starts_with("goldwire ") && !line.contains('─') {
-                lines.push(line.to_owned());
+        if line.trim_start().starts_with("```") {
+            is_fenced = !is_fenced;
+        } else {
+            is_indented = line.starts_with("    ") && (is_indented || is_after_empty);
+            if (is_fenced || is_indented) && !line.contains('─') {
+                found.extend(commands_of_line(line));
             }
         }
+        is_after_empty = line.trim().is_empty();
     }
-    lines
+    found
+}
+
+/// The commands of ours in a line of shell: after a prompt, under `sudo` and its like, on either side of a pipe, by
+/// whatever path.
+fn commands_of_line(line: &str) -> Vec<String> {
+    // Not everything is shell. In what is not, quotes need not close.
+    let words = shlex::split(line).unwrap_or_else(|| line.split_whitespace().map(str::to_owned).collect());
+    let is_end =
+        |word: &String| matches!(word.as_str(), "|" | "||" | "&&" | ";" | "&") || word.ends_with(';');
+    let mut found = Vec::new();
+    for part in words.split_inclusive(is_end) {
+        let is_redirection =
+            |word: &&String| word.trim_start_matches(['1', '2', '&']).starts_with(['<', '>']);
+        let part: Vec<&str> = part
+            .iter()
+            .take_while(|word| {
+                !is_redirection(word) && (!is_end(word) || word.len() > 1 && word.ends_with(';'))
+            })
+            .map(|word| word.trim_end_matches(';'))
+            .collect();
+        let is_ours = |word: &&str| word.rsplit(['/', '=']).next() == Some("goldwire");
+        let Some(first) = part.first() else { continue };
+        let is_wrapped = BEFORE_A_COMMAND.contains(first) || first.contains('=');
+        let Some(at) = part.iter().position(is_ours).filter(|at| *at == 0 || is_wrapped) else { continue };
+        // `goldwire 2026-11 …` are contexts of digests, and `goldwire` alone is a name.
+        if part.get(at + 1).is_some_and(|word| word.starts_with(|c: char| c.is_ascii_lowercase())) {
+            let words = ["goldwire"].iter().chain(&part[at + 1..]).copied();
+            found.push(shlex::try_join(words).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn commands_are_found_wherever_code_has_them() {
+    for (line, expected) in [
+        ("goldwire boot check", &["goldwire boot check"][..]),
+        ("$ goldwire boot check   # whether it holds", &["goldwire boot check"]),
+        ("# goldwire boot check", &[]),
+        ("  sudo goldwire boot check", &["goldwire boot check"]),
+        ("sudo -u boot LANG=C /usr/bin/goldwire boot check", &["goldwire boot check"]),
+        ("LANG=C goldwire boot check > said 2>&1", &["goldwire boot check"]),
+        ("ExecStart=/usr/bin/goldwire boot check", &["goldwire boot check"]),
+        ("ip netns exec a goldwire boot check", &["goldwire boot check"]),
+        ("if ! target/release/goldwire boot check; then", &["goldwire boot check"]),
+        ("cat a | goldwire disk info 'b c' | head", &["goldwire disk info 'b c'"]),
+        (
+            "goldwire boot check && sudo goldwire boot serve &",
+            &["goldwire boot check", "goldwire boot serve"],
+        ),
+        ("goldwire boot check || exit", &["goldwire boot check"]),
+        ("it's goldwire boot check", &[]),
+        ("goldwire 2026-11 tree", &[]),
+        ("systemctl status goldwire boot", &[]),
+    ] {
+        assert_eq!(commands_of_line(line), expected, "{line}");
+    }
+    let check = ["goldwire boot check"];
+    for document in [
+        "```\ngoldwire boot check\n```",
+        "- so:\n\n  ```sh\n  $ goldwire boot check\n  ```",
+        "So:\n\n    goldwire boot check\n\nand",
+        "```\ngoldwire boot \\\n   check\n```",
+    ] {
+        assert_eq!(commands(document), check, "{document}");
+    }
+    assert_eq!(commands("a\ngoldwire boot check\n    goldwire boot check\n"), [""; 0]);
 }
 
 /// What stands between single backquotes outside of fenced blocks.
@@ -68,11 +139,6 @@ fn spelled_out(command: &str) -> Vec<Vec<String>> {
     all.into_iter().map(|command| [command, tail.clone()].concat()).collect()
 }
 
-/// `goldwire 2026-11 …` are contexts of digests.
-fn is_command(span: &str) -> bool {
-    span.strip_prefix("goldwire ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
-}
-
 /// With `--help` at its end a command does nothing but say whether everything before it is known.
 #[test]
 fn every_command_in_a_document_is_one_that_the_program_takes() {
@@ -80,7 +146,7 @@ fn every_command_in_a_document_is_one_that_the_program_takes() {
     let mut count = 0;
     for path in documents() {
         let document = fs::read_to_string(&path).unwrap();
-        let spans = code_spans(&document).into_iter().filter(|span| is_command(span)).map(str::to_owned);
+        let spans = code_spans(&document).into_iter().flat_map(commands_of_line);
         for command in commands(&document).into_iter().chain(spans) {
             for words in spelled_out(&command) {
                 let words: Vec<_> =
@@ -236,12 +302,17 @@ fn placed(scene: &Scene, hosts: &Hosts, word: &str) -> String {
     word.to_owned()
 }
 
-/// `make help` and the scripts are at least ones that a shell reads.
+/// Scripts are at least ones that their shell reads.
 #[test]
 fn scripts_are_read_by_their_shell() {
-    for name in ["setup", "test", "demo", "demo-boot", "build-agent", "fuzz", "mutants"] {
-        let path = workspace().join("tools").join(name);
-        let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
-        assert!(checked.success(), "{}", path.display());
+    let mut count = 0;
+    for entry in fs::read_dir(workspace().join("tools")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && fs::read_to_string(&path).unwrap().starts_with("#!/usr/bin/env bash") {
+            let checked = Command::new("bash").arg("-n").arg(&path).status().unwrap();
+            assert!(checked.success(), "{}", path.display());
+            count += 1;
+        }
     }
+    assert!(count >= 8, "only {count} scripts were found");
 }
