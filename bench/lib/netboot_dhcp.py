@@ -375,7 +375,7 @@ def run(goldwire, quick):
     try:
         results = measure(goldwire, tempfile.gettempdir(), 2 if quick else 4, 200 if quick else 1000)
     except RuntimeError as error:
-        print(f"SKIPPED: {error}")
+        print(f"not measured: {error}")
         return {"reason": str(error)}
     print("\n".join(table(results)))
     return results

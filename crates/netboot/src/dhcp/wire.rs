@@ -630,6 +630,15 @@ mod tests {
         }
     }
 
+    /// The relay's option is written last. That a message had it before another one is no difference.
+    #[test]
+    fn the_place_of_the_relays_option_is_no_difference() {
+        let mut sent = Message::request(MessageType::REQUEST, Mac([2, 0, 0, 0, 0, 9]), 0);
+        sent.options.set(code::RELAY_AGENT, []);
+        sent.options.set(83, []);
+        assert_eq!(Message::decode(&sent.encode(SIZE_MAX)), Ok(sent));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..700)) {

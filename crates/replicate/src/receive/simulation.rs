@@ -336,7 +336,7 @@ fn seeds_of(disks: &[Disk]) -> Vec<Seed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Whatever the order of answers, workers and copies: the disk arrives as it is, and every target with the same
     /// seeds asks the same requests.
