@@ -1,6 +1,6 @@
 //! The one question that every dialect asks, and its answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,20 +25,73 @@ pub trait BootPolicy: Send + Sync {
     }
 }
 
-/// Files of the boot tree that only a token opens.
+/// Files of the boot tree that only a token opens, by the names that profiles give them. Names are compared as the server
+/// finds files: ASCII case, backslashes, `.` and doubled or leading slashes make no other name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProtectedFiles {
-    /// By name.
-    pub names: Vec<String>,
-    /// All whose names begin so.
-    pub prefixes: Vec<String>,
+    /// Of files, folded.
+    names: BTreeSet<String>,
+    /// The beginnings of names that depend on the device, folded.
+    prefixes: Vec<String>,
 }
 
 impl ProtectedFiles {
+    /// The files of these names, and all whose names begin with one of these prefixes. A prefix can end within a part of
+    /// a path; an empty one covers everything.
+    pub fn new(
+        names: impl IntoIterator<Item = impl AsRef<str>>,
+        prefixes: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> Self {
+        let folded_prefix = |prefix: &str| {
+            let (folder, rest) = prefix.rsplit_once(['/', '\\']).unwrap_or(("", prefix));
+            // `x/.` goes on as `x/./y` at best: what begins with a point is hidden.
+            let rest = if rest == "." { String::new() } else { rest.to_ascii_lowercase() };
+            below(&folded(folder)) + &rest
+        };
+        Self {
+            names: names.into_iter().map(|name| folded(name.as_ref())).collect(),
+            prefixes: prefixes.into_iter().map(|prefix| folded_prefix(prefix.as_ref())).collect(),
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty() && self.prefixes.is_empty()
     }
+
+    /// Whether the file of this name is one of them.
+    pub fn covers(&self, name: &str) -> bool {
+        let name = folded(name);
+        self.begin(&name) || self.names.contains(&name)
+    }
+
+    /// Whether a file somewhere below this folder can be one of them; the root is the empty name.
+    pub fn are_below(&self, folder: &str) -> bool {
+        let folder = below(&folded(folder));
+        self.begin(&folder)
+            || self.prefixes.iter().any(|prefix| prefix.starts_with(&folder))
+            || self.names.range(folder.clone()..).next().is_some_and(|name| name.starts_with(&folder))
+    }
+
+    /// Whether every file below this folder is one of them.
+    pub fn cover_all_of(&self, folder: &str) -> bool {
+        self.begin(&below(&folded(folder)))
+    }
+
+    fn begin(&self, folded: &str) -> bool {
+        self.prefixes.iter().any(|prefix| folded.starts_with(prefix.as_str()))
+    }
+}
+
+/// One spelling for all that name the same.
+fn folded(name: &str) -> String {
+    let parts = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | "."));
+    parts.collect::<Vec<_>>().join("/").to_ascii_lowercase()
+}
+
+/// How the names of what is below a folder begin.
+fn below(folder: &str) -> String {
+    if folder.is_empty() { String::new() } else { format!("{folder}/") }
 }
 
 /// The answer for one device.
@@ -164,4 +217,57 @@ pub struct MenuEntry {
     pub title: String,
     /// What it does.
     pub script: Arc<Script>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_files_are_found() {
+        let files = ProtectedFiles::new(["/Closed//./Vmlinuz", "a\\b"], ["Lab/./img-", "deep/x/", "odd/."]);
+        for name in [
+            "closed/vmlinuz",
+            "CLOSED/VMLINUZ",
+            "./closed/vmlinuz",
+            "A/B",
+            "lab/IMG-1/x",
+            "deep/X/y",
+            "odd/a",
+        ] {
+            assert!(files.covers(name), "{name}");
+        }
+        for name in
+            ["closed/vmlinuz2", "closed", "x/closed/vmlinuz", "lab/im", "deep/x", "deep/xy", "odd", ""]
+        {
+            assert!(!files.covers(name), "{name}");
+        }
+        assert!(ProtectedFiles::new([""; 0], ["./"]).covers("anything"), "an empty prefix");
+    }
+
+    #[test]
+    fn folders_that_hold_some_and_those_that_hold_nothing_else() {
+        let files = ProtectedFiles::new(["a/b/c"], ["lab/img-", "deep/x/"]);
+        let folders = |holds: &dyn Fn(&str) -> bool| {
+            let all = [
+                "",
+                "A",
+                "a/b",
+                "a/b/c",
+                "a/bc",
+                "lab",
+                "lab/img",
+                "lab/img-1",
+                "deep",
+                "deep//X",
+                "deep/x/y",
+            ];
+            all.into_iter().filter(|folder| holds(folder)).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            folders(&|folder| files.are_below(folder)),
+            ["", "A", "a/b", "lab", "lab/img-1", "deep", "deep//X", "deep/x/y"]
+        );
+        assert_eq!(folders(&|folder| files.cover_all_of(folder)), ["lab/img-1", "deep//X", "deep/x/y"]);
+    }
 }

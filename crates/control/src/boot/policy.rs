@@ -107,12 +107,12 @@ impl BootPolicy for Policy {
         // A script holds the tokens of all files behind it. Whether it needs one itself says the decision that it is
         // rendered from, which is judged where it is rendered.
         let owner = path.strip_prefix("s/").and_then(|rest| rest.split('/').next()?.parse().ok());
-        let needs_token = !path.starts_with("s/") && rules.is_protected(path);
+        let needs_token = !path.starts_with("s/") && rules.protected.covers(path);
         !mac.into_iter().chain(owner).any(is_ignored) && (has_token || !needs_token)
     }
 
     fn protected_files(&self) -> Arc<ProtectedFiles> {
-        Arc::clone(&self.rules().protected_files)
+        Arc::clone(&self.rules().protected)
     }
 }
 

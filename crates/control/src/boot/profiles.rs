@@ -54,8 +54,6 @@ pub(super) fn rules(file: &File, path: &Path, server: &Server, problems: &mut Co
     devices(file, &mut rules, problems);
     groups(file, &mut rules, problems);
     protect(file, &mut rules, problems);
-    let names = rules.protected.iter().cloned().collect();
-    rules.protected_files = Arc::new(ProtectedFiles { names, prefixes: rules.protected_prefixes.clone() });
     if !problems.has_error() {
         try_scripts(file, &rules, problems);
     }
@@ -509,6 +507,7 @@ fn check_names(
 /// Files that only a token opens: those of profiles with `token`.
 fn protect(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
     let mut open: HashMap<&str, &str> = HashMap::new();
+    let (mut names, mut prefixes) = (Vec::new(), Vec::new());
     for (name, profile) in &file.profiles {
         let is_protected = profile.token.as_ref().is_some_and(|token| *token.get_ref());
         let initrds = profile.initrd.iter().chain(&profile.san).flat_map(|list| &list.get_ref().0);
@@ -519,14 +518,14 @@ fn protect(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
                 (false, _) => {
                     open.insert(place, name.get_ref());
                 }
-                (true, None) => {
-                    rules.protected.insert(place.clone());
+                (true, None) => names.push(place),
+                (true, Some((prefix, _))) if ProtectedFiles::new([""; 0], [prefix]).cover_all_of("") => {
+                    problems.error(
+                        name.span(),
+                        format!("{place:?} could be any file; with token, a path begins with a fixed part"),
+                    );
                 }
-                (true, Some(("", _))) => problems.error(
-                    name.span(),
-                    format!("{place:?} could be any file; with token, a path begins with a fixed part"),
-                ),
-                (true, Some((prefix, _))) => rules.protected_prefixes.push(prefix.to_owned()),
+                (true, Some((prefix, _))) => prefixes.push(prefix),
             }
         }
         // One that cannot be read has been told.
@@ -535,8 +534,9 @@ fn protect(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
             problems.error(span, "token needs server.secret-file, with which tokens are signed");
         }
     }
+    rules.protected = Arc::new(ProtectedFiles::new(names, prefixes));
     for (place, name) in open {
-        if rules.is_protected(place) {
+        if rules.protected.covers(place) {
             let span = file
                 .profiles
                 .iter()

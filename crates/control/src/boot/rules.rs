@@ -21,11 +21,7 @@ pub struct Rules {
     /// The profile of everybody else, and the line that says so.
     pub(super) default: Option<(u32, usize)>,
     /// Files that need a token.
-    pub(super) protected: HashSet<String>,
-    /// The fixed beginnings of files that need a token and whose names depend on the device.
-    pub(super) protected_prefixes: Vec<String>,
-    /// Both, for who looks at what files are.
-    pub(super) protected_files: Arc<ProtectedFiles>,
+    pub(super) protected: Arc<ProtectedFiles>,
 }
 
 /// What a profile says.
@@ -151,11 +147,6 @@ impl Rules {
                 || group.vendor_classes.is_some()
                 || group.user_classes.is_some()
         })
-    }
-
-    pub(super) fn is_protected(&self, path: &str) -> bool {
-        self.protected.contains(path)
-            || self.protected_prefixes.iter().any(|prefix| path.starts_with(prefix.as_str()))
     }
 }
 

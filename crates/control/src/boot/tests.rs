@@ -585,6 +585,24 @@ fn row_22_ignored_devices_get_nothing_and_tokens_open_their_files() {
 }
 
 #[test]
+fn a_place_is_protected_however_the_boot_file_spells_it() {
+    let profile = |place: &str| {
+        format!("[server]\nsecret-file = \"secret\"\n{MEMBER}[profile.p]\nfile = '{place}'\ntoken = true\n")
+    };
+    for spelt in ["closed/vmlinuz", "/Closed//./VMLINUZ", "closed\\vmlinuz"] {
+        let problems = errors(&format!("{}[profile.open]\nfile = 'Closed/vmlinuz'\n", profile(spelt)));
+        assert!(
+            problems.iter().any(|problem| problem.contains("needs a token in another profile")),
+            "{problems:?}"
+        );
+    }
+    for any in ["{{ mac }}/x", "/{{ mac }}", ".//{{ mac }}"] {
+        let problems = errors(&profile(any));
+        assert!(problems.iter().any(|problem| problem.contains("could be any file")), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_menu_holds_its_entries_with_the_devices_variables() {
     let policy = rules();
     let menu = policy.decide(&device("52:54:00:00:00:88", Firmware::Ipxe, 7));

@@ -54,6 +54,12 @@ impl Identity {
         self.size
     }
 
+    /// When the file itself or one of its names was changed last; nothing before 1970.
+    pub(super) fn changed(&self) -> Option<SystemTime> {
+        let nanoseconds = u64::try_from(self.changed).ok()?;
+        UNIX_EPOCH.checked_add(Duration::from_nanos(nanoseconds))
+    }
+
     fn is_settled_at(&self, now: SystemTime) -> bool {
         let latest = self.changed.max(self.modified);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();

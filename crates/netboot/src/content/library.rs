@@ -20,7 +20,7 @@ use super::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Device;
 use crate::event::Stage;
 use crate::media::Media;
-use crate::policy::{Action, Boot, BootPolicy, Decision, Script, What};
+use crate::policy::{Action, Boot, BootPolicy, Decision, ProtectedFiles, Script, What};
 use crate::script::{Context, render};
 
 /// What every script's media type is; iPXE tells a script by its first line, people by this.
@@ -109,9 +109,8 @@ impl Library {
 
     /// Starts to read every file in the background, so that large ones have their ETags when they are asked for.
     pub fn warm(&self) {
-        let Shelves { root, extra, digests, .. } = &*self.shelves;
-        let trees = std::iter::once(root).chain(extra.iter().map(|(_, tree)| tree));
-        digests.warm(trees.map(Arc::clone).collect());
+        let trees = self.shelves.trees().map(|(_, tree)| Arc::clone(tree));
+        self.shelves.digests.warm(trees.collect());
     }
 
     /// Serves these boot media from now on, or none: at [`ISO_PATH`](super::ISO_PATH) and
@@ -155,7 +154,7 @@ impl Library {
             let path = path.trim_start_matches('/');
             // Not even the digest of what only a token opens is for a script without one.
             let is_for_this = |found: &Found| {
-                for_boot.has_token || !shelves.guard.protects(&found.stat, &protected, &shelves.root)
+                for_boot.has_token || shelves.is_protected(&found.stat, &protected) == Some(false)
             };
             let found = shelves.find(path).ok().flatten().filter(is_for_this);
             let found = found.and_then(|found| shelves.content(found).ok());
@@ -188,10 +187,13 @@ impl Library {
     /// By what the file is, after [`may_fetch`](Self::may_fetch) has judged its name.
     fn may_have(&self, stat: &Stat, asked: &Asked, requester: &Requester) -> Result<(), ContentError> {
         let has_token = self.has_token(asked, requester);
-        let shelves = &self.shelves;
-        match has_token || !shelves.guard.protects(stat, &self.policy.protected_files(), &shelves.root) {
-            true => Ok(()),
-            false => Err(refused(asked, has_token)),
+        if has_token {
+            return Ok(());
+        }
+        match self.shelves.is_protected(stat, &self.policy.protected_files()) {
+            Some(false) => Ok(()),
+            Some(true) => Err(refused(asked, has_token)),
+            None => Err(ContentError::Forbidden("it cannot be told now which files only a token opens")),
         }
     }
 
@@ -270,6 +272,17 @@ fn refused(asked: &Asked, has_token: bool) -> ContentError {
 }
 
 impl Shelves {
+    /// The folders with the names under which they are served; the boot tree's is empty.
+    fn trees(&self) -> impl Iterator<Item = (&str, &Arc<Tree>)> {
+        let extra = self.extra.iter().map(|(name, tree)| (name.as_str(), tree));
+        std::iter::once(("", &self.root)).chain(extra)
+    }
+
+    /// Whether only a token opens this file, whatever name it was reached by; nothing while that cannot be told.
+    fn is_protected(&self, stat: &Stat, protected: &Arc<ProtectedFiles>) -> Option<bool> {
+        self.guard.protects(stat, protected, self.trees().map(|(name, tree)| (name, &**tree)))
+    }
+
     fn find(&self, name: &str) -> Result<Option<Found>, ContentError> {
         let failed = |tree: &Tree, source| ContentError::Failed {
             path: tree.path().join(name).display().to_string(),

@@ -36,7 +36,8 @@ impl Small {
     pub(super) fn get(&self, tree: &Tree, name: &str) -> Option<Content> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let (identity, content) = kept.files.get(name)?;
-        (Identity::of(&tree.stat(name)?) == *identity).then(|| content.clone())
+        let stat = tree.stat(name.as_bytes()).ok()??;
+        (Identity::of(&stat) == *identity).then(|| content.clone())
     }
 
     /// Keeps a file that has settled, if it is small and the page cache has it; gives it back, from memory if so.

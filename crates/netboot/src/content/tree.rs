@@ -1,14 +1,13 @@
 //! A folder whose files may be read, and nothing outside it: the kernel holds the border (`openat2` with
 //! `RESOLVE_BENEATH`), not a comparison of strings. Links that stay inside are followed.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2, statat,
-};
+use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, open, openat, openat2};
 use rustix::io::Errno;
 
 /// Most entries of one folder that are looked through for a name in another case.
@@ -79,9 +78,34 @@ impl Tree {
         Some(Found { file, stat, name: name.to_owned() })
     }
 
-    /// What the kernel says of what has this name, wherever a link leads: only to be compared with what was opened.
-    pub(super) fn stat(&self, name: &str) -> Option<Stat> {
-        statat(&self.folder, name, AtFlags::empty()).ok()
+    /// What the kernel says of what [`find`](Self::find) would open by exactly this name, be it a file or not; nothing
+    /// where there is none that we may reach.
+    pub(super) fn stat(&self, name: &[u8]) -> io::Result<Option<Stat>> {
+        let found = self.open_beneath(name, OFlags::PATH | OFlags::CLOEXEC)?;
+        found.map(|found| fstat(found).map_err(io::Error::from)).transpose()
+    }
+
+    /// The names in a folder, whatever they are, at most `count_max`, with what the kernel said of the folder before;
+    /// nothing if there is no such folder that we may reach.
+    pub(super) fn names_in(
+        &self,
+        folder: &[u8],
+        count_max: usize,
+    ) -> io::Result<Option<(Stat, Vec<CString>)>> {
+        let Some(opened) = self.open_folder(folder)? else { return Ok(None) };
+        let stat = fstat(&opened)?;
+        let mut names = Vec::new();
+        for entry in Dir::new(opened)? {
+            let entry = entry?;
+            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if names.len() == count_max {
+                break;
+            }
+            names.push(entry.file_name().to_owned());
+        }
+        Ok(Some((stat, names)))
     }
 
     /// Visits every regular file that is not hidden, not through links; stops at its limits.
@@ -109,12 +133,12 @@ impl Tree {
     }
 
     fn regular(&self, name: &str) -> io::Result<Option<(File, Stat)>> {
-        let Some(file) = self.open_beneath(name, FILE)? else { return Ok(None) };
+        let Some(file) = self.open_beneath(name.as_bytes(), FILE)? else { return Ok(None) };
         regular(file)
     }
 
     /// The entry of this name, or nothing where there is none that we may reach.
-    fn open_beneath(&self, name: &str, flags: OFlags) -> io::Result<Option<OwnedFd>> {
+    fn open_beneath(&self, name: &[u8], flags: OFlags) -> io::Result<Option<OwnedFd>> {
         let opened = if self.has_openat2 {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
             // A concurrent rename makes the kernel give up with EAGAIN; the next try sees either name.
@@ -142,14 +166,17 @@ impl Tree {
         }
     }
 
-    fn open_by_steps(&self, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-        let (folders, last) = name.rsplit_once('/').unwrap_or(("", name));
+    fn open_by_steps(&self, name: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let (folders, last) = match name.iter().rposition(|byte| *byte == b'/') {
+            Some(at) => (&name[..at], &name[at + 1..]),
+            None => (&[][..], name),
+        };
         let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut at: Option<OwnedFd> = None;
-        for part in folders.split('/').filter(|part| !part.is_empty()) {
+        for part in folders.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
             at = Some(openat(at.as_ref().unwrap_or(&self.folder), part, step, Mode::empty())?);
         }
-        let last = if last.is_empty() { "." } else { last };
+        let last = if last.is_empty() { b"." } else { last };
         openat(at.as_ref().unwrap_or(&self.folder), last, flags | OFlags::NOFOLLOW, Mode::empty())
     }
 
@@ -172,11 +199,14 @@ impl Tree {
         Ok((actual != name).then_some(actual))
     }
 
+    fn open_folder(&self, folder: &[u8]) -> io::Result<Option<OwnedFd>> {
+        let folder = if folder.is_empty() { b"." } else { folder };
+        self.open_beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC)
+    }
+
     /// The entries of a folder that are not hidden; none if it is no folder.
     fn list(&self, folder: &str) -> io::Result<Vec<(String, FileType)>> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let name = if folder.is_empty() { "." } else { folder };
-        let Some(opened) = self.open_beneath(name, flags)? else { return Ok(Vec::new()) };
+        let Some(opened) = self.open_folder(folder.as_bytes())? else { return Ok(Vec::new()) };
         let mut entries = Vec::new();
         for entry in Dir::new(opened)?.take(ENTRIES_MAX) {
             let entry = entry?;
