@@ -24,6 +24,8 @@ use crate::config::{Parsed, Secret, Several};
 
 /// A key shorter than this can be guessed.
 const SECRET_LENGTH_MIN: usize = 16;
+/// A key of no more bits can be found offline by who heard one heartbeat or token.
+const SECRET_BITS_MIN: u32 = 80;
 /// `goldwire boot secret` writes 65 bytes. A larger file is another one, named by mistake.
 const SECRET_FILE_MAX: u64 = 4 << 10;
 /// No client asks for more, and IP carries no more (RFC 2348: 65464).
@@ -216,7 +218,27 @@ fn secret(
         );
         return None;
     }
+    let bits = bits_at_most(&bytes);
+    if bits <= SECRET_BITS_MIN {
+        problems.warning_with_hint(
+            Some(file.span()),
+            format!("the key in {} can be guessed: it has {bits} bits at most", path.display()),
+            "one heartbeat is enough to try keys offline; goldwire boot secret FILE makes a good one",
+        );
+    }
     Some(Secret::new(bytes))
+}
+
+/// What a key of so many characters, of so many different ones, can be worth if each was drawn for itself. One that is no
+/// text was not typed, and each of its bytes counts in full.
+fn bits_at_most(key: &[u8]) -> u32 {
+    let (length, different) = match std::str::from_utf8(key) {
+        Ok(text) => (text.chars().count(), text.chars().collect::<std::collections::HashSet<_>>().len()),
+        Err(_) => (key.len(), 256),
+    };
+    // The logarithm of the eighth power is in eighths of bits: rounded to whole ones, three characters were worth two.
+    let eighths = (different.max(1) as u128).saturating_pow(8).ilog2();
+    u32::try_from(length).unwrap_or(u32::MAX).saturating_mul(eighths) / 8
 }
 
 fn http(written: &file::Http, folder: &Path, problems: &mut Collector<'_>) -> Http {

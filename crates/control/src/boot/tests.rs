@@ -61,7 +61,7 @@ fn what(decision: &Decision) -> &What {
 #[test]
 fn examples_are_good() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("boot.key"), [b'k'; 32]).unwrap();
+    fs::write(folder.path().join("boot.key"), "0123456789abcdef0123456789abcdef").unwrap();
     fs::set_permissions(folder.path().join("boot.key"), fs::Permissions::from_mode(0o600)).unwrap();
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut count = 0;
@@ -413,6 +413,32 @@ fn a_secret_that_others_can_read_is_refused() {
         missing.contains("No such file") && missing.contains("hint: goldwire boot secret FILE"),
         "{missing}"
     );
+}
+
+#[test]
+fn a_secret_that_can_be_guessed_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("boot.key");
+    let text = format!("[server]\nsecret-file = \"boot.key\"\n{MEMBER}");
+    let random = "3c1f9be2d0784a65";
+    let binary: Vec<u8> = (0..16_u8).map(|at| at.wrapping_mul(83) | 0x80).collect();
+    let cases: [(&[u8], bool); 8] = [
+        (&[b'k'; 4000], true),
+        (b"0123456789abcdef", true),
+        (b"passwordpassword", true),
+        (b"0101010101010101010101010101010101010101", true),
+        (random.as_bytes(), true),
+        (&random.repeat(2).into_bytes(), false),
+        (b"wP2/7vQxK0mZt9Yb4LrEhA==", false),
+        (&binary, false),
+    ];
+    for (bytes, is_weak) in cases {
+        fs::write(&key, bytes).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        let loaded = parse(&text, &folder.path().join("boot.toml")).unwrap();
+        let is_told = loaded.warnings.list.iter().any(|problem| problem.message.contains("can be guessed"));
+        assert_eq!(is_told, is_weak, "{}", String::from_utf8_lossy(bytes));
+    }
 }
 
 const RULES: &str = "
@@ -811,7 +837,7 @@ fn tftp_answers_anybody_from_one_port_only_with_a_warning() {
 fn who_is_told_no_token_is_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("key");
-    fs::write(&key, [b'k'; 32]).unwrap();
+    fs::write(&key, "0123456789abcdef0123456789abcdef").unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let warnings = |tables: &str, token: bool| {
         let text = format!(

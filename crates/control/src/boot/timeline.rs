@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ use super::telemetry::shown;
 const WAITING_MAX: usize = 4096;
 /// The size at which a file is put aside: about 60,000 records, a hundred boots of six hundred devices.
 const FILE_SIZE_MAX: u64 = 16 * 1024 * 1024;
+/// Longest line that is read. Ours are shorter: a longer one was written by somebody else.
+const LINE_MAX: usize = 16 << 10;
 /// Longer details are cut: a URL is never longer than that, and a hostile path might be.
 const DETAIL_LENGTH_MAX: usize = 300;
 /// A step that comes longer after the one before belongs to another boot.
@@ -238,16 +240,25 @@ pub struct Follower {
     state: PathBuf,
     reader: Option<(BufReader<File>, u64)>,
     older_was_read: bool,
-    partial: String,
+    /// The line so far, or what came of it last if it is too long.
+    partial: Vec<u8>,
+    is_too_long: bool,
 }
 
 impl Follower {
     /// Looks below `state`; the files need not be there yet.
     pub fn new(state: &Path) -> Self {
-        Self { state: state.to_owned(), reader: None, older_was_read: false, partial: String::new() }
+        Self {
+            state: state.to_owned(),
+            reader: None,
+            older_was_read: false,
+            partial: Vec::new(),
+            is_too_long: false,
+        }
     }
 
-    /// The next record, if one is there by now. Lines that are no records (a torn one after a crash) are passed over.
+    /// The next record, if one is there by now. Lines that are no records (a torn one after a crash,
+    /// one that is longer than [`LINE_MAX`]) are passed over.
     ///
     /// # Errors
     /// If a file cannot be read.
@@ -257,14 +268,21 @@ impl Follower {
                 return Ok(None);
             }
             let Some((reader, inode)) = &mut self.reader else { return Ok(None) };
-            let count = reader.read_line(&mut self.partial)?;
-            if self.partial.ends_with('\n') {
-                let record = serde_json::from_str(&self.partial).ok();
+            let room = (LINE_MAX - self.partial.len()) as u64;
+            let count = reader.by_ref().take(room).read_until(b'\n', &mut self.partial)?;
+            if self.partial.ends_with(b"\n") {
+                // The end of a line that is too long is no line.
+                let is_whole = !std::mem::take(&mut self.is_too_long);
+                let record = is_whole.then(|| serde_json::from_slice(&self.partial).ok()).flatten();
                 self.partial.clear();
                 if record.is_some() {
                     return Ok(record);
                 }
                 continue;
+            }
+            if self.partial.len() == LINE_MAX {
+                self.is_too_long = true;
+                self.partial.clear();
             }
             if count > 0 {
                 continue;
@@ -276,6 +294,7 @@ impl Follower {
             }
             self.reader = None;
             self.partial.clear();
+            self.is_too_long = false;
         }
     }
 
@@ -442,6 +461,25 @@ mod tests {
         drop(writer);
         assert_eq!(all_of(&mut follower), std::slice::from_ref(&second));
         assert_eq!(all_of(&mut early), [first, second]);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_takes_no_memory_and_is_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = Record::of(&reached(1, Stage::Script, "a"), "boot1", at(0)).unwrap();
+        let json = serde_json::to_string(&record).unwrap();
+        let mut file = open_for_appending(folder.path()).unwrap();
+        let mut follower = Follower::new(folder.path());
+        for padding in [LINE_MAX - json.len() - 1, LINE_MAX - json.len(), LINE_MAX, LINE_MAX + 1, 8 << 20] {
+            // What is left of such a line behind any number of pieces would be a record.
+            file.write_all(format!("{}{json}\n{json}\n", " ".repeat(padding)).as_bytes()).unwrap();
+            let is_read = padding + json.len() < LINE_MAX;
+            assert_eq!(all_of(&mut follower).len(), 1 + usize::from(is_read), "{padding}");
+            assert!(follower.partial.capacity() <= 2 * LINE_MAX, "{padding}");
+        }
+        file.write_all(b"\xff\xfe\n").unwrap();
+        file.write_all(format!("{json}\n").as_bytes()).unwrap();
+        assert_eq!(all_of(&mut follower), [record], "bytes that are no text are passed over too");
     }
 
     #[test]
