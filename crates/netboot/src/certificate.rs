@@ -27,6 +27,18 @@ const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 31_557_600);
 /// 10 years.
 const SERVER_LIFE: Duration = Duration::from_secs(10 * 31_557_600);
 
+/// Longest name of the DNS (RFC 1035, 3.1) in text.
+const NAME_MAX: usize = 253;
+
+/// Whose a certificate is, which decides what it is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It signs others, and serves nothing.
+    Authority,
+    /// It serves, and signs nothing.
+    Server,
+}
+
 /// What keys are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyKind {
@@ -48,6 +60,9 @@ pub enum CertificateError {
     /// A server's certificate without a name is of no use.
     #[error("a server's certificate needs at least one name or address")]
     NoName,
+    /// Neither a name of the DNS nor an address: a path, for one.
+    #[error("{0:?} is neither a name nor an address of a server")]
+    BadName(String),
     /// The authority's key is none.
     #[error("read the authority's key")]
     ReadKey(#[source] rcgen::Error),
@@ -115,16 +130,16 @@ impl Authority {
         let first = names.first().ok_or(CertificateError::NoName)?;
         let key = make_key(self.kind)?;
         let issuer = Issuer::new(authority_params(&self.key), &self.key);
-        let mut params = params(first, SERVER_LIFE);
+        let mut params = params(first, Role::Server);
         for name in names {
+            if name.parse::<IpAddr>().is_err() && !is_host_name(name) {
+                return Err(CertificateError::BadName(name.clone()));
+            }
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
                 Err(_) => SanType::DnsName(name.as_str().try_into().map_err(CertificateError::Sign)?),
             });
         }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &issuer).map_err(CertificateError::Sign)?;
         Ok(Issued {
             chain_pem: format!("{}{}", certificate.pem(), self.certificate_pem),
@@ -140,10 +155,18 @@ fn authority_name(key: &KeyPair) -> String {
 }
 
 fn authority_params(key: &KeyPair) -> CertificateParams {
-    let mut params = params(&authority_name(key), AUTHORITY_LIFE);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
+    params(&authority_name(key), Role::Authority)
+}
+
+/// Labels of letters, digits, `-` and `_`, the first one `*` if it stands for many (RFC 1123, 2.1; RFC 6125, 6.4.3). Such a
+/// name is good as a file's too.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    name.len() <= NAME_MAX && name.strip_prefix("*.").unwrap_or(name).split('.').all(is_label)
 }
 
 fn make_key(kind: KeyKind) -> Result<KeyPair, CertificateError> {
@@ -154,11 +177,24 @@ fn make_key(kind: KeyKind) -> Result<KeyPair, CertificateError> {
     .map_err(CertificateError::MakeKey)
 }
 
-fn params(name: &str, life: Duration) -> CertificateParams {
+fn params(name: &str, role: Role) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
     params.not_before = date_time_ymd(2020, 1, 1);
+    let life = match role {
+        Role::Authority => {
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            AUTHORITY_LIFE
+        }
+        Role::Server => {
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            params.use_authority_key_identifier_extension = true;
+            SERVER_LIFE
+        }
+    };
     // Added to a date as std's Duration, so that no calendar of ours is needed.
     let today = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     params.not_after = date_time_ymd(1970, 1, 1) + today + life;
@@ -214,6 +250,19 @@ mod tests {
         let other = Authority::new(KeyKind::EcdsaP256).unwrap();
         let mixed = Authority::from_pem(authority.certificate_pem(), &other.key_pem());
         assert!(matches!(mixed, Err(CertificateError::NotOurs)));
-        assert!(matches!(authority.issue(&["ü x".into()]), Err(CertificateError::Sign(_))));
+        let long = "x.".repeat(NAME_MAX / 2) + "xx";
+        let bad = [
+            "ü x", "", ".", "..", "../../x", "/x", "a/b", ".x", "x.", "-x", "a..b", "a\n", "*", "x.*", &long,
+        ];
+        for name in bad {
+            // At any place among the names.
+            for names in [vec![name.to_owned()], vec!["boot.example".to_owned(), name.to_owned()]] {
+                let issued = authority.issue(&names);
+                assert!(matches!(&issued, Err(CertificateError::BadName(bad)) if bad == name), "{name:?}");
+            }
+        }
+        for name in ["boot1", "boot_1.Example", "*.boot.example", "10.0.0.1", "fe80::1"] {
+            assert!(authority.issue(&[name.to_owned()]).is_ok(), "{name}");
+        }
     }
 }

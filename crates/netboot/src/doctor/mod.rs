@@ -26,6 +26,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 pub use driver::{DoctorError, DoctorSettings, Reach, examine};
 pub use problem::Problem;
 
+use goldwire_stdx::printable;
+
 use crate::dhcp::wire::Message;
 
 /// A firmware that the doctor plays.
@@ -94,22 +96,22 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn ok(code: &'static str, what: impl Into<String>) -> Self {
-        Self { level: Level::Ok, code, what: what.into(), why: String::new(), hint: String::new() }
+    fn ok(code: &'static str, what: impl AsRef<str>) -> Self {
+        Self::new(Level::Ok, code, what.as_ref(), "", "")
     }
 
-    fn warning(code: &'static str, what: impl Into<String>, why: &str, hint: &str) -> Self {
-        Self { level: Level::Warning, code, what: what.into(), why: why.into(), hint: hint.into() }
+    fn warning(code: &'static str, what: impl AsRef<str>, why: &str, hint: &str) -> Self {
+        Self::new(Level::Warning, code, what.as_ref(), why, hint)
     }
 
-    fn error(problem: Problem, client: Client, what: impl Into<String>) -> Self {
-        Self {
-            level: Level::Error,
-            code: problem.code(client),
-            what: what.into(),
-            why: problem.seen(client).into(),
-            hint: problem.hint().into(),
-        }
+    fn error(problem: Problem, client: Client, what: impl AsRef<str>) -> Self {
+        Self::new(Level::Error, problem.code(client), what.as_ref(), problem.seen(client), problem.hint())
+    }
+
+    /// Servers have said parts of the texts, and a person reads them.
+    fn new(level: Level, code: &'static str, what: &str, why: &str, hint: &str) -> Self {
+        let [what, why, hint] = [what, why, hint].map(|text| printable(text).into_owned());
+        Self { level, code, what, why, hint }
     }
 }
 

@@ -134,6 +134,24 @@ fn what_is_wrong_has_the_code_that_is_seen() {
     check(Client::BiosPxe, &[refusal, offer(SERVER, LEASE, &[(code::BOOT_FILE, b"a")])], &["PXE-E51"]);
 }
 
+/// What servers say reaches a person's terminal.
+#[test]
+fn nothing_that_a_server_says_is_obeyed_by_a_terminal() {
+    let evil = "http://10.0.0.1/\u{1b}[2J\r\n\u{9b}31m\u{202e}";
+    let findings = [
+        Finding::ok("ok", evil),
+        Finding::warning("odd", evil, evil, evil),
+        Finding::error(Problem::NoDns, Client::Ipxe, evil),
+    ];
+    for finding in &findings {
+        for line in finding.to_string().split('\n') {
+            assert_eq!(printable(line), line);
+        }
+        assert!(finding.what.contains("\\u{1b}[2J"), "{finding}");
+    }
+    assert_eq!(findings[1].to_string().lines().count(), 3, "no line but ours");
+}
+
 #[test]
 fn a_router_as_next_server_is_odd() {
     let lease = offer(SERVER, LEASE, &[(code::ROUTER, &OTHER.octets())]);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use goldwire_netboot::certificate::{Authority, KeyKind};
 use goldwire_stdx::{Context, Report};
@@ -11,15 +11,16 @@ use crate::args::boot::CertificateArgs;
 use crate::commands::key::write_new;
 use crate::exit::Code;
 
+/// What the authority's files are called, before their endings.
+const AUTHORITY: &str = "ca";
+
 pub(crate) fn run(args: &CertificateArgs) -> Result<Code, Report> {
     let mut out = std::io::stdout().lock();
     let authority = authority_in(&args.folder, args.ecdsa, &mut out)?;
     if let Some(first) = args.server.first() {
+        // A name that would lead out of the folder is none of a server and is refused here.
         let issued = authority.issue(&args.server).map_err(Report::plain)?;
-        // An address of IPv6 has colons, which some file systems do not take.
-        let stem = first.replace(':', "-");
-        let (certificate, key) =
-            (args.folder.join(format!("{stem}.pem")), args.folder.join(format!("{stem}.key")));
+        let (certificate, key) = files_of(&args.folder, Owner::Server(first))?;
         write_new(&key, 0o600, &issued.key_pem)?;
         write_new(&certificate, 0o644, &issued.chain_pem)?;
         writeln!(out, "{}\n{}", certificate.display(), key.display())?;
@@ -27,9 +28,33 @@ pub(crate) fn run(args: &CertificateArgs) -> Result<Code, Report> {
     Ok(Code::Success)
 }
 
+/// Whose certificate and key two files hold.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    Authority,
+    /// By its first name.
+    Server(&'a str),
+}
+
+/// Where the certificate and the key are.
+fn files_of(folder: &Path, owner: Owner<'_>) -> Result<(PathBuf, PathBuf), Report> {
+    let stem = match owner {
+        Owner::Authority => AUTHORITY.to_owned(),
+        Owner::Server(name) if name.eq_ignore_ascii_case(AUTHORITY) => {
+            let hint = "give its full name, or an address, first";
+            return Err(
+                Report::new(format!("{name}.pem is the authority's certificate, not a server's")).hint(hint)
+            );
+        }
+        // An address of IPv6 has colons, which some file systems do not take.
+        Owner::Server(name) => name.replace(':', "-"),
+    };
+    Ok((folder.join(format!("{stem}.pem")), folder.join(format!("{stem}.key"))))
+}
+
 /// The authority of a folder; a new one where there is none.
 fn authority_in(folder: &Path, is_ecdsa: bool, out: &mut impl Write) -> Result<Authority, Report> {
-    let (certificate, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+    let (certificate, key) = files_of(folder, Owner::Authority)?;
     if key.exists() {
         let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
         return Authority::from_pem(&read(&certificate)?, &read(&key)?)

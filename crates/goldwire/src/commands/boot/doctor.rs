@@ -29,7 +29,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Code, Report> {
     let mut out = std::io::stdout().lock();
     if args.json {
         let list: Vec<_> = diagnoses.iter().map(as_json).collect();
-        writeln!(out, "{}", json!({ "diagnoses": list }))?;
+        writeln!(out, "{}", super::json_line(&json!({ "diagnoses": list }).to_string()))?;
     } else {
         for diagnosis in &diagnoses {
             write_one(&mut out, diagnosis)?;

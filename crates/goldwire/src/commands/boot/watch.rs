@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use goldwire_control::boot::timeline::{Boots, DeviceBoot, Follower, Record};
-use goldwire_stdx::{Context, Report};
+use goldwire_stdx::{Context, Report, printable};
 use serde_json::json;
 
 use crate::args::boot::WatchArgs;
@@ -33,13 +33,13 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
     while let Some(record) = next()? {
         if concerns(&record, &boots) {
             if args.file.json && !args.once {
-                writeln!(out, "{}", serde_json::to_string(&record).map_err(Report::plain)?)?;
+                writeln!(out, "{}", json_of(&record)?)?;
             }
             boots.take(&record);
         }
     }
     if args.once && args.file.json {
-        writeln!(out, "{}", json!({ "boots": boots.all() }))?;
+        writeln!(out, "{}", super::json_line(&json!({ "boots": boots.all() }).to_string()))?;
         return Ok(Code::Success);
     }
     if !args.file.json {
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
             }
             let boot = boots.take(&record);
             let line = match args.file.json {
-                true => serde_json::to_string(&record).map_err(Report::plain)?,
+                true => json_of(&record)?,
                 false => step(&record, boot),
             };
             match writeln!(out, "{line}").and_then(|()| out.flush()) {
@@ -69,6 +69,10 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
         }
         thread::sleep(LOOK);
     }
+}
+
+fn json_of(record: &Record) -> Result<String, Report> {
+    Ok(super::json_line(&serde_json::to_string(record).map_err(Report::plain)?))
 }
 
 fn state_of(args: &WatchArgs) -> Result<PathBuf, Report> {
@@ -86,8 +90,9 @@ fn summary(boot: &DeviceBoot) -> String {
     let so_far = last.map_or_else(String::new, |step| {
         format!("{} after {:.1} s at {} ({})", step.stage, step.seconds, step.member, step.detail)
     });
-    let trouble = boot.trouble.as_ref().map(|trouble| paint(&format!("; then {trouble}"), "31"));
-    format!("{began}  {:<17}  {so_far}{}", boot.device, trouble.unwrap_or_default())
+    let good = format!("{began}  {:<17}  {so_far}", boot.device);
+    let trouble = boot.trouble.as_ref().map(|trouble| paint(&printable(&format!("; then {trouble}")), "31"));
+    format!("{}{}", printable(&good), trouble.unwrap_or_default())
 }
 
 /// One record as it comes.
@@ -101,9 +106,42 @@ fn step(record: &Record, boot: Option<&DeviceBoot>) -> String {
         "{time}  {device:<17}  {after:>8}  {:<9} {:<11} {}  {}",
         record.protocol, record.what, record.member, record.detail
     );
-    if record.is_trouble() { paint(&line, "31") } else { line }
+    // Devices, and whoever can write to the timeline, have said most of it.
+    let line = printable(&line);
+    if record.is_trouble() { paint(&line, "31") } else { line.into_owned() }
 }
 
 fn paint(text: &str, colour: &str) -> String {
     if io::stdout().is_terminal() { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A timeline is a file, and every string in it can be somebody's.
+    #[test]
+    fn nothing_of_a_timeline_reaches_the_terminal_that_it_obeys() {
+        let evil = "\u{1b}[2J\u{9b}31m\r\n\u{202e}";
+        for what in ["refused", "script", evil] {
+            let record = Record {
+                at: jiff::Timestamp::UNIX_EPOCH,
+                mac: Some(evil.into()),
+                address: Some(evil.into()),
+                member: evil.into(),
+                protocol: evil.into(),
+                what: what.into(),
+                detail: evil.into(),
+                bytes: None,
+                seconds: None,
+            };
+            let mut boots = Boots::default();
+            let boot = boots.take(&record).unwrap();
+            let json = json_of(&record).unwrap();
+            for line in [step(&record, Some(boot)), step(&record, None), summary(boot), json.clone()] {
+                assert_eq!(printable(&line), line);
+            }
+            assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record, "scripts get it as it is");
+        }
+    }
 }
