@@ -44,12 +44,15 @@ impl Kept {
 /// Opens the folder for `kept` beside the images in `around`, and makes it if it is missing.
 ///
 /// # Errors
-/// `PermissionDenied` if nothing may be made in `around`, or what has our name there is not ours alone.
+/// `PermissionDenied` if nothing may be made in `around`, or what has our name there is not ours alone; `NotFound` if
+/// [`remove_empty`] took it away again at the same time.
 pub fn make_own(around: &Folder, kept: Kept) -> io::Result<Folder> {
     let me = rustix::process::geteuid().as_raw();
     let (own, manners) = match around.make_child(OWN_FOLDER, 0o700) {
         // The usual case, without asking the file system for its manners.
         Ok(own) if own.owner()?.is_only(me) => (own, Manners { user: me, keeps_modes: true }),
+        // `remove_empty` took it away again, or the folder around is gone.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(error),
         first => {
             let manners = around.manners()?;
             match first {
@@ -81,6 +84,22 @@ pub fn find_own(around: &Folder, kept: Kept, trusted: &[u32]) -> Vec<Folder> {
         .filter_map(|name| around.child(name).ok().filter(is_trusted)?.child(kept.name()).ok())
         .filter(is_trusted)
         .collect()
+}
+
+/// Takes our own folders beside the images in `around` away as far as they are empty. Whoever makes one at the same time
+/// makes it again.
+pub fn remove_empty(around: &Folder) {
+    let me = rustix::process::geteuid().as_raw();
+    for name in [OWN_FOLDER.to_owned(), format!("{OWN_FOLDER}-{me}")] {
+        let Ok(own) = around.child(&name) else { continue };
+        // Another user's is another user's. A folder that is not empty refuses to go.
+        if own.owner().is_ok_and(|owner| owner.user == me) {
+            for kept in [Kept::Trees, Kept::Versions, Kept::Work] {
+                let _ = own.remove_folder(kept.name());
+            }
+            let _ = around.remove_folder(&name);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -164,6 +183,30 @@ mod tests {
         assert_eq!(fs::read_dir(own.join("trees")).unwrap().count(), 0);
         assert_eq!(find_own(&around, Kept::Trees, &[]).len(), 1);
         assert_eq!(find_own(&around, Kept::Trees, &[other]).len(), 2);
+    }
+
+    #[test]
+    fn only_what_is_empty_and_ours_is_taken_away() {
+        let scene = tempfile::tempdir().unwrap();
+        let around = Folder::open(scene.path()).unwrap();
+        let work = make_own(&around, Kept::Work).unwrap();
+        make_own(&around, Kept::Trees).unwrap();
+        work.create_new("a", 0o600).unwrap();
+        remove_empty(&around);
+        assert_eq!(around.child(OWN_FOLDER).unwrap().entries().unwrap(), ["work"]);
+        work.remove_file("a").unwrap();
+        let out = tempfile::tempdir().unwrap();
+        symlink(out.path(), scene.path().join(OWN_FOLDER).join("trees")).unwrap();
+        remove_empty(&around);
+        assert_eq!(around.child(OWN_FOLDER).unwrap().entries().unwrap(), ["trees"], "no link is followed");
+        fs::remove_file(scene.path().join(OWN_FOLDER).join("trees")).unwrap();
+        if std::os::unix::fs::chown(scene.path().join(OWN_FOLDER), Some(4711), None).is_ok() {
+            remove_empty(&around);
+            assert_eq!(around.entries().unwrap(), [OWN_FOLDER], "another user's");
+            std::os::unix::fs::chown(scene.path().join(OWN_FOLDER), Some(0), None).unwrap();
+        }
+        remove_empty(&around);
+        assert!(around.entries().unwrap().is_empty());
     }
 
     #[test]

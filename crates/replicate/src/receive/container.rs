@@ -476,7 +476,7 @@ mod tests {
             }
             assert_eq!(wrong(&second), [0; 0], "{format:?}");
             second.publish().unwrap();
-            assert_eq!(std::fs::read_dir(folder.path().join(".goldwire/work")).unwrap().count(), 0);
+            assert!(!folder.path().join(".goldwire/work").exists());
             assert!(folder.path().join("a").is_file());
         }
     }

@@ -18,6 +18,7 @@ mod destination;
 mod driver;
 mod hand;
 mod journal;
+mod lock;
 mod machine;
 mod plan;
 mod publish;

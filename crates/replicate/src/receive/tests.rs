@@ -314,7 +314,7 @@ fn a_dry_run_changes_nothing_and_fails_where_the_run_would() {
     let busy = run(&disk, &job(&disk, &path)).refused();
     assert_eq!(dry(job(&disk, &path)).refused(), busy);
     assert_eq!(busy.0, FailureKind::Busy);
-    held.release();
+    drop(held);
     // It holds another version.
     fs::write(&path, vec![1; 4096]).unwrap();
     let exists = run(&disk, &job(&disk, &path)).refused();

@@ -1,8 +1,8 @@
-//! The place where a version grows before it is published, and the lock that keeps two syncs apart.
+//! The place where a version grows before it is published.
 //!
 //! ```text
 //! SR/Win10.vhd                              the published disk, or its previous version, untouched
-//! SR/.goldwire/work/Win10.vhd.lock          held while a sync runs
+//! SR/.Win10.vhd.goldwire-lock               held while a sync runs
 //! SR/.goldwire/work/Win10.vhd/state         what is being received; a mismatch starts afresh
 //!                             disk          the container, its name without an ending that a scanner knows
 //!                             tree          the version's tree, sealed once it is wholly known
@@ -13,16 +13,14 @@
 //! ```
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_disk::FileIdentity;
 use goldwire_stdx::{Existing, Folder};
-use goldwire_store::{Kept, find_own, make_own};
-use rustix::fs::{FlockOperation, flock};
+use goldwire_store::{Kept, make_own, remove_empty};
 use serde::{Deserialize, Serialize};
 
+use super::lock::TargetLock;
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, WireFormat};
 
@@ -52,8 +50,7 @@ pub(crate) struct WorkPlace {
     folder: Folder,
     /// The target's file name.
     name: OsString,
-    lock_name: OsString,
-    _lock: File,
+    _lock: TargetLock,
 }
 
 impl WorkPlace {
@@ -64,29 +61,31 @@ impl WorkPlace {
         };
         let failed = |error| Failure::io(format!("make a work folder in {}", parent.display()), &error);
         let around = Folder::open(parent).map_err(failed)?;
-        let all = make_own(&around, Kept::Work).map_err(failed)?;
-        let mut lock_name = name.to_owned();
-        lock_name.push(".lock");
-        let lock = lock(&all, &lock_name)?;
-        // Within a folder that is ours alone, so whatever lies here is ours too.
-        let folder = all.make_child(name, 0o700).map_err(failed)?;
-        Ok(Self { around, all, folder, name: name.to_owned(), lock_name, _lock: lock })
+        let lock = TargetLock::take(parent, name)?;
+        let make = || -> io::Result<(Folder, Folder)> {
+            let all = make_own(&around, Kept::Work)?;
+            // Within a folder that is ours alone, so whatever lies here is ours too.
+            let folder = all.make_child(name, 0o700)?;
+            Ok((all, folder))
+        };
+        // A sync to another target that ends may take an empty folder away between two steps.
+        let mut tries = MAKE_TRIES;
+        let made = loop {
+            match make() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
+                made => break made,
+            }
+        };
+        let (all, folder) = made.map_err(failed)?;
+        Ok(Self { around, all, folder, name: name.to_owned(), _lock: lock })
     }
 
     /// Fails as [`claim`](Self::claim) would if another sync holds `target`; changes nothing.
     pub(crate) fn check_free(target: &Path) -> Result<()> {
-        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Ok(()) };
-        let Ok(around) = Folder::open(parent) else { return Ok(()) };
-        let mut lock_name = name.to_owned();
-        lock_name.push(".lock");
-        for all in find_own(&around, Kept::Work, &[]) {
-            if let Ok(file) = all.read_file(&lock_name)
-                && flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
-            {
-                return Err(busy(file, &all.path().join(&lock_name)));
-            }
+        match (target.parent(), target.file_name()) {
+            (Some(parent), Some(name)) => TargetLock::check_free(parent, name),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether an unfinished attempt at exactly this state is here. Otherwise clears the place: an unfinished
@@ -156,59 +155,22 @@ impl WorkPlace {
     /// Gives the place up again when there was nothing to do. Unfinished work stays.
     pub(crate) fn release(&self) {
         let _ = self.all.remove_folder(&self.name);
-        let _ = self.all.remove_file(&self.lock_name);
+        remove_empty(&self.around);
     }
 
     /// Removes the work folder after publishing.
     pub(crate) fn clear(&self) {
         // What cannot be removed is cleared by the next run; the version is published either way.
         let _ = self.all.remove_tree(&self.name);
-        let _ = self.all.remove_file(&self.lock_name);
+        remove_empty(&self.around);
     }
 }
+
+/// How often a work folder is made anew that somebody took away.
+const MAKE_TRIES: usize = 20;
 
 /// What a work folder holds of one attempt.
 const FILES: [&str; 6] = ["state", "laid-out", "disk", "tree", "journal", "readback"];
-
-/// Takes the lock or says who has it.
-fn lock(folder: &Folder, name: &OsString) -> Result<File> {
-    let path = folder.path().join(name);
-    let failed = |error: &io::Error| Failure::io(format!("lock {}", path.display()), error);
-    loop {
-        let mut file = folder.open_or_create(name, 0o600).map_err(|error| failed(&error))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(busy(file, &path)),
-            Err(error) => return Err(failed(&error.into())),
-        }
-        // The previous holder removes the file when it is done: a lock on a removed file guards nothing.
-        let held = FileIdentity::of(&file).ok();
-        let named = folder.read_file(name).ok().and_then(|file| FileIdentity::of(&file).ok());
-        if held.map(|identity| (identity.device, identity.inode))
-            == named.map(|identity| (identity.device, identity.inode))
-        {
-            let host = rustix::system::uname();
-            let text = format!("process {} on {}\n", std::process::id(), host.nodename().to_string_lossy());
-            let written =
-                file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
-            written.map_err(|error| failed(&error))?;
-            return Ok(file);
-        }
-    }
-}
-
-/// Somebody else holds the lock in `file`, and has written there who it is.
-fn busy(file: File, path: &Path) -> Failure {
-    let mut holder = String::new();
-    let _ = file.take(200).read_to_string(&mut holder);
-    let holder = goldwire_stdx::printable(holder.trim()).into_owned();
-    let who = if holder.is_empty() { "another process".to_owned() } else { holder };
-    Failure::new(
-        FailureKind::Busy,
-        format!("another sync to this target is running ({who}, lock {})", path.display()),
-    )
-    .hint("wait for it to end, or stop it; two syncs never write to one target")
-}
 
 #[cfg(test)]
 mod tests {
@@ -218,19 +180,31 @@ mod tests {
         State { layout: 1, root: [root; 32], size: 1 << 20, created: 0, format: WireFormat::VhdDynamic }
     }
 
+    /// Where nothing unfinished is, nothing of ours is, whoever comes and goes beside us.
     #[test]
-    fn a_second_claim_is_refused_until_the_first_goes() {
+    fn places_come_and_go_and_leave_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let target = folder.path().join("a.vhd");
-        let first = WorkPlace::claim(&target).unwrap();
-        let refused = WorkPlace::claim(&target).unwrap_err();
-        assert_eq!(refused.kind, FailureKind::Busy);
-        assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
-        assert_eq!(WorkPlace::check_free(&target).unwrap_err(), refused);
-        WorkPlace::check_free(&folder.path().join("c.vhd")).unwrap();
-        WorkPlace::claim(&folder.path().join("b.vhd")).unwrap();
-        first.clear();
-        WorkPlace::claim(&target).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let target = folder.path().join(format!("{number}.vhd"));
+                goldwire_stdx::spawn_scoped(scope, "syncs", move || {
+                    for round in 0..100 {
+                        let place = WorkPlace::claim(&target).unwrap();
+                        match round % 2 {
+                            0 => place.release(),
+                            _ => place.clear(),
+                        }
+                    }
+                })
+                .unwrap();
+            }
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let place = WorkPlace::claim(&folder.path().join("a.vhd")).unwrap();
+        std::fs::write(place.shown("disk"), "d").unwrap();
+        place.release();
+        drop(place);
+        assert!(folder.path().join(".goldwire/work/a.vhd/disk").is_file(), "unfinished work stays");
     }
 
     #[test]

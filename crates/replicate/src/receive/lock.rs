@@ -1,0 +1,299 @@
+//! The lock that keeps two syncs from one target, whoever runs them.
+//!
+//! It lies beside the target, `.NAME.goldwire-lock`, and not in a work folder, because those are closed to other users:
+//! each has his own, and would never see the other's lock. Whoever may write to the folder may open the lock, and
+//! nobody else, so that nobody who could not sync there anyway can hold a sync up.
+//!
+//! The folder may be somebody else's, who could have put anything under the lock's name, a hard link to a file of root's
+//! too. So nothing is written to, nor given away, but what was just made here.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use goldwire_disk::FileIdentity;
+use goldwire_stdx::{Folder, printable};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::failure::Result;
+use crate::wire::{Failure, FailureKind};
+
+/// A target that is ours until this is dropped, which removes the lock's file.
+#[derive(Debug)]
+pub(super) struct TargetLock {
+    around: Folder,
+    name: OsString,
+    file: File,
+}
+
+impl TargetLock {
+    /// Takes the lock of the target `name` in the folder `around`, or says who has it.
+    pub(super) fn take(parent: &Path, target: &OsStr) -> Result<Self> {
+        let failed =
+            |error: &io::Error| Failure::io(format!("lock {}", path(parent, target).display()), error);
+        let around = Folder::open(parent).map_err(|error| failed(&error))?;
+        let name = lock_name(target);
+        loop {
+            let (file, is_new) = open(&around, &name).map_err(|error| failed(&error))?;
+            let Some(file) = file else { return Err(closed(&around, &name)) };
+            if !is_new && has_other_names(&file) {
+                // A lock has one name. This is something else, which stays where its other names are.
+                around.remove_file(&name).map_err(|error| failed(&error))?;
+                continue;
+            }
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(busy(file, &around.path().join(&name))),
+                Err(error) => return Err(failed(&error.into())),
+            }
+            // The previous holder removes the file when it is done: a lock on a removed file guards nothing.
+            if !is_named(&file, &around, &name) {
+                continue;
+            }
+            // One that was not made just now was left by a run that was killed. Who holds it now is written into a file of
+            // our own; in a folder where nobody removes what is another's, it is held as it is.
+            if !is_new && around.remove_file(&name).is_ok() {
+                continue;
+            }
+            let lock = Self { around, name, file };
+            if is_new {
+                introduce(&lock.file, &lock.around).map_err(|error| failed(&error))?;
+            }
+            return Ok(lock);
+        }
+    }
+
+    /// Fails as [`take`](Self::take) would if another sync holds the target; changes nothing.
+    pub(super) fn check_free(parent: &Path, target: &OsStr) -> Result<()> {
+        let name = lock_name(target);
+        let Ok(around) = Folder::open(parent) else { return Ok(()) };
+        match around.read_file(&name) {
+            Ok(file) if flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) => {
+                Err(busy(file, &around.path().join(&name)))
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(closed(&around, &name)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for TargetLock {
+    fn drop(&mut self) {
+        // It is still locked. One that cannot be removed is taken over by the next run.
+        let _ = self.around.remove_file(&self.name);
+    }
+}
+
+fn lock_name(target: &OsStr) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target);
+    name.push(".goldwire-lock");
+    name
+}
+
+fn path(parent: &Path, target: &OsStr) -> PathBuf {
+    parent.join(lock_name(target))
+}
+
+/// The lock's file, and whether it was made just now; `None` for one that we may not open.
+fn open(around: &Folder, name: &OsStr) -> io::Result<(Option<File>, bool)> {
+    loop {
+        match around.create_new(name, 0o600) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|file| (Some(file), true)),
+        }
+        // Network file systems lock exclusively only what is open for writing.
+        let opened = around.write_file(name).or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => around.read_file(name),
+            _ => Err(error),
+        });
+        match opened {
+            // It went in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok((None, false)),
+            opened => return opened.map(|file| (Some(file), false)),
+        }
+    }
+}
+
+fn has_other_names(file: &File) -> bool {
+    file.metadata().is_ok_and(|data| data.nlink() > 1)
+}
+
+fn is_named(file: &File, around: &Folder, name: &OsStr) -> bool {
+    let named = around.read_file(name).ok().and_then(|file| FileIdentity::of(&file).ok());
+    let held = FileIdentity::of(file).ok();
+    held.is_some()
+        && held.map(|held| (held.device, held.inode)) == named.map(|named| (named.device, named.inode))
+}
+
+/// Writes into a lock's file that was just made who we are, and opens it to whoever may write to the folder.
+fn introduce(mut file: &File, around: &Folder) -> io::Result<()> {
+    let host = rustix::system::uname();
+    let (process, user) = (std::process::id(), rustix::process::geteuid().as_raw());
+    writeln!(file, "process {process} of user {user} on {}", host.nodename().to_string_lossy())?;
+    // Best effort, as far as the file system has owners and modes.
+    let owner = around.owner()?;
+    let _ = fchown(file, (user == 0).then_some(owner.user), Some(owner.group));
+    let group = if owner.mode & 0o020 != 0 { 0o060 } else { 0 };
+    let others = if owner.mode & 0o002 != 0 { 0o006 } else { 0 };
+    let _ = file.set_permissions(std::fs::Permissions::from_mode(0o600 | group | others));
+    Ok(())
+}
+
+/// Somebody else holds the lock in `file`, and has written there who it is.
+fn busy(file: File, path: &Path) -> Failure {
+    let mut holder = String::new();
+    let _ = file.take(200).read_to_string(&mut holder);
+    let holder = printable(holder.trim()).into_owned();
+    let who = if holder.is_empty() { "another process".to_owned() } else { holder };
+    let text = format!("another sync to this target is running ({who}, lock {})", path.display());
+    Failure::new(FailureKind::Busy, text)
+        .hint("--wait 2m waits for it: one whose connection was cut gives up after 90 seconds; or stop it")
+}
+
+/// The lock is another user's, and closed to us.
+fn closed(around: &Folder, name: &OsStr) -> Failure {
+    let path = around.path().join(name);
+    let text =
+        format!("another user syncs to this target, or did: the lock {} is closed to us", path.display());
+    Failure::new(FailureKind::Busy, text).hint("if no sync of his runs there, remove the lock's file")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::process::Command;
+
+    use super::*;
+
+    const NAME: &str = "a.vhd";
+
+    fn take(folder: &Path) -> Result<TargetLock> {
+        TargetLock::take(folder, OsStr::new(NAME))
+    }
+
+    fn lock_in(folder: &Path) -> PathBuf {
+        path(folder, OsStr::new(NAME))
+    }
+
+    #[test]
+    fn the_second_is_refused_until_the_first_goes_and_nothing_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = take(folder.path()).unwrap();
+        let refused = take(folder.path()).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Busy);
+        assert!(refused.to_string().contains(&std::process::id().to_string()), "{refused}");
+        let check = |name: &str| TargetLock::check_free(folder.path(), OsStr::new(name));
+        assert_eq!(check(NAME).unwrap_err(), refused);
+        check("b.vhd").unwrap();
+        TargetLock::take(folder.path(), OsStr::new("b.vhd")).unwrap();
+        drop(first);
+        check(NAME).unwrap();
+        drop(take(folder.path()).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    /// Many who come and go at once: never two hold it.
+    #[test]
+    fn nobody_holds_a_lock_that_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = std::sync::atomic::AtomicUsize::new(0);
+        let taken = std::sync::atomic::AtomicUsize::new(0);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                goldwire_stdx::spawn_scoped(scope, "syncs", || {
+                    while taken.load(order) < 500 {
+                        let Ok(lock) = take(folder.path()) else { continue };
+                        assert_eq!(inside.fetch_add(1, order), 0);
+                        taken.fetch_add(1, order);
+                        inside.fetch_sub(1, order);
+                        drop(lock);
+                    }
+                })
+                .unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_run_left_is_taken_over_under_its_new_holders_name() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(lock_in(folder.path()), "process 1 of user 2 on gone\n").unwrap();
+        let held = take(folder.path()).unwrap();
+        assert!(!take(folder.path()).unwrap_err().to_string().contains("gone"));
+        drop(held);
+        assert!(!lock_in(folder.path()).exists());
+    }
+
+    /// Whatever somebody put under the lock's name, it is neither written to nor given away.
+    #[test]
+    fn a_planted_lock_leads_nowhere() {
+        let scene = tempfile::tempdir().unwrap();
+        let victim = scene.path().join("victim");
+        for plant in ["hard link", "link", "dangling link", "folder"] {
+            fs::write(&victim, "precious").unwrap();
+            fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+            let folder = scene.path().join(plant);
+            fs::create_dir(&folder).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+            let lock = lock_in(&folder);
+            match plant {
+                "hard link" => fs::hard_link(&victim, &lock).unwrap(),
+                "link" => std::os::unix::fs::symlink(&victim, &lock).unwrap(),
+                "dangling link" => std::os::unix::fs::symlink(folder.join("new"), &lock).unwrap(),
+                _ => fs::create_dir(&lock).unwrap(),
+            }
+            let taken = take(&folder);
+            assert_eq!(taken.is_ok(), plant == "hard link", "{plant}: {taken:?}");
+            drop(taken);
+            assert_eq!(fs::read(&victim).unwrap(), b"precious", "{plant}");
+            assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o777, 0o600, "{plant}");
+            assert!(!folder.join("new").exists());
+        }
+    }
+
+    /// Whoever may write to the folder sees the lock of whoever else does; for others it is closed.
+    #[test]
+    fn users_of_a_shared_folder_see_each_others_locks() {
+        if !goldwire_stdx::testing::root() || goldwire_stdx::testing::program("setpriv").is_none() {
+            return;
+        }
+        let is_held_for = |folder: &Path, user: u32, group: u32| {
+            let [user, group] = [("reuid", user), ("regid", group)].map(|(who, id)| format!("--{who}={id}"));
+            let test = format!("exec 9<>'{}' || exit 2; flock -n 9", lock_in(folder).display());
+            let run =
+                Command::new("setpriv").args([&user, &group, "--clear-groups", "sh", "-c", &test]).output();
+            match run.unwrap().status.code() {
+                Some(0) => Some(false),
+                Some(1) => Some(true),
+                _ => None,
+            }
+        };
+        let scene = tempfile::tempdir().unwrap();
+        fs::set_permissions(scene.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        for (mode, of_owner, of_group, of_others) in [
+            (0o755, Some(true), None, None),
+            (0o2775, Some(true), Some(true), None),
+            (0o1777, Some(true), Some(true), Some(true)),
+        ] {
+            let folder = scene.path().join(format!("{mode:o}"));
+            fs::create_dir(&folder).unwrap();
+            std::os::unix::fs::chown(&folder, Some(4711), Some(4712)).unwrap();
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            let held = take(&folder).unwrap();
+            let seen = [(4711, 1), (4713, 4712), (4713, 4713)]
+                .map(|(user, group)| is_held_for(&folder, user, group));
+            assert_eq!(seen, [of_owner, of_group, of_others], "{mode:o}");
+            drop(held);
+            // Another user's, left by a killed run.
+            fs::write(lock_in(&folder), "").unwrap();
+            std::os::unix::fs::chown(lock_in(&folder), Some(4713), Some(4713)).unwrap();
+            drop(take(&folder).unwrap());
+        }
+    }
+}
