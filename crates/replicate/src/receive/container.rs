@@ -13,10 +13,13 @@ use goldwire_store::{
     BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, beside, build_tree, keep_beside,
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use super::bitmap::Bitmap;
 use super::chunks::write_sparse;
 use super::destination::{Destination, LaidOut, ReadBack};
 use super::journal::Journal;
+use super::probe::{Holes, check_limit_of_process, probe, shortest};
 use super::publish::{publish, set_what_was_asked};
 use super::resolve::TargetFile;
 use super::seeds::Seed;
@@ -56,8 +59,8 @@ impl ContainerFile {
         })
     }
 
-    /// Readies the place for this version and refuses before the first byte if the version cannot fit. From here on a
-    /// killed run can be continued.
+    /// Readies the place for this version and refuses before the first byte if the version cannot be published there. From
+    /// here on a killed run can be continued.
     pub(crate) fn begin(&mut self) -> Result<()> {
         let state = State {
             layout: 1,
@@ -67,10 +70,18 @@ impl ContainerFile {
             format: self.target.format,
         };
         self.is_continued = self.place.prepare(&state)?;
+        let begun = self.refuse_unless_fit().and_then(|()| self.place.record(&state));
+        if begun.is_err() {
+            self.release();
+        }
+        begun
+    }
+
+    fn refuse_unless_fit(&self) -> Result<()> {
+        let holes = probe(&self.place, &self.version, self.target.format)?;
         // What an unfinished attempt occupies already does not count again.
         let have = if self.is_continued { self.allocated_bytes() } else { 0 };
-        check_space(&self.target, &self.version, have)?;
-        self.place.record(&state)
+        check_space(&self.target, &self.version, have, holes)
     }
 
     /// An unfinished attempt at another version, as a seed.
@@ -276,7 +287,8 @@ pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob
     rustix::fs::access(folder, may_write)
         .map_err(|error| Failure::io(format!("make a work folder in {}", folder.display()), &error.into()))?;
     WorkPlace::check_free(&target.path)?;
-    check_space(target, version, 0)?;
+    check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
+    check_space(target, version, 0, Holes::Kept)?;
     let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if job.owner.is_some_and(|owner| me.0 != 0 && owner != me) {
         let error = io::Error::from(rustix::io::Errno::PERM);
@@ -308,15 +320,25 @@ fn make_container(
     })
 }
 
-/// Refuses a version that cannot fit where `have` bytes of it are already.
-pub(crate) fn check_space(target: &TargetFile, version: &Version, have: u64) -> Result<()> {
+/// Refuses a version that cannot fit where `have` bytes of it are already. What the target holds until then stays there
+/// until the new file has its name, so that both must fit.
+fn check_space(target: &TargetFile, version: &Version, have: u64, holes: Holes) -> Result<()> {
     let free = free_bytes(&target.path)?;
-    let missing = bytes_needed(version, target.format).saturating_sub(have);
+    let needed = bytes_needed(version, target.format, holes);
+    let missing = needed.saturating_sub(have);
     if missing <= free {
         return Ok(());
     }
+    let why = match holes {
+        Holes::Filled
+            if missing.saturating_sub(free) <= needed - bytes_needed(version, target.format, Holes::Kept) =>
+        {
+            ", because the file system there keeps no holes"
+        }
+        _ => "",
+    };
     let text = format!(
-        "{} needs {} more, but only {} are free there",
+        "{} needs {} more, but only {} are free there{why}",
         target.path.display(),
         goldwire_stdx::ByteSize(missing),
         goldwire_stdx::ByteSize(free),
@@ -326,9 +348,12 @@ pub(crate) fn check_space(target: &TargetFile, version: &Version, have: u64) -> 
 }
 
 /// Upper bound of what the new file and its tree occupy.
-fn bytes_needed(version: &Version, format: WireFormat) -> u64 {
+fn bytes_needed(version: &Version, format: WireFormat, holes: Holes) -> u64 {
     let chunks = version.chunks_used;
-    let data = chunks.saturating_mul(CHUNK_SIZE as u64);
+    let data = match holes {
+        Holes::Kept => chunks.saturating_mul(CHUNK_SIZE as u64),
+        Holes::Filled => shortest(version, format).max(chunks.saturating_mul(CHUNK_SIZE as u64)),
+    };
     let tables = match format {
         WireFormat::Raw => 0,
         // Sector bitmaps, block tables, their alignment.
@@ -527,13 +552,18 @@ mod tests {
         let free = free_bytes(&target.path).unwrap();
         let version = |chunks_used: u64| Version { chunks_used, size: 1 << 45, ..disk.version.clone() };
         let too_many = free / CHUNK_SIZE as u64 + 1;
-        let refused = check_space(&target, &version(too_many), 0).unwrap_err();
+        let refused = check_space(&target, &version(too_many), 0, Holes::Kept).unwrap_err();
         assert_eq!(refused.kind, FailureKind::Space);
         // What is there already does not count again.
-        check_space(&target, &version(too_many), too_many * 2 * CHUNK_SIZE as u64).unwrap();
-        check_space(&target, &version(1), 0).unwrap();
+        check_space(&target, &version(too_many), too_many * 2 * CHUNK_SIZE as u64, Holes::Kept).unwrap();
+        check_space(&target, &version(1), 0, Holes::Kept).unwrap();
+        // Where holes are filled a raw file takes its whole length, and a container that has none does not.
+        let refused = check_space(&target, &version(1), 0, Holes::Filled).unwrap_err();
+        assert!(refused.to_string().contains("keeps no holes"), "{refused}");
+        let qcow2 = TargetFile { format: WireFormat::Qcow2, ..target.clone() };
+        check_space(&qcow2, &version(1), 0, Holes::Filled).unwrap();
         // 64 KiB a chunk, its share of the tree, and the tables of a container with any.
-        let needed = |format, chunks| bytes_needed(&version(chunks), format);
+        let needed = |format, chunks| bytes_needed(&version(chunks), format, Holes::Kept);
         assert!((1000 << 16..1010 << 16).contains(&needed(WireFormat::Raw, 1000)));
         let tables = needed(WireFormat::Qcow2, 1000) - needed(WireFormat::Raw, 1000);
         assert_eq!(tables, 1000 * 4096 + (1 << 20));

@@ -21,6 +21,7 @@ mod journal;
 mod lock;
 mod machine;
 mod plan;
+mod probe;
 mod publish;
 mod resolve;
 mod seeds;

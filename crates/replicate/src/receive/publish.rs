@@ -1,6 +1,7 @@
 //! The last step: owner, mode and times, then one rename, then the folder made durable. Before it, the target's
 //! folder holds nothing new; after it, the whole version.
 
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -48,7 +49,11 @@ pub(crate) fn publish(
     // To give a large file's space back takes the file system a while. With the replaced disk held open the rename
     // does not, and nobody waits for the thread that does; where there can be none, it is done here.
     let old = around.read_file(name);
-    rename(place, target, if job.replace { Existing::Replace } else { Existing::Keep })?;
+    let existing = if job.replace { Existing::Replace } else { Existing::Keep };
+    rename(place, OsStr::new("disk"), name, existing).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => exists(target),
+        _ => failed("rename the finished work file to", &error),
+    })?;
     let _ = spawn("give space back", move || drop(old));
     around.sync().map_err(|error| failed("sync the folder of", &error))?;
     keep_records(place, target, format, version, job);
@@ -82,26 +87,24 @@ fn umask_allows(place: &WorkPlace) -> u32 {
     made.map_or(0o755, |data| data.mode() & 0o777)
 }
 
-fn rename(place: &WorkPlace, target: &Path, existing: Existing) -> Result<()> {
-    let (around, name) = place.target();
+/// Gives `file` of the work folder the name `name` in the target's folder.
+pub(super) fn rename(place: &WorkPlace, file: &OsStr, name: &OsStr, existing: Existing) -> io::Result<()> {
+    let (around, _) = place.target();
     let work = place.folder();
-    let mut renamed = work.rename("disk", around, name, existing);
+    let renamed = work.rename(file, around, name, existing);
     // Not every file system keeps what exists (NFS does not). There a hard link refuses to replace.
-    if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
-        renamed = work.hard_link("disk", around, name).and_then(|()| work.remove_file("disk"));
-        // Nor has each hard links (FAT, exFAT). There our lock is what keeps two syncs apart.
-        if renamed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
-            renamed = match around.kind_of(name) {
-                Ok(None) => work.rename("disk", around, name, Existing::Replace),
-                Ok(Some(_)) => Err(io::ErrorKind::AlreadyExists.into()),
-                Err(error) => Err(error),
-            };
-        }
+    if !renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Unsupported) {
+        return renamed;
     }
-    renamed.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => exists(target),
-        _ => Failure::io(format!("rename the finished work file to {}", target.display()), &error),
-    })
+    let linked = work.hard_link(file, around, name).and_then(|()| work.remove_file(file));
+    // Nor has each hard links (FAT, exFAT). There our lock is what keeps two syncs apart.
+    if !linked.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
+        return linked;
+    }
+    match around.kind_of(name)? {
+        None => work.rename(file, around, name, Existing::Replace),
+        Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+    }
 }
 
 /// The target holds something else.
