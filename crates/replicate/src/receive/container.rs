@@ -274,7 +274,7 @@ impl Destination for ContainerFile {
         Ok(ReadBack { root, tree })
     }
 
-    fn publish(&self) -> Result<()> {
+    fn publish(&self) -> Result<Option<String>> {
         let format = disk_format(self.target.format);
         publish(&self.place, &self.target.path, format, &self.version, &self.job)
     }

@@ -34,8 +34,8 @@ pub(crate) trait Destination: Send + Sync {
     /// Reads everything back as a later reader will, from the medium where that can be had.
     fn read_back(&self, options: &BuildOptions<'_>) -> Result<ReadBack>;
 
-    /// Shows the version to others, in one step.
-    fn publish(&self) -> Result<()>;
+    /// Shows the version to others, in one step. What is worth saying about it.
+    fn publish(&self) -> Result<Option<String>>;
 }
 
 /// What a layout found.

@@ -191,7 +191,9 @@ impl Driver<'_> {
             }
             (Task::Publish, Some(destination), _) => {
                 self.watch.check_stopped()?;
-                destination.publish()?;
+                if let Some(notice) = destination.publish()? {
+                    (self.watch.emit)(Event::Notice(notice));
+                }
                 Ok(Finished::Published)
             }
             (Task::Plan(Known { tree, mut seeds }), ..) => {

@@ -10,6 +10,7 @@
 //! that the next run continues from. From *walk* on the course is a [`machine`] without threads, connection or clock;
 //! the [`driver`] has those, and a [`destination`] takes the chunks.
 
+mod attributes;
 mod bitmap;
 mod chunks;
 mod client;

@@ -12,18 +12,19 @@ use goldwire_disk::{Format, OpenOptions};
 use goldwire_stdx::{Existing, spawn};
 use goldwire_store::{TreeCache, Version, keep_beside};
 
+use super::attributes;
 use super::work::WorkPlace;
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, TargetJob};
 
-/// Publishes the verified work file of `place` as `target`.
+/// Publishes the verified work file of `place` as `target`. What is worth saying about it.
 pub(crate) fn publish(
     place: &WorkPlace,
     target: &Path,
     format: Format,
     version: &Version,
     job: &TargetJob,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let failed = |doing: &str, error: &io::Error| Failure::io(format!("{doing} {}", target.display()), error);
     let (around, name) = place.target();
     let replaced = around.owner_of(name).ok().flatten();
@@ -37,6 +38,9 @@ pub(crate) fn publish(
         let kept = replaced.map_or_else(|| job.source_mode & umask_allows(place), |replaced| replaced.mode);
         let _ = file.set_permissions(Permissions::from_mode(kept & 0o777));
     }
+    let old = around.read_file(name);
+    // After the mode, which an access list goes with, and before the one that was asked for.
+    let lost = old.as_ref().map_or_else(|_| Vec::new(), |old| attributes::keep(old, &file));
     set_what_was_asked(&file, target, job)?;
     // The content's own time, as rsync -t keeps it. It also makes every later write move the modification time,
     // however coarse the file system's clock is, which the kept trees rely on.
@@ -48,7 +52,6 @@ pub(crate) fn publish(
     file.sync_all().map_err(|error| failed("sync the work file of", &error))?;
     // To give a large file's space back takes the file system a while. With the replaced disk held open the rename
     // does not, and nobody waits for the thread that does; where there can be none, it is done here.
-    let old = around.read_file(name);
     let existing = if job.replace { Existing::Replace } else { Existing::Keep };
     rename(place, OsStr::new("disk"), name, existing).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => exists(target),
@@ -58,7 +61,14 @@ pub(crate) fn publish(
     around.sync().map_err(|error| failed("sync the folder of", &error))?;
     keep_records(place, target, format, version, job);
     place.clear();
-    Ok(())
+    let notice = || {
+        format!(
+            "{} does not have these attributes of the file that it replaced: {}",
+            target.display(),
+            lost.join(", ")
+        )
+    };
+    Ok((!lost.is_empty()).then(notice))
 }
 
 /// Gives the file the owner and the mode that the user asked for, or fails.

@@ -274,9 +274,9 @@ impl Destination for MemDestination {
         Ok(ReadBack { root, tree })
     }
 
-    fn publish(&self) -> Result<()> {
+    fn publish(&self) -> Result<Option<String>> {
         let mut state = self.lock();
         state.published = Some(state.device.content());
-        Ok(())
+        Ok(None)
     }
 }
