@@ -135,6 +135,12 @@ pub(crate) struct SyncArgs {
     /// Stop after this time and leave the rest for the next run: 90s, 30m, 2h.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Politeness")]
     pub(crate) max_time: Option<Duration>,
+    /// Wait this long for another sync to the same target to end; without it that is an error.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Politeness")]
+    pub(crate) wait: Option<Duration>,
+    /// Give a host up that answers and comes no further for this long; by default one hour.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Politeness")]
+    pub(crate) stall_time: Option<Duration>,
     /// Nice value of the agents, 0 to 19.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..20), help_heading = "Politeness")]
     pub(crate) nice: Option<u8>,

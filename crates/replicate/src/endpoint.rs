@@ -1,6 +1,8 @@
 //! Where a sync's source and targets are, as the user writes them: `PATH`, `HOST:PATH`, `USER@HOST:PATH`,
 //! `[ADDRESS]:PATH`, `ssh://USER@HOST:PORT/PATH`.
 
+use crate::receive::written_promise;
+
 /// A path on this machine or behind `ssh`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
@@ -24,6 +26,29 @@ impl std::fmt::Display for Endpoint {
             true => write!(f, "{user}[{address}]:{}", self.path),
             false => write!(f, "{host}:{}", self.path),
         }
+    }
+}
+
+impl Endpoint {
+    /// What was probably meant, if this names something on this machine that is not there and looks like a host whose
+    /// colon was forgotten: `backup` and `backup/images/`, but not `./backup`, `/images` or `new.raw`.
+    pub(crate) fn with_forgotten_colon(&self) -> Option<Self> {
+        if self.host.is_some() || self.path.starts_with(['/', '.', '~']) {
+            return None;
+        }
+        let (host, path) = self.path.split_once('/').unwrap_or((&self.path, ""));
+        let is_name = |name: &str| {
+            !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte))
+        };
+        // A last part behind a dot may be a domain's or a file's; disks have three letters or more, and are files.
+        let is_file = path.is_empty() && !self.path.ends_with('/') && written_promise(host).is_some();
+        let is_there = std::fs::symlink_metadata(host).is_ok();
+        let meant = || Self {
+            host: Some(host.to_owned()),
+            path: if path.is_empty() { String::new() } else { format!("/{path}") },
+        };
+        (is_name(host) && !is_file && !is_there).then(meant)
     }
 }
 
@@ -106,6 +131,32 @@ mod tests {
         ] {
             let place: Endpoint = text.parse().unwrap();
             assert_eq!((place.host.as_deref(), place.path.as_str()), (host, path), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_forgotten_colon_is_noticed_and_a_file_is_none() {
+        for (text, meant) in [
+            ("backup-7", Some("backup-7:")),
+            ("root@backup-7", Some("root@backup-7:")),
+            ("backup-7.example.org", Some("backup-7.example.org:")),
+            ("backup-7/images/", Some("backup-7:/images/")),
+            ("backup-7/images/new.raw", Some("backup-7:/images/new.raw")),
+            ("new-7.raw", None),
+            ("new-7.VHD", None),
+            ("new-7.img", None),
+            ("./backup-7", None),
+            ("/backup-7", None),
+            ("~/backup-7", None),
+            ("backup-7:", None),
+            ("a b", None),
+            // The tests run in the folder of the crate.
+            ("src", None),
+            ("src/new", None),
+        ] {
+            let place: Endpoint = text.parse().unwrap();
+            let found = place.with_forgotten_colon().map(|place| place.to_string());
+            assert_eq!(found.as_deref(), meant, "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a sync is asked to do, what it says while it runs, and how it ended.
 
+use std::time::Duration;
+
 use goldwire_stdx::Uuid;
 use goldwire_store::{PublicKey, SecretKey, Version};
 
@@ -7,6 +9,10 @@ use crate::endpoint::Endpoint;
 use crate::failure::Result;
 use crate::install::Agents;
 use crate::wire::{Counters, Failure, Hello, Outcome, Phase, Plan, SourceFormat, SourceReady, WireFormat};
+
+/// [`Reach::stall_max`], unless the user says something else: longer than flushing a full cache to a slow disk, or
+/// receiving 2 MiB on a slow line that many share.
+pub const STALL_MAX: Duration = Duration::from_secs(3600);
 
 /// Which way the data goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +92,8 @@ pub struct Reach {
     pub agents: Agents,
     /// Whether somebody can answer what `ssh` asks.
     pub questions: Questions,
+    /// How long a host that answers may come no further before it is given up.
+    pub stall_max: Duration,
 }
 
 /// Whether somebody can answer what `ssh` asks: an unknown host key, a password, a touch.
@@ -111,6 +119,8 @@ pub struct WriteRules {
     pub mode: Option<u32>,
     /// Owner at the target: user and group.
     pub owner: Option<(u32, u32)>,
+    /// How long a target waits for another sync to it to end.
+    pub wait: Duration,
     /// Free text for the descriptor; `None` keeps the source's.
     pub note: Option<String>,
 }
@@ -179,6 +189,7 @@ impl SyncJob {
                 route: Route::Auto,
                 agents,
                 questions: Questions::Nobody,
+                stall_max: STALL_MAX,
             },
             write: WriteRules::default(),
             seeds: Seeds::default(),

@@ -27,8 +27,8 @@ pub use endpoint::Endpoint;
 pub use failure::Result;
 pub use install::{Agents, Program, digest_of, own_agent};
 pub use job::{
-    Choice, Effort, Older, Questions, Reach, Route, Seeds, Select, Signal, SyncEvent, SyncJob, SyncReport,
-    TargetEvent, Trust, WriteRules,
+    Choice, Effort, Older, Questions, Reach, Route, STALL_MAX, Seeds, Select, Signal, SyncEvent, SyncJob,
+    SyncReport, TargetEvent, Trust, WriteRules,
 };
 pub use list::matches;
 pub use session::sync;

@@ -18,7 +18,7 @@ use goldwire_stdx::AlignedBuffer;
 use serde::{Deserialize, Serialize};
 
 /// What both sides must agree on before anything else. Raised with every change of layout or meaning.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// What an agent writes first, so that a peer can skip what a chatty login shell printed before it.
 pub const PREAMBLE: &[u8; 16] = b"\0GOLDWIRE-AGENT\n";
@@ -444,6 +444,8 @@ pub struct TargetJob {
     pub source_mode: u32,
     /// User and group id; none takes those of the replaced file, or the agent's own.
     pub owner: Option<(u32, u32)>,
+    /// How long to wait for another sync to the target to end.
+    pub wait_seconds: u32,
     /// Bytes that may be asked for before they arrive.
     pub window_bytes: u64,
     /// Hashing and writing threads; none asks the machine.

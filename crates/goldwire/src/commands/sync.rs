@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 use goldwire_replicate::wire::FailureKind;
 use goldwire_replicate::{
-    Choice, Effort, Older, Questions, Reach, Seeds, Select, Signal, SyncJob, SyncReport, Trust, WriteRules,
-    sync,
+    Choice, Effort, Older, Questions, Reach, STALL_MAX, Seeds, Select, Signal, SyncJob, SyncReport, Trust,
+    WriteRules, sync,
 };
 use goldwire_stdx::{Report, spawn};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -51,6 +51,7 @@ pub(crate) fn run(args: SyncArgs) -> Result<Code, Report> {
             route: args.route.into(),
             agents: agents(&args.agent_program)?,
             questions: questions(),
+            stall_max: args.stall_time.unwrap_or(STALL_MAX),
         },
         write: WriteRules {
             format: args.format.map(Into::into),
@@ -58,6 +59,7 @@ pub(crate) fn run(args: SyncArgs) -> Result<Code, Report> {
             replace: args.replace,
             mode: args.mode,
             owner: args.owner,
+            wait: args.wait.unwrap_or_default(),
             note: args.note,
         },
         seeds: match (args.no_seed, args.seed.is_empty()) {

@@ -108,6 +108,7 @@ fn target_job(disk: &Disk, path: &Path) -> TargetJob {
         mode: None,
         source_mode: 0o600,
         owner: None,
+        wait_seconds: 0,
         window_bytes: 8 << 20,
         threads: Some(1),
     }

@@ -421,6 +421,7 @@ mod tests {
             mode: None,
             source_mode: 0o600,
             owner: None,
+            wait_seconds: 0,
             window_bytes: 0,
             threads: None,
         }

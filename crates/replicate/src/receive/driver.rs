@@ -63,6 +63,25 @@ impl Watch<'_> {
         watched(PROGRESS_EVERY, work, look).map_err(|error| Failure::io("start a thread", &error))?
     }
 
+    /// Tries `claim` again and again while somebody else holds the target, for `most` at most.
+    pub(crate) fn when_free<T>(&self, most: Duration, claim: impl Fn() -> Result<T>) -> Result<T> {
+        let began = Instant::now();
+        let mut is_told = false;
+        loop {
+            match claim() {
+                Err(failure) if failure.kind == FailureKind::Busy && began.elapsed() < most => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        (self.emit)(Event::Notice(format!("waiting: {}", failure.chain.join(": "))));
+                    }
+                }
+                other => return other,
+            }
+            self.stop.wait(PROGRESS_EVERY);
+            self.note_stop_requests();
+            self.check_stopped()?;
+        }
+    }
+
     /// Looks at what has come in while nothing was being waited for: only a stop can matter then.
     fn note_stop_requests(&self) {
         while let Ok(input) = self.inputs.try_recv() {
@@ -284,7 +303,11 @@ impl Driver<'_> {
                     })
                 })
             },
-            || (),
+            || {
+                let bytes = |nodes: u64| nodes * FANOUT * CHUNK_SIZE as u64;
+                let done = bytes(next.load(Ordering::Relaxed).min(nodes));
+                (self.watch.emit)(Event::Hashing { done, total: bytes(nodes) });
+            },
         )?;
         self.watch.check_stopped()?;
         Ok(found.load(Ordering::Relaxed))

@@ -36,6 +36,7 @@ mod work;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
@@ -46,6 +47,7 @@ use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
 use self::publish::exists;
+pub(crate) use self::resolve::written_promise;
 use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
 use crate::connection::Connection;
@@ -88,7 +90,10 @@ pub(crate) fn receive(
     // A plan changes nothing, so it claims nothing either.
     let container = match job.dry_run {
         true => None,
-        false => Some(ContainerFile::claim(target.clone(), shape.clone(), &version, job)?),
+        false => {
+            let claim = || ContainerFile::claim(target.clone(), shape.clone(), &version, job);
+            Some(watch.when_free(Duration::from_secs(job.wait_seconds.into()), claim)?)
+        }
     };
     let mut seeds = Vec::new();
     if target.path.exists() {

@@ -62,7 +62,9 @@ fn try_all(place: &WorkPlace, length: u64) -> Result<Holes> {
     let holes = try_hole(&file, around).map_err(failed("lengthen a file"))?;
     if holes == Holes::Kept {
         file.set_len(length).map_err(|error| match error.kind() {
-            io::ErrorKind::FileTooLarge => too_long(length, "the file system takes no file of that length"),
+            io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidInput => {
+                too_long(length, "the file system takes no file of that length")
+            }
             _ => failed("lengthen a file")(error),
         })?;
         file.set_len(0).map_err(failed("shorten a file"))?;

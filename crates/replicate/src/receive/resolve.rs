@@ -126,7 +126,7 @@ fn format_for(name: &str, job: &TargetJob) -> Result<WireFormat> {
 }
 
 /// What a name for a file to be written promises. `img` is read as anything and written as raw.
-fn written_promise(name: &str) -> Option<Promise> {
+pub(crate) fn written_promise(name: &str) -> Option<Promise> {
     Promise::of(name).or_else(|| {
         let (_, ending) = name.rsplit_once('.')?;
         ending.eq_ignore_ascii_case("img").then_some(Promise::Raw)
@@ -168,6 +168,7 @@ mod tests {
             mode: None,
             source_mode: 0o644,
             owner: None,
+            wait_seconds: 0,
             window_bytes: 0,
             threads: None,
         }

@@ -91,6 +91,7 @@ fn job(disk: &Disk, path: &Path) -> TargetJob {
         mode: None,
         source_mode: 0o640,
         owner: None,
+        wait_seconds: 0,
         window_bytes: 4 << 20,
         threads: Some(2),
     }

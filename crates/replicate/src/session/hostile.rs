@@ -59,7 +59,12 @@ fn ready() -> Frame {
 }
 
 fn dialed(stream: u16) -> Frame {
-    let hello = Hello { protocol: 2, version: "v".into(), host: "t".into(), program: [0; 32] };
+    let hello = Hello {
+        protocol: crate::wire::PROTOCOL_VERSION,
+        version: "v".into(),
+        host: "t".into(),
+        program: [0; 32],
+    };
     event(stream, &Event::Dialed(hello))
 }
 
@@ -84,6 +89,18 @@ fn ssh(source: &Script, target: &Script) -> Vec<String> {
 /// Runs a sync from a scripted source to scripted targets; a run that does not end is stopped as a person would. What it
 /// came to, and the bytes that it cost.
 fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) -> (Result<SyncReport>, u64) {
+    run_for(crate::job::STALL_MAX, from, to, route, source, target)
+}
+
+/// [`run`], with hosts given up that come no further for `stall_max`.
+fn run_for(
+    stall_max: Duration,
+    from: &str,
+    to: &[&str],
+    route: Route,
+    source: &Script,
+    target: &Script,
+) -> (Result<SyncReport>, u64) {
     let agents = Agents {
         local: source.local(),
         programs: vec![Program { machine: "x86_64".into(), bytes: Arc::default() }],
@@ -93,6 +110,7 @@ fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) 
     let mut job = SyncJob::new(place(from), to.iter().map(|to| place(to)).collect(), agents);
     job.reach.ssh = ssh(source, target);
     job.reach.route = route;
+    job.reach.stall_max = stall_max;
     let (signal, signals) = unbounded();
     let (ended, is_ended) = bounded::<()>(1);
     let before = memory_of();
@@ -114,6 +132,46 @@ fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) 
         let _ = ended.send(());
         (report, watcher.join().unwrap().saturating_sub(before))
     })
+}
+
+/// A target that never says how it ended, whatever else it says, is given up by nobody's hand.
+#[test]
+fn a_target_that_comes_no_further_is_given_up_on_both_routes() {
+    let counters = Counters { chunks_done: 1, chunks_total: 9, wire_in: 1 << 40, ..Counters::default() };
+    let stall = Duration::from_millis(150);
+    for said in [
+        None,
+        Some(Event::Progress(counters)),
+        Some(Event::Notice("soon".into())),
+        Some(Event::Phase(Phase::Publishing)),
+    ] {
+        let said = |stream| said.as_ref().map_or_else(nothing, |said| event(stream, said));
+        let source = Script::repeating(&[images(IMAGE), ready()], &[dialed(1), said(1)]);
+        let (report, _) = run_for(stall, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let direct = report.unwrap().targets.remove(0);
+        let source = quiet(&[images(IMAGE), ready()]);
+        let target = Script::repeating(&[], &[said(0)]);
+        let from = format!("evilsource:{IMAGE}");
+        let (report, _) = run_for(stall, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let relay = report.unwrap().targets.remove(0);
+        for (outcome, target) in [(direct, "host:/sr/"), (relay, "eviltarget:/sr/")] {
+            let failure = outcome.unwrap_err().to_string();
+            assert!(failure.contains(&format!("{target} has come no further for 0.15 s")), "{failure}");
+        }
+    }
+}
+
+/// So is a source that answers and neither offers an image nor opens it.
+#[test]
+fn a_source_that_comes_no_further_is_given_up() {
+    let stall = Duration::from_millis(150);
+    for once in [vec![], vec![images(IMAGE)]] {
+        let again = [dialed(1), event(0, &Event::Hashing { done: 1, total: 2 })];
+        let source = Script::repeating(&once, &again);
+        let (report, _) = run_for(stall, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let failure = report.unwrap_err().to_string();
+        assert!(failure.contains("the source /images/win11.raw has come no further"), "{failure}");
+    }
 }
 
 fn nothing() -> Frame {

@@ -9,6 +9,7 @@
 //!                                                                   each answer fetched once for all targets
 //! ```
 
+mod advance;
 mod heard;
 mod inbox;
 mod peers;
@@ -16,11 +17,13 @@ mod peers;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
 use goldwire_stdx::{Stop, printable, spawn_scoped};
 use goldwire_store::Version;
 
+use self::advance::Advance;
 use self::inbox::{Inbox, Next, inbox};
 use self::peers::Peers;
 use crate::choose::{choose, offered};
@@ -126,7 +129,10 @@ impl Session<'_> {
             let job = self.target_job(target, &image, &ready, &bytes);
             let command = Command::Receive(Box::new(job));
             reached.connection.send(Frame::of(Kind::Command, reached.stream, 0, &command));
-            let outcome = self.finished(target, &reached.events, &version)?;
+            let outcome = self.finished(target, &reached.events, &version).inspect_err(|_| {
+                // Whatever it still does, nobody waits for it any more.
+                reached.connection.send(Frame::of(Kind::Command, reached.stream, 0, &Command::Stop));
+            })?;
             self.emit(target, TargetEvent::Done(outcome.clone()));
             Ok(outcome)
         });
@@ -275,25 +281,30 @@ impl Session<'_> {
     }
 
     /// The next event of the source itself, after the last words of `ssh` if it ended.
-    fn source_event(&self, source: &Source) -> Result<Event> {
-        match source.events.recv() {
-            Ok(Event::Failed(failure)) => {
+    fn source_event(&self, source: &Source, advance: &mut Advance) -> Result<Event> {
+        let who = format!("the source {}", self.job.source);
+        match self.next_event(&who, &source.events, advance)? {
+            Event::Failed(failure) => {
                 let failure = if self.peers.stopping.is_requested() { Failure::stopped() } else { failure };
                 let words = source.process.last_words();
-                let failure = failure.context(format!("the source {}", self.job.source));
+                let failure = failure.context(who);
                 Err(if words.is_empty() { failure } else { failure.hint(format!("ssh said: {words}")) })
             }
-            Ok(event) => Ok(event),
-            Err(_) => Err(lost("target", None)),
+            event => Ok(event),
         }
+    }
+
+    fn next_event(&self, who: &str, events: &Receiver<Event>, advance: &mut Advance) -> Result<Event> {
+        advance.next(who, events, self.job.reach.stall_max, &self.throttle)
     }
 
     fn choose(&self, source: &Source) -> Result<Candidate> {
         let (path, pattern) = (self.job.source.path.clone(), self.job.select.pattern.clone());
         let list = Command::List { path, pattern, format: self.job.select.format };
         source.connection.send(Frame::of(Kind::Command, 0, 0, &list));
+        let mut advance = Advance::new(Instant::now());
         loop {
-            if let Event::Images { is_folder, images } = self.source_event(source)? {
+            if let Event::Images { is_folder, images } = self.source_event(source, &mut advance)? {
                 if !is_folder && self.job.select.pattern.is_some() {
                     let text = format!("{} is a file, and a pattern needs a folder", self.job.source);
                     return Err(Failure::new(FailureKind::Invalid, text));
@@ -317,8 +328,9 @@ impl Session<'_> {
             read_all: self.job.trust.sign.is_some(),
         };
         source.connection.send(Frame::of(Kind::Command, 0, 0, &Command::OpenSource(job)));
+        let mut advance = Advance::new(Instant::now());
         loop {
-            match self.source_event(source)? {
+            match self.source_event(source, &mut advance)? {
                 Event::SourceReady(ready) => {
                     // Nobody listens to it from here on; what concerns a target comes on its stream.
                     if let Some(events) = lock(&source.streams).first_mut() {
@@ -402,6 +414,7 @@ impl Session<'_> {
             mode: job.write.mode,
             source_mode: ready.mode & 0o777,
             owner: job.write.owner,
+            wait_seconds: u32::try_from(job.write.wait.as_secs()).unwrap_or(u32::MAX),
             window_bytes: (WINDOWS_TOTAL / job.targets.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX),
             threads: job.effort.threads,
         }
@@ -409,6 +422,11 @@ impl Session<'_> {
 
     fn reach_target(&self, target: usize, source: &Source, shared: &Arc<dyn Server>) -> Result<Reached> {
         let place = &self.job.targets[target];
+        if let Some(meant) = place.with_forgotten_colon() {
+            let text =
+                format!("{place} is a place on this machine; with a colon it is one on a host: {meant}");
+            self.emit(target, TargetEvent::Notice(text));
+        }
         let from = self.job.source.host.as_deref();
         // From a local source, this machine *is* the source host; a target on it needs no way at all.
         let can_be_direct = from.is_none() || place.host.is_some();
@@ -465,8 +483,9 @@ impl Session<'_> {
             (_, None) => Vec::new(),
         };
         source.connection.send(Frame::of(Kind::Command, 0, 0, &Command::Dial { stream, ssh }));
+        let (who, mut advance) = (place.to_string(), Advance::new(Instant::now()));
         loop {
-            match events.recv().map_err(|_| lost("target", None))? {
+            match self.next_event(&who, &events, &mut advance)? {
                 Event::Dialed(hello) => {
                     // It answered too late to hear of a stop.
                     if self.peers.stopping.is_requested() {
@@ -538,8 +557,9 @@ impl Session<'_> {
     /// Passes on what the target says until it has come to its end. What it published is what was asked for, or the
     /// target is at fault, or whoever stands between us.
     fn finished(&self, target: usize, events: &Receiver<Event>, version: &Version) -> Result<Outcome> {
+        let (who, mut advance) = (self.job.targets[target].to_string(), Advance::new(Instant::now()));
         loop {
-            let event = match events.recv().map_err(|_| lost("target", None))? {
+            let event = match self.next_event(&who, events, &mut advance)? {
                 Event::Done(outcome) if outcome.root == version.root.0 => return Ok(outcome),
                 Event::Done(outcome) => {
                     let text = format!(
@@ -671,6 +691,7 @@ mod tests {
             mode: None,
             source_mode: 0o777,
             owner: None,
+            wait_seconds: 0,
             // 64 MiB for two are more than one may have.
             window_bytes: 24 << 20,
             threads: None,
