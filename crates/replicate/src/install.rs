@@ -47,7 +47,15 @@ pub fn own_agent(arguments: &[&str]) -> Vec<PathBuf> {
 
 pub(crate) const HAS_AGENT: &str = "GOLDWIRE-HAS-AGENT";
 pub(crate) const NEEDS_AGENT: &[u8] = b"GOLDWIRE-NEEDS-AGENT ";
+pub(crate) const GOT_PIECE: &[u8] = b"GOLDWIRE-GOT\n";
 pub(crate) const INSTALL_FAILED: &[u8] = b"GOLDWIRE-INSTALL-FAILED";
+
+/// Bytes of a program that are sent before the host has to say that they have arrived: few enough for a line of 1 KiB a
+/// second.
+pub(crate) const PIECE: usize = 128 << 10;
+
+/// Days after which an agent of another build is taken away.
+const OLD_DAYS: u32 = 30;
 
 /// When the program is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +70,11 @@ pub(crate) enum Install {
 ///
 /// A program is run from the cache only if the folder and the file are the user's own and no links, since where others
 /// may write beside it somebody could have put both there first. Otherwise the program goes to a fresh private folder,
-/// which is gone when it ends. `read` takes its line byte by byte and `head -c` stops where it should, so the program's
-/// bytes go nowhere else.
+/// which is gone when it ends. `read` takes its line byte by byte, and a piece is sent only when the one before has been
+/// written, so the program's bytes go nowhere else even if `head -c` reads ahead (busybox).
+///
+/// What does not work is told with the name of the step; the shell's own words are on standard error. What killed runs and
+/// other builds left is swept when something is installed.
 pub(crate) fn remote_script(digest: &str, install: Install) -> String {
     let remove = match install {
         Install::IfMissing => "",
@@ -71,14 +82,19 @@ pub(crate) fn remote_script(digest: &str, install: Install) -> String {
     };
     format!(
         "exec sh -c 'umask 077; d=\"${{XDG_CACHE_HOME:-$HOME/.cache}}/goldwire\"; p=; \
+         f() {{ [ -z \"$t\" ] || rm -f \"$t\"; [ -z \"$p\" ] || rm -rf \"$p\"; \
+         echo; echo GOLDWIRE-INSTALL-FAILED $1; exit 4; }}; t=; \
          o() {{ [ -O \"$1\" ] && [ ! -h \"$1\" ]; }}; mkdir -p \"$d\" 2>/dev/null; \
-         o \"$d\" || {{ d=$(mktemp -d) && p=$d; }}; a=\"$d/agent-{digest}\"; {remove}\
+         o \"$d\" || {{ d=$(mktemp -d) && p=$d || f folder; }}; a=\"$d/agent-{digest}\"; {remove}\
          r() {{ [ -z \"$p\" ] && exec \"$a\" --stdio; \"$a\" --stdio; s=$?; rm -rf \"$p\"; exit $s; }}; \
          if o \"$a\" && [ -f \"$a\" ] && [ -x \"$a\" ]; then echo; echo {HAS_AGENT}; r; fi; \
          echo; echo GOLDWIRE-NEEDS-AGENT $(uname -s) $(uname -m); read -r n || exit 3; \
-         t=$(mktemp \"$d/.agent.XXXXXXXX\") && head -c \"$n\" >\"$t\" && chmod 700 \"$t\" && \
-         \"$t\" --self-check {digest} && mv -f \"$t\" \"$a\" && r; \
-         rm -f \"$t\"; [ -z \"$p\" ] || rm -rf \"$p\"; echo; echo GOLDWIRE-INSTALL-FAILED; exit 4'"
+         t=$(mktemp \"$d/.agent.XXXXXXXX\") || f file; \
+         while [ \"$n\" -gt 0 ]; do c={PIECE}; [ \"$n\" -ge \"$c\" ] || c=$n; \
+         head -c \"$c\" >>\"$t\" || f write; n=$((n - c)); echo GOLDWIRE-GOT; done; \
+         chmod 700 \"$t\" && \"$t\" --self-check {digest} || f run; mv -f \"$t\" \"$a\" || f file; t=; \
+         [ -n \"$p\" ] || find \"$d\" -type f \\( -name \".agent.*\" -mmin +60 -o -name \"agent-*\" -mtime +{OLD_DAYS} \\) \
+         -exec rm -f {{}} + 2>/dev/null; r'"
     )
 }
 
@@ -90,7 +106,7 @@ pub fn digest_of(program: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::io::Write;
+    use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
     use std::path::Path;
     use std::process::{Command, Stdio};
@@ -131,20 +147,90 @@ mod tests {
 
     /// Runs the script as a login shell would, offering `AGENT`; what it printed.
     fn run(shell: &str, cache: &Path, install: Install) -> String {
+        offer(AGENT, shell, cache, cache.parent().unwrap(), install)
+    }
+
+    /// Offers a program in pieces, each when the one before has arrived; what was printed.
+    fn offer(agent: &str, shell: &str, cache: &Path, temporary: &Path, install: Install) -> String {
         let script = remote_script("d", install);
         let mut child = Command::new(shell)
             .args(["-c", &script])
             .env("XDG_CACHE_HOME", cache)
-            .env("TMPDIR", cache.parent().unwrap())
+            .env("TMPDIR", temporary)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let mut input = child.stdin.take().unwrap();
-        let _ = write!(input, "{}\n{AGENT}", AGENT.len());
-        drop(input);
-        String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
+        let mut pieces = agent.as_bytes().chunks(PIECE);
+        let mut said = String::new();
+        for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+            let line = line.unwrap() + "\n";
+            if line.starts_with("GOLDWIRE-NEEDS-AGENT") {
+                let _ = writeln!(input, "{}", agent.len());
+            }
+            if (line.starts_with("GOLDWIRE-NEEDS-AGENT") || line.as_bytes() == GOT_PIECE)
+                && let Some(piece) = pieces.next()
+            {
+                let _ = input.write_all(piece);
+            }
+            said += &line;
+        }
+        child.wait().unwrap();
+        said
+    }
+
+    #[test]
+    fn a_program_of_several_pieces_arrives_whole() {
+        let scene = tempfile::tempdir().unwrap();
+        let cache = scene.path().join("cache");
+        let large = format!("{AGENT}exit\n#{}\n", "x".repeat(2 * PIECE));
+        let said = offer(&large, "sh", &cache, scene.path(), Install::IfMissing);
+        assert!(said.ends_with("RUNS\n") && said.matches("GOLDWIRE-GOT").count() == 3, "{said}");
+        assert_eq!(fs::read_to_string(cache.join("goldwire/agent-d")).unwrap(), large);
+    }
+
+    /// Whatever does not work is told by its step, and nothing stays.
+    #[test]
+    fn a_step_that_fails_is_named() {
+        let scene = tempfile::tempdir().unwrap();
+        let failing = "#!/bin/sh\nexit 1\n";
+        let (cache, nowhere) = (scene.path().join("cache"), Path::new("/proc/none"));
+        for (step, agent, cache, temporary) in [
+            ("folder", AGENT, nowhere, nowhere),
+            ("run", failing, cache.as_path(), scene.path()),
+            ("run", failing, nowhere, scene.path()),
+            ("run", "no program\n", cache.as_path(), scene.path()),
+        ] {
+            let said = offer(agent, "sh", cache, temporary, Install::IfMissing);
+            assert!(said.ends_with(&format!("GOLDWIRE-INSTALL-FAILED {step}\n")), "{step}: {said}");
+            let left = fs::read_dir(scene.path()).unwrap().count();
+            assert!(left <= 1, "{step}: the private folder is gone");
+        }
+        assert_eq!(fs::read_dir(cache.join("goldwire")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_killed_runs_and_other_builds_left_is_swept() {
+        let scene = tempfile::tempdir().unwrap();
+        let own = scene.path().join("cache/goldwire");
+        fs::create_dir_all(&own).unwrap();
+        let day = std::time::Duration::from_secs(86_400);
+        for (name, age) in [
+            (".agent.old", day),
+            (".agent.new", day / 1440),
+            ("agent-old", day * (OLD_DAYS + 2)),
+            ("agent-new", day),
+            ("notes", day * 1000),
+        ] {
+            let file = fs::File::create(own.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+        }
+        run("sh", &scene.path().join("cache"), Install::IfMissing);
+        let mut left: Vec<_> = fs::read_dir(&own).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".agent.new", "agent-d", "agent-new", "notes"]);
     }
 
     #[test]

@@ -159,6 +159,7 @@ mod tests {
         let place = WorkPlace::claim(&folder.path().join("a.raw")).unwrap();
         for length in [(1 << 63) - 1, 1 << 63, u64::MAX] {
             let refused = try_all(&place, length).unwrap_err();
+            place.folder().remove_file(NAME).unwrap();
             assert_eq!(refused.kind, FailureKind::Space);
             assert!(refused.to_string().contains("takes no file of that length"), "{refused}");
         }

@@ -1,0 +1,89 @@
+//! The `ssh` command: the user's, with what suits a bulk transfer.
+
+use std::process::{Command, Stdio};
+
+/// Settings of the user's that are meant for his own sessions and would come between us and the agent, as `scp` sets
+/// them. Each is set only if this `ssh` says that it knows it.
+const OURS: [(&str, &str); 4] = [
+    ("remotecommand", "RemoteCommand=none"),
+    ("clearallforwardings", "ClearAllForwardings=yes"),
+    ("permitlocalcommand", "PermitLocalCommand=no"),
+    ("stdinnull", "StdinNull=no"),
+];
+
+/// The command that reaches `destination`: the user's, then what suits a bulk transfer. Ciphers are only put in
+/// another order, the fast ones of this machine first: what the user's settings do not allow stays forbidden.
+pub(crate) fn ssh_command(user_command: &[String], destination: &str) -> Vec<String> {
+    let mut command = user_command.to_vec();
+    if let Some(settings) = settings_for(user_command, destination) {
+        command.extend(options_for(&settings, has_aes_instructions()));
+    }
+    command.extend(["-T".into(), "--".into(), destination.into()]);
+    command
+}
+
+/// What `ssh -G` says of `destination`: a keyword and its value on each line (OpenSSH 6.8 and later).
+fn settings_for(user_command: &[String], destination: &str) -> Option<String> {
+    let (program, arguments) = user_command.split_first()?;
+    let output = Command::new(program)
+        .args(arguments)
+        .args(["-G", "--", destination])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
+fn options_for(settings: &str, has_aes: bool) -> Vec<String> {
+    let value = |keyword: &str| {
+        settings
+            .lines()
+            .find_map(|line| line.split_once(' ').filter(|(known, _)| *known == keyword).map(|(_, v)| v))
+    };
+    let mut options: Vec<String> = OURS
+        .iter()
+        .filter(|(keyword, _)| value(keyword).is_some())
+        .flat_map(|(_, option)| ["-o".to_owned(), (*option).to_owned()])
+        .collect();
+    if let Some(allowed) = value("ciphers").filter(|_| has_aes) {
+        let (mut fast, slow): (Vec<&str>, Vec<&str>) =
+            allowed.trim().split(',').partition(|cipher| cipher.contains("-gcm@openssh.com"));
+        fast.extend(slow);
+        let ciphers = format!("Ciphers={}", fast.join(","));
+        options.extend(["-o".into(), ciphers, "-o".into(), "Compression=no".into()]);
+    }
+    options
+}
+
+fn has_aes_instructions() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_settings_that_this_ssh_knows_are_set_and_no_cipher_is_added() {
+        let old = "user root\nciphers aes128-ctr,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com\n";
+        let options = options_for(old, true);
+        assert_eq!(options[1], "Ciphers=aes256-gcm@openssh.com,aes128-ctr,chacha20-poly1305@openssh.com");
+        assert_eq!(options.len(), 4);
+        assert_eq!(options_for(old, false), [""; 0]);
+        let new =
+            "clearallforwardings no\npermitlocalcommand yes\nremotecommand tmux attach\nstdinnull yes\n";
+        let options = options_for(new, true).join(" ");
+        for option in
+            ["RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "StdinNull=no"]
+        {
+            assert!(options.contains(option), "{options}");
+        }
+    }
+}
