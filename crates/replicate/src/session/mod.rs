@@ -82,15 +82,20 @@ struct Session<'a> {
     observe: &'a (dyn Fn(SyncEvent) + Sync),
 }
 
-/// Events of the source's connection, sorted by stream.
-type Streams = Arc<Mutex<Vec<Option<Inbox>>>>;
+/// Where events of the source's connection go, by stream.
+#[derive(Default)]
+struct Streams {
+    inboxes: Vec<Option<Inbox>>,
+    /// Why nothing comes any more.
+    ended: Option<Failure>,
+}
 
 struct Source {
     connection: Connection,
     process: Process,
     server: Arc<RemoteServer>,
     events: Receiver<Event>,
-    streams: Streams,
+    streams: Arc<Mutex<Streams>>,
 }
 
 /// A target that answered.
@@ -218,9 +223,9 @@ impl Session<'_> {
         let place = &self.job.source;
         let dialed = self.dial(place).map_err(|failure| failure.context("the source"))?;
         let (events_in, events) = inbox();
-        let streams: Streams = Arc::default();
-        lock(&streams).resize_with(self.job.targets.len() + 1, || None);
-        lock(&streams)[0] = Some(events_in);
+        let mut inboxes = vec![Some(events_in)];
+        inboxes.resize_with(self.job.targets.len() + 1, || None);
+        let streams = Arc::new(Mutex::new(Streams { inboxes, ended: None }));
         let (server_in, server_out) = bounded::<Arc<RemoteServer>>(1);
         let mut server = None;
         let sorted = Arc::clone(&streams);
@@ -237,7 +242,7 @@ impl Session<'_> {
                     Kind::Event => {
                         let stream = usize::from(frame.stream);
                         let mut streams = lock(&sorted);
-                        if let Some(slot) = streams.get_mut(stream)
+                        if let Some(slot) = streams.inboxes.get_mut(stream)
                             && let Some(inbox) = slot
                             && inbox.put(heard::event(&frame)) == Next::Nothing
                         {
@@ -249,9 +254,11 @@ impl Session<'_> {
                 end => {
                     let failure = lost("source", end.err().as_ref());
                     server.end(&failure);
-                    for inbox in lock(&sorted).drain(..).flatten() {
+                    let mut streams = lock(&sorted);
+                    for inbox in streams.inboxes.drain(..).flatten() {
                         inbox.put(Event::Failed(failure.clone()));
                     }
+                    streams.ended = Some(failure);
                 }
             }
         })?;
@@ -333,7 +340,7 @@ impl Session<'_> {
             match self.source_event(source, &mut advance)? {
                 Event::SourceReady(ready) => {
                     // Nobody listens to it from here on; what concerns a target comes on its stream.
-                    if let Some(events) = lock(&source.streams).first_mut() {
+                    if let Some(events) = lock(&source.streams).inboxes.first_mut() {
                         *events = None;
                     }
                     return Ok(ready);
@@ -470,9 +477,12 @@ impl Session<'_> {
         let place = &self.job.targets[target];
         let stream = target as u16 + 1;
         let (events_in, events) = inbox();
-        match lock(&source.streams).get_mut(usize::from(stream)) {
-            Some(slot) => *slot = Some(events_in),
-            None => return Err(lost("target", None)),
+        {
+            let mut streams = lock(&source.streams);
+            match streams.inboxes.get_mut(usize::from(stream)) {
+                Some(slot) => *slot = Some(events_in),
+                None => return Err(streams.ended.clone().unwrap_or_else(|| lost("source", None))),
+            }
         }
         let ssh = match (&self.job.source.host, &place.host) {
             (from, to) if from == to => Vec::new(),
