@@ -48,6 +48,8 @@ mod crash;
 #[cfg(test)]
 mod documents;
 #[cfg(test)]
+mod evil;
+#[cfg(test)]
 mod kinds;
 #[cfg(test)]
 mod property;

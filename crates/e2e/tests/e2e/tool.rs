@@ -68,11 +68,23 @@ fn remove_old_copies(all: &Path) {
 
 /// Builds into the folder and profile that this test binary came from; returns that folder.
 fn build() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let folder = own.parent().and_then(Path::parent).expect("target/PROFILE/deps/e2e").to_owned();
+    let folder = build_folder();
+    run_cargo(&folder, &["-p", "goldwire", "-p", "goldwire-agent"]);
+    folder
+}
+
+/// A program that only tests need, built from the examples of a crate.
+pub(crate) fn build_example(package: &str, name: &str) -> PathBuf {
+    let folder = build_folder();
+    run_cargo(&folder, &["-p", package, "--example", name]);
+    folder.join("examples").join(name)
+}
+
+fn run_cargo(folder: &Path, what: &[&str]) {
     let profile = folder.file_name().unwrap().to_str().unwrap();
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--locked", "-p", "goldwire", "-p", "goldwire-agent"])
+        .args(["build", "--locked"])
+        .args(what)
         .args(["--profile", if profile == "debug" { "dev" } else { profile }])
         .arg("--target-dir")
         .arg(folder.parent().unwrap())
@@ -80,7 +92,12 @@ fn build() -> PathBuf {
         .output()
         .expect("run cargo");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    folder
+}
+
+/// The folder of the profile that this test binary came from.
+fn build_folder() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.parent().and_then(Path::parent).expect("target/PROFILE/deps/e2e").to_owned()
 }
 
 /// The root of the sources.
