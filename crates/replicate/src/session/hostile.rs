@@ -86,15 +86,27 @@ fn ssh(source: &Script, target: &Script) -> Vec<String> {
     ["/bin/sh", "-c", &text, "ssh"].map(str::to_owned).to_vec()
 }
 
-/// Runs a sync from a scripted source to scripted targets; a run that does not end is stopped as a person would. What it
-/// came to, and the bytes that it cost.
-fn run(from: &str, to: &[&str], route: Route, source: &Script, target: &Script) -> (Result<SyncReport>, u64) {
-    run_for(crate::job::STALL_MAX, from, to, route, source, target)
+/// When somebody loses patience.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// The control side, with a host that comes no further.
+    stall_max: Duration,
+    /// A person, who stops the sync, and a second time if it does not end.
+    person: Duration,
 }
 
-/// [`run`], with hosts given up that come no further for `stall_max`.
-fn run_for(
-    stall_max: Duration,
+/// For what ends by itself, on a busy machine too.
+const ENDS: Patience = Patience { stall_max: crate::job::STALL_MAX, person: Duration::from_secs(20) };
+
+/// For what does not.
+const NEVER_ENDS: Patience = Patience { person: Duration::from_millis(800), ..ENDS };
+
+/// For what the control side has to end.
+const STALLS: Patience = Patience { stall_max: Duration::from_millis(150), ..ENDS };
+
+/// Runs a sync from a scripted source to scripted targets. What it came to, and the bytes that it cost.
+fn run(
+    patience: Patience,
     from: &str,
     to: &[&str],
     route: Route,
@@ -110,7 +122,7 @@ fn run_for(
     let mut job = SyncJob::new(place(from), to.iter().map(|to| place(to)).collect(), agents);
     job.reach.ssh = ssh(source, target);
     job.reach.route = route;
-    job.reach.stall_max = stall_max;
+    job.reach.stall_max = patience.stall_max;
     let (signal, signals) = unbounded();
     let (ended, is_ended) = bounded::<()>(1);
     let before = memory_of();
@@ -120,7 +132,7 @@ fn run_for(
             let (mut most, mut stops) = (0, 0);
             while is_ended.recv_timeout(Duration::from_millis(10)).is_err() {
                 most = most.max(memory_of());
-                if began.elapsed() > Duration::from_millis(800 * (stops + 1)) && stops < 2 {
+                if began.elapsed() > patience.person * (stops + 1) && stops < 2 {
                     stops += 1;
                     let _ = signal.send(Signal::Stop);
                 }
@@ -138,7 +150,6 @@ fn run_for(
 #[test]
 fn a_target_that_comes_no_further_is_given_up_on_both_routes() {
     let counters = Counters { chunks_done: 1, chunks_total: 9, wire_in: 1 << 40, ..Counters::default() };
-    let stall = Duration::from_millis(150);
     for said in [
         None,
         Some(Event::Progress(counters)),
@@ -147,12 +158,12 @@ fn a_target_that_comes_no_further_is_given_up_on_both_routes() {
     ] {
         let said = |stream| said.as_ref().map_or_else(nothing, |said| event(stream, said));
         let source = Script::repeating(&[images(IMAGE), ready()], &[dialed(1), said(1)]);
-        let (report, _) = run_for(stall, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let (report, _) = run(STALLS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
         let direct = report.unwrap().targets.remove(0);
         let source = quiet(&[images(IMAGE), ready()]);
         let target = Script::repeating(&[], &[said(0)]);
         let from = format!("evilsource:{IMAGE}");
-        let (report, _) = run_for(stall, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let (report, _) = run(STALLS, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
         let relay = report.unwrap().targets.remove(0);
         for (outcome, target) in [(direct, "host:/sr/"), (relay, "eviltarget:/sr/")] {
             let failure = outcome.unwrap_err().to_string();
@@ -164,11 +175,10 @@ fn a_target_that_comes_no_further_is_given_up_on_both_routes() {
 /// So is a source that answers and neither offers an image nor opens it.
 #[test]
 fn a_source_that_comes_no_further_is_given_up() {
-    let stall = Duration::from_millis(150);
     for once in [vec![], vec![images(IMAGE)]] {
         let again = [dialed(1), event(0, &Event::Hashing { done: 1, total: 2 })];
         let source = Script::repeating(&once, &again);
-        let (report, _) = run_for(stall, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let (report, _) = run(STALLS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
         let failure = report.unwrap_err().to_string();
         assert!(failure.contains("the source /images/win11.raw has come no further"), "{failure}");
     }
@@ -186,12 +196,12 @@ fn quiet(once: &[Frame]) -> Script {
 fn only_the_root_that_was_asked_for_is_success_on_both_routes() {
     for (root, is_right) in [(7, true), (0, false), (8, false)] {
         let source = Script::repeating(&[images(IMAGE), ready()], &[dialed(1), event(1, &done(root))]);
-        let (report, _) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let (report, _) = run(ENDS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
         let direct = report.unwrap().targets.remove(0);
         let source = quiet(&[images(IMAGE), ready()]);
         let target = quiet(&[event(0, &done(root))]);
         let from = format!("evilsource:{IMAGE}");
-        let (report, _) = run(&from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let (report, _) = run(ENDS, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
         let relay = report.unwrap().targets.remove(0);
         for outcome in [direct, relay] {
             match outcome {
@@ -257,7 +267,7 @@ fn everything_that_happens_is_told_in_order() {
 fn a_source_that_offers_another_file_is_refused() {
     for path in ["/images/payroll.raw", "/images/win11.raw\n", "win11.raw", "/images/../win11.raw"] {
         let source = quiet(&[images(path), dialed(1), ready(), event(1, &done(7))]);
-        let (report, _) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let (report, _) = run(ENDS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
         let refused = report.unwrap_err();
         assert!(refused.to_string().contains("not what it was asked for"), "{refused}");
     }
@@ -276,7 +286,7 @@ fn a_flood_of_words_costs_little_and_ends_with_the_sync() {
         Frame::of(Kind::Command, 0, 0, &Command::Stop),
     ] {
         let source = Script::new(&[images(IMAGE), dialed(1), ready()], &said, None);
-        let (report, cost) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+        let (report, cost) = run(NEVER_ENDS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
         let is_ended = report.map_or(true, |report| report.targets[0].is_err());
         assert!(is_ended, "{:?} on stream {}", said.kind, said.stream);
         assert!(cost < COST_MAX, "{} MiB for {:?} on stream {}", cost >> 20, said.kind, said.stream);
@@ -289,7 +299,7 @@ fn a_relayed_target_that_floods_costs_little() {
     for said in [event(0, &Event::Notice("x".repeat(60_000))), event(0, &Event::Phase(Phase::Comparing))] {
         let target = Script::new(&[], &said, None);
         let from = format!("evilsource:{IMAGE}");
-        let (report, cost) = run(&from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let (report, cost) = run(NEVER_ENDS, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
         assert!(report.unwrap().targets[0].is_err());
         assert!(cost < COST_MAX, "{} MiB", cost >> 20);
     }
@@ -307,7 +317,7 @@ fn a_relayed_target_that_asks_for_everything_and_reads_nothing_is_ended() {
         let ask = Frame::of(Kind::Request, 0, 1, &request);
         let target = Script::new(&[], &ask, None);
         let from = format!("evilsource:{IMAGE}");
-        let (report, cost) = run(&from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
+        let (report, cost) = run(ENDS, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
         let failure = report.unwrap().targets.remove(0).unwrap_err();
         assert!(failure.to_string().contains("asks for more than it takes"), "{failure}");
         assert!(cost < COST_MAX, "{} MiB", cost >> 20);
@@ -318,7 +328,7 @@ fn a_relayed_target_that_asks_for_everything_and_reads_nothing_is_ended() {
 fn a_source_that_answers_what_nobody_asked_is_lost() {
     let answer = Frame { kind: Kind::Answer, stream: 0, id: 0, payload: Arc::new(vec![0; 1 << 20].into()) };
     let source = Script::new(&[images(IMAGE), dialed(1), ready()], &answer, None);
-    let (report, cost) = run(IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+    let (report, cost) = run(ENDS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
     let failure = report.map_or_else(|failure| failure, |mut report| report.targets.remove(0).unwrap_err());
     assert_eq!(failure.kind, FailureKind::Disconnected, "{failure}");
     assert!(failure.to_string().contains("nobody asked for"), "{failure}");
