@@ -2,11 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::testing;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -14,7 +17,7 @@ use crate::disks::Guest;
 use crate::hosts::{Hosts, Wish};
 use crate::machine::{self, Tmpfs};
 use crate::sync::text;
-use crate::tool::{Finished, Running, Scene};
+use crate::tool::{Finished, Run, Running, Scene, programs};
 
 /// Whether something has been received and something has not.
 fn is_underway(event: &Value) -> bool {
@@ -389,4 +392,76 @@ fn a_lost_connection_leaves_work_that_the_same_command_continues() {
         rest.event("planned")["chunks_resumed"].as_u64() >= last["chunks_done"].as_u64(),
         "{last}\n{rest}"
     );
+}
+
+/// Each of two users has a work folder that is closed to the other; they still see each other's lock.
+#[test]
+fn two_users_who_sync_to_one_target_exclude_each_other() {
+    if !testing::root() || testing::program("setpriv").is_none() {
+        return;
+    }
+    let scene = Scene::new();
+    let mode = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&scene.path(""), 0o755);
+    // Where others may run it.
+    let goldwire = scene.path("goldwire");
+    fs::copy(&programs().goldwire, &goldwire).unwrap();
+    let source = scene.path("golden.vhd");
+    Guest::random(14, 16, 8).write_vhd(&source, 7);
+    mode(&source, 0o644);
+    let run_as = |user: u32, arguments: &[&str]| {
+        let mut command = Command::new("setpriv");
+        let who = ["reuid", "regid"].map(|what| format!("--{what}={user}"));
+        command.args(who).arg("--clear-groups").arg(&goldwire).args(["sync", "--json"]).args(arguments);
+        scene.run(command)
+    };
+    for (number, (first, second)) in [(4711, 0), (0, 4711), (4711, 4712)].into_iter().enumerate() {
+        let folder = scene.folder(&format!("shared-{number}"));
+        mode(&folder, 0o1777);
+        let arguments = [text(&source), text(&folder)];
+        let slowly = ["--no-seed", "--bwlimit", "3M", "--compress-level", "0", arguments[0], arguments[1]];
+        let mut running = run_as(first, &slowly).start();
+        running.wait_for(is_underway);
+        let busy = run_as(second, &arguments).expect(1);
+        assert_eq!(busy.event("failed")["kind"], "busy", "{busy}");
+        assert!(busy.stdout.contains(&format!("of user {first} on")), "{busy}");
+        let mut waiting = run_as(second, &["--wait", "100s", arguments[0], arguments[1]]).start();
+        waiting.wait_for(|event| event["event"] == "notice" && event["text"].to_string().contains("waiting"));
+        running.finish().expect(0);
+        let waited = waiting.finish().expect(0);
+        assert_eq!(waited.event("done")["already_there"], true, "{waited}");
+        let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().contains("lock")), "{left:?}");
+    }
+}
+
+/// What would fail when everything has come is refused before the first byte, and leaves nothing.
+#[test]
+fn a_place_where_nothing_can_be_published_is_refused_before_the_first_byte() {
+    let scene = Scene::new();
+    let source = scene.path("golden.raw");
+    Guest::random(15, 16, 2).write_raw(&source);
+    let refuse = |run: Run, words: &str, folder: &Path| {
+        let run = run.expect(1);
+        let failed = run.event("failed");
+        assert!(failed.to_string().contains(words) && failed["hints"][0].is_string(), "{run}");
+        assert!(run.events_of("planned").is_empty(), "{run}");
+        assert!(machine::visible(folder).is_empty());
+        run
+    };
+    let folder = scene.folder("limited");
+    for is_dry in [true, false] {
+        let mut command = Command::new("sh");
+        let limited = "ulimit -f 2048; exec \"$@\"";
+        command.args(["-c", limited, "sh"]).arg(&programs().goldwire).args(["sync", "--json"]);
+        command.args(is_dry.then_some("--dry-run")).args([&source, &folder]);
+        refuse(scene.run(command), "ulimit -f", &folder);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "nothing is left");
+    }
+    let apart = scene.folder("apart");
+    if let Some(other) = Tmpfs::mount(scene.folder("apart/.goldwire"), 64) {
+        fs::set_permissions(&other.folder, fs::Permissions::from_mode(0o700)).unwrap();
+        refuse(scene.sync([text(&source), text(&apart)]), "another file system", &apart);
+        assert_eq!(machine::listing(&apart), []);
+    }
 }
