@@ -21,6 +21,7 @@ mod neighbours;
 mod network;
 mod policy;
 pub mod proxy_header;
+mod room;
 pub mod script;
 pub mod tftp;
 

@@ -24,6 +24,8 @@ mod plain_rom;
 #[cfg(test)]
 mod servers;
 #[cfg(test)]
+mod site;
+#[cfg(test)]
 mod tool;
 #[cfg(test)]
 mod transcript;
@@ -37,6 +39,8 @@ mod attacks;
 mod boot;
 #[cfg(test)]
 mod boot_commands;
+#[cfg(test)]
+mod boot_floods;
 #[cfg(test)]
 mod boot_runbook;
 #[cfg(test)]

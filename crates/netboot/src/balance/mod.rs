@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use crate::event::Observer;
 use crate::member::Table;
 use crate::network::Network;
+use crate::room::Rooms;
 use crate::tftp::Mode;
 
 /// How long a connection to a member may take; members are near.
@@ -125,6 +126,7 @@ struct Shared {
     tftp: TftpClients,
     proxies: Vec<Network>,
     sends_proxy_header: bool,
+    rooms: Arc<Rooms>,
     phase: watch::Receiver<Phase>,
     change: watch::Sender<Phase>,
 }
@@ -165,6 +167,7 @@ impl Balance {
             tftp: settings.tftp_clients,
             proxies: settings.proxies,
             sends_proxy_header: settings.sends_proxy_header,
+            rooms: Arc::default(),
             phase,
             change,
         };

@@ -290,6 +290,7 @@ fn exchange(method: &str, url: &Url, range: Option<&str>, timeout: Duration) -> 
         (host, url.port).to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(no_name)?;
     let authority = if url.port == 80 { url.host.clone() } else { format!("{}:{}", url.host, url.port) };
     let ask = Exchange {
+        is_proxied: false,
         address,
         host: &authority,
         method,

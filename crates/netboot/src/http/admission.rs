@@ -5,10 +5,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::room::Rooms;
+
 /// Counts what is going on.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     connections: AtomicUsize,
+    /// What connections hold for slow clients.
+    pub(super) rooms: Arc<Rooms>,
     per_address: Mutex<HashMap<IpAddr, usize>>,
     large: Mutex<LargeCounts>,
 }
@@ -24,7 +28,7 @@ const SHARE: usize = 8;
 
 /// A connection that counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct Connected(Arc<Gate>);
+pub(super) struct Connected(Arc<Gate>, usize);
 
 /// An address's connection that counts until it is dropped.
 #[derive(Debug)]
@@ -35,11 +39,11 @@ pub(super) struct FromAddress(Arc<Gate>, IpAddr);
 pub(super) struct Large(Arc<Gate>, IpAddr);
 
 impl Gate {
-    /// Counts a connection, unless there are `most` already.
-    pub(super) fn connect(self: &Arc<Self>, most: usize) -> Option<Connected> {
-        let is_room = self.connections.fetch_add(1, Ordering::Relaxed) < most;
-        let counted = Connected(Arc::clone(self));
-        is_room.then_some(counted)
+    /// Counts a connection as `weight` of them, unless that is more than `most` in all.
+    pub(super) fn connect(self: &Arc<Self>, weight: usize, most: usize) -> Option<Connected> {
+        let before = self.connections.fetch_add(weight, Ordering::Relaxed);
+        let counted = Connected(Arc::clone(self), weight);
+        (before.saturating_add(weight) <= most).then_some(counted)
     }
 
     /// Counts a connection of this address, unless it has `most` already.
@@ -71,7 +75,7 @@ impl Gate {
 
 impl Drop for Connected {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -114,10 +118,11 @@ mod tests {
     fn counts_come_back() {
         let gate = Arc::new(Gate::default());
         let address = IpAddr::from([10, 0, 0, 1]);
-        let first = gate.connect(1).unwrap();
-        assert!(gate.connect(1).is_none() && gate.connect(1).is_none());
+        let first = gate.connect(1, 4).unwrap();
+        assert!(gate.connect(4, 4).is_none() && gate.connect(4, 4).is_none());
+        assert!(gate.connect(3, 4).is_some());
         drop(first);
-        assert!(gate.connect(1).is_some());
+        assert!(gate.connect(4, 4).is_some());
         let first = gate.connect_from(address, 1).unwrap();
         assert!(gate.connect_from(address, 1).is_none());
         assert!(gate.connect_from(IpAddr::from([10, 0, 0, 2]), 1).is_some());

@@ -8,44 +8,44 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::block_in_place;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::admission::{Gate, retry_after};
-use super::range::Part;
+use super::disk::Disk;
 use super::request::{BadHead, Method, Request};
-use super::respond::{self, Answer, Piece};
-use super::wire::{DISK_PATIENCE, Wire};
+use super::respond::{self, Answer};
+use super::wire::Wire;
 use super::{Health, Limits, Listener, Phase, request};
 use goldwire_stdx::printable;
 
-use crate::content::{Body, Content, ContentError, Contents, Requester};
+use crate::content::{ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
 use crate::http1::HEAD_MAX;
-use crate::member::{self, Fitness};
 use crate::neighbours::Neighbours;
 use crate::proxy_header::{self, Origin};
+use crate::room::Room;
 
-/// An answer up to this size is copied and sent in one write: iPXE's disk reads are 2 to 64 KiB. Above it, `sendfile`
-/// saves more than the second call costs.
-const ONE_WRITE_MAX: u64 = 64 << 10;
-/// Bytes read at once from a file that cannot go by `sendfile`.
-const COPY: usize = 64 << 10;
 /// Reads of one path on one connection are told of once in so long: of a disk's thousand reads, nobody wants a line each.
 const READS_REPORTED: Duration = Duration::from_secs(1);
 /// After an answer that ends a connection, what the client still sends is read for so long and so much: closing with
 /// unread bytes would reset the connection and take the answer with it.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_MAX: usize = 256 << 10;
+/// A request's head has rarely more. What is longer takes of the room that all connections share.
+const SHORT_HEAD: usize = 2048;
+/// A connection with TLS needs so many times the memory of one without.
+const TLS_WEIGHT: usize = 4;
+/// Bytes that TLS keeps for a client that does not take them: one record.
+const TLS_WAITING_MAX: usize = 16 << 10;
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) limits: Limits,
-    pub(super) fitness: Arc<Fitness>,
+    pub(super) disk: Disk,
     pub(super) health: Option<Arc<dyn Fn() -> Health + Send + Sync>>,
     pub(super) metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     pub(super) gate: Arc<Gate>,
@@ -75,7 +75,8 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let Some(counted) = shared.gate.connect(shared.limits.connections) else {
+        let weight = if tls.is_some() { TLS_WEIGHT } else { 1 };
+        let Some(counted) = shared.gate.connect(weight, shared.limits.connections) else {
             shared.dropped(peer.ip(), "too many connections");
             continue;
         };
@@ -120,15 +121,26 @@ async fn serve(
         None => Wire::Plain(stream),
         // What a balancer's client sent right behind the PROXY header was read exactly up to the header's end.
         Some(tls) => match timeout(shared.limits.handshake, tls.accept(stream)).await {
-            Ok(Ok(stream)) => Wire::Secure(Box::new(stream)),
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().1.set_buffer_limit(Some(TLS_WAITING_MAX));
+                Wire::Secure(Box::new(stream))
+            }
             Ok(Err(_)) => return shared.dropped(address, "the TLS handshake failed"),
             Err(_) => return shared.dropped(address, "the TLS handshake took too long"),
         },
     };
     let mac = shared.neighbours.mac_of(address);
     let requester = Requester { address, mac, protocol: Protocol::Http };
-    let mut connection =
-        Connection { shared, wire, buffer, phase, requester, reached: String::new(), reads: Reads::new() };
+    let mut connection = Connection {
+        shared,
+        wire,
+        buffer,
+        room: None,
+        phase,
+        requester,
+        reached: String::new(),
+        reads: Reads::new(),
+    };
     connection.run().await;
     connection.tell_reads();
 }
@@ -164,11 +176,13 @@ impl Shared {
     }
 }
 
-struct Connection {
-    shared: Arc<Shared>,
-    wire: Wire,
+pub(super) struct Connection {
+    pub(super) shared: Arc<Shared>,
+    pub(super) wire: Wire,
     /// What came and has not been read as a head yet: at most one head and what was sent behind it.
     buffer: Vec<u8>,
+    /// The room that a long head takes.
+    room: Option<Room>,
     phase: watch::Receiver<Phase>,
     requester: Requester,
     /// The path of the last event of a stage: a disk's thousand reads reach it once.
@@ -232,6 +246,9 @@ impl Connection {
                 match request::parse(&self.buffer) {
                     Ok(Some((request, length))) => {
                         self.buffer.drain(..length);
+                        if self.buffer.is_empty() {
+                            (self.buffer, self.room) = (Vec::new(), None);
+                        }
                         return Next::Request(Box::new(request));
                     }
                     Ok(None) if !is_begun => {
@@ -243,7 +260,14 @@ impl Connection {
                 }
             }
             let before = self.buffer.len();
-            self.buffer.reserve(2048.min(HEAD_MAX.saturating_sub(before).max(1)));
+            if before >= SHORT_HEAD && self.room.is_none() {
+                self.room = self.shared.gate.rooms.take(HEAD_MAX);
+                if self.room.is_none() {
+                    self.shared.dropped(self.requester.address, "too many long heads at a time");
+                    return Next::End;
+                }
+            }
+            self.buffer.reserve_exact(SHORT_HEAD.min(HEAD_MAX.saturating_sub(before).max(1)));
             let read = timeout_at(deadline, self.wire.read(&mut self.buffer));
             let read = if before == 0 {
                 tokio::select! {
@@ -282,10 +306,14 @@ impl Connection {
             return self.send(&answer, None).await.map(|()| is_kept);
         }
         let contents = &self.shared.contents;
-        let opened = contents.open_at_once(&request.path, &self.requester).unwrap_or_else(|| {
-            let _working = self.shared.fitness.begin(member::Part::BootTree, DISK_PATIENCE);
-            block_in_place(|| contents.open(&request.path, &self.requester))
-        });
+        let opened = match contents.open_at_once(&request.path, &self.requester) {
+            Some(opened) => opened,
+            None => {
+                let (contents, path, requester) =
+                    (Arc::clone(contents), request.path.clone(), self.requester);
+                self.shared.disk.read_apart(move || contents.open(&path, &requester)).await?
+            }
+        };
         let content = match opened {
             Ok(content) => content,
             Err(error) => {
@@ -401,97 +429,6 @@ impl Connection {
         }
     }
 
-    /// Sends an answer: in one write where it is small, else the head and each piece after the other.
-    async fn send(&mut self, answer: &Answer, content: Option<&Content>) -> io::Result<()> {
-        let mut pace = Pace::new(&self.shared.limits);
-        if let ([Piece::Part(part)], Some(Content { body: Body::Memory(bytes), .. })) =
-            (&answer.pieces[..], content)
-        {
-            self.write_both(&answer.head, slice(bytes, part)?, &mut pace).await?;
-        } else if answer.body_length() <= ONE_WRITE_MAX {
-            let mut bytes = Vec::with_capacity(answer.head.len() + answer.body_length() as usize);
-            bytes.extend_from_slice(&answer.head);
-            for piece in &answer.pieces {
-                match piece {
-                    Piece::Bytes(piece) => bytes.extend_from_slice(piece),
-                    Piece::Part(part) => append(&mut bytes, content, part)?,
-                }
-            }
-            self.write(&bytes, false, &mut pace).await?;
-        } else {
-            self.write(&answer.head, true, &mut pace).await?;
-            for piece in &answer.pieces {
-                match piece {
-                    Piece::Bytes(piece) => self.write(piece, false, &mut pace).await?,
-                    Piece::Part(part) => self.send_part(content, part, &mut pace).await?,
-                }
-            }
-        }
-        timeout(self.shared.limits.stall, self.wire.flush()).await.map_err(|_| too_slow())?
-    }
-
-    async fn send_part(&mut self, content: Option<&Content>, part: &Part, pace: &mut Pace) -> io::Result<()> {
-        let Some(content) = content else { return Err(io::ErrorKind::NotFound.into()) };
-        let end = part.offset + part.length;
-        let mut offset = part.offset;
-        match &content.body {
-            Body::Memory(bytes) => self.write(slice(bytes, part)?, false, pace).await,
-            Body::File(file) if self.wire.has_sendfile() => {
-                while offset < end {
-                    let sent = self.wire.send_file(file, offset, end - offset, &self.shared.fitness);
-                    let sent = timeout(pace.stall, sent).await.map_err(|_| too_slow())?? as u64;
-                    if sent == 0 {
-                        return Err(io::ErrorKind::UnexpectedEof.into()); // Someone cut the file short.
-                    }
-                    offset += sent;
-                    pace.sent(sent)?;
-                }
-                Ok(())
-            }
-            Body::File(_) => {
-                let mut bytes = Vec::with_capacity(COPY);
-                while offset < end {
-                    let length = (end - offset).min(COPY as u64);
-                    bytes.clear();
-                    append(&mut bytes, Some(content), &Part { offset, length })?;
-                    self.write(&bytes, false, pace).await?;
-                    offset += length;
-                }
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes a head and a body, in one write as far as the socket takes it.
-    async fn write_both(&mut self, head: &[u8], body: &[u8], pace: &mut Pace) -> io::Result<()> {
-        let mut done = 0;
-        while done < head.len() {
-            let written = self.wire.write_both(&head[done..], body);
-            let count = timeout(pace.stall, written).await.map_err(|_| too_slow())??;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            done += count;
-            pace.sent(count as u64)?;
-        }
-        self.write(&body[done - head.len()..], false, pace).await
-    }
-
-    async fn write(&mut self, mut bytes: &[u8], is_more_to_come: bool, pace: &mut Pace) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let written = async {
-                if is_more_to_come { self.wire.write_more(bytes).await } else { self.wire.write(bytes).await }
-            };
-            let count = timeout(pace.stall, written).await.map_err(|_| too_slow())??;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            bytes = &bytes[count..];
-            pace.sent(count as u64)?;
-        }
-        Ok(())
-    }
-
     async fn linger(&mut self) {
         let until = Instant::now() + LINGER;
         let _ = timeout_at(until, self.wire.shutdown()).await;
@@ -514,95 +451,6 @@ impl Connection {
     }
 }
 
-/// Watches that a client takes bytes at least at the pace that is asked of it.
-struct Pace {
-    stall: Duration,
-    /// Bytes that each period of `stall` must see.
-    least: u64,
-    period: Instant,
-    in_period: u64,
-}
-
-impl Pace {
-    fn new(limits: &Limits) -> Self {
-        let least = limits.pace.saturating_mul(limits.stall.as_secs());
-        Self { stall: limits.stall, least, period: Instant::now(), in_period: 0 }
-    }
-
-    fn sent(&mut self, bytes: u64) -> io::Result<()> {
-        self.in_period += bytes;
-        if self.period.elapsed() < self.stall {
-            return Ok(());
-        }
-        if self.in_period < self.least {
-            return Err(too_slow());
-        }
-        (self.period, self.in_period) = (Instant::now(), 0);
-        Ok(())
-    }
-}
-
-fn too_slow() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the client takes its bytes too slowly")
-}
-
-/// A part of a content in memory.
-fn slice<'a>(bytes: &'a [u8], part: &Part) -> io::Result<&'a [u8]> {
-    let begin = usize::try_from(part.offset).unwrap_or(usize::MAX);
-    let rest = bytes.get(begin..).ok_or(io::ErrorKind::UnexpectedEof)?;
-    rest.get(..part.length as usize).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-}
-
-/// Appends a part of a content, all of it.
-fn append(bytes: &mut Vec<u8>, content: Option<&Content>, part: &Part) -> io::Result<()> {
-    let content = content.ok_or(io::ErrorKind::NotFound)?;
-    let before = bytes.len();
-    bytes.resize(before + part.length as usize, 0);
-    let rest = &mut bytes[before..];
-    if content.read_at_once(rest, part.offset) {
-        return Ok(());
-    }
-    if block_in_place(|| content.read_at(rest, part.offset))? as u64 != part.length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(())
-}
-
 fn reason(error: &ContentError) -> String {
     goldwire_stdx::Report::of(error).line()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::event::Stage;
-    use crate::http::testing::evicted;
-
-    /// As of `sendfile`: a runtime of one thread panics where other connections are to go on.
-    #[test]
-    fn a_cold_part_is_not_read_on_the_thread_of_other_connections() {
-        let bytes: Vec<u8> = (0..40_000_u32).flat_map(u32::to_le_bytes).collect();
-        let Some(file) = evicted(&bytes) else { return };
-        let content = Content {
-            body: Body::File(Arc::new(file)),
-            length: bytes.len() as u64,
-            digest: None,
-            media_type: "application/octet-stream",
-            modified: None,
-            stage: Stage::Kernel,
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let part = Part { offset: 5, length: 100_000 };
-        let read = |content: &Content| {
-            let content = content.clone();
-            let task = async move {
-                let mut read = b"head".to_vec();
-                append(&mut read, Some(&content), &part).map(|()| read)
-            };
-            runtime.block_on(async { tokio::spawn(task).await })
-        };
-        assert!(read(&content).unwrap_err().is_panic(), "it was read at once");
-        assert_eq!(content.read_at(&mut vec![0; bytes.len()], 0).unwrap(), bytes.len());
-        assert!(read(&content).unwrap().unwrap() == [b"head", &bytes[5..100_005]].concat());
-    }
 }

@@ -26,9 +26,11 @@ mod admission;
 mod conditional;
 mod connection;
 mod date;
+mod disk;
 pub mod range;
 pub mod request;
 mod respond;
+mod sending;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -108,7 +110,8 @@ impl Listener {
 /// Limits, each with the reason for its default.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections in all. Each costs about 10 KiB and a descriptor; raise `LimitNOFILE` with it.
+    /// Connections in all; one with TLS counts as four. Each costs about 6 KiB and a descriptor; raise `LimitNOFILE` with
+    /// it.
     pub connections: usize,
     /// Connections of one address. A device opens one or two, a site behind NAT as many for each device.
     pub connections_per_address: usize,
@@ -210,7 +213,16 @@ pub fn bind(
     };
     let Settings { limits, fitness, health, metrics, .. } = settings;
     let gate = Arc::new(Gate::default());
-    let shared = Arc::new(Shared { limits, fitness, health, metrics, gate, contents, observer, neighbours });
+    let shared = Arc::new(Shared {
+        limits,
+        disk: disk::Disk::new(fitness),
+        health,
+        metrics,
+        gate,
+        contents,
+        observer,
+        neighbours,
+    });
     Ok(Bound { sockets, tls, certificate, shared, threads })
 }
 
@@ -252,7 +264,12 @@ impl Bound {
     fn start_thread(&self, phase: &watch::Sender<Phase>) -> io::Result<Runtime> {
         // Only this kind of runtime can set a thread's other work free while one connection waits.
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).thread_name("http").enable_all().build()?;
+        let runtime = builder
+            .worker_threads(1)
+            .max_blocking_threads(disk::THREADS_MAX)
+            .thread_name("http")
+            .enable_all()
+            .build()?;
         let inside = runtime.enter();
         for (socket, listener) in &self.sockets {
             let socket = tokio::net::TcpListener::from_std(socket.try_clone()?)?;

@@ -2,16 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::io::{ReadWriteFlags, preadv2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
-use tokio::task::block_in_place;
 use tokio_rustls::server::TlsStream;
 
-use crate::member::{Fitness, Part};
+use super::disk::Disk;
 
 /// Most bytes of one `sendfile`, after which others get their turn on the thread.
 const SENDFILE_MAX: u64 = 512 << 10;
@@ -72,21 +69,30 @@ impl Wire {
         file: &File,
         offset: u64,
         length: u64,
-        fitness: &Arc<Fitness>,
+        disk: &Disk,
     ) -> io::Result<usize> {
         let Self::Plain(stream) = self else { return Err(io::ErrorKind::Unsupported.into()) };
         let count = length.min(SENDFILE_MAX) as usize;
         let send = || {
             let mut at = offset;
-            let mut send = || rustix::fs::sendfile(&*stream, file, Some(&mut at), count);
-            let is_in_memory = is_in_memory(file, offset) && is_in_memory(file, offset + count as u64 - 1);
-            if is_in_memory {
-                return Ok(send()?);
-            }
-            let _working = fitness.begin(Part::BootTree, DISK_PATIENCE);
-            Ok(block_in_place(send)?)
+            Ok(rustix::fs::sendfile(&*stream, file, Some(&mut at), count)?)
         };
-        stream.async_io(Interest::WRITABLE, send).await
+        loop {
+            let at_once = || {
+                let is_in_memory =
+                    is_in_memory(file, offset) && is_in_memory(file, offset + count as u64 - 1);
+                is_in_memory.then(send).transpose()
+            };
+            if let Some(sent) = stream.async_io(Interest::WRITABLE, at_once).await? {
+                return Ok(sent);
+            }
+            let _turn = disk.turn().await;
+            match stream.try_io(Interest::WRITABLE, || disk.read_in_turn(send)) {
+                // Nobody keeps a turn while his client takes nothing.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
     }
 
     /// Sends what TLS still holds.
@@ -105,9 +111,6 @@ impl Wire {
         }
     }
 }
-
-/// A disk that does not answer for so long is stuck, or as good as that for what boots: iPXE waits as long for a byte.
-pub(super) const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whether the page cache has this byte. Of a range its first and last one are asked for: the kernel reads ahead, so
 /// what lies between is rarely missing alone. Where the file system cannot tell, as of NFS, it does not.
@@ -138,7 +141,7 @@ mod tests {
                 let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
                 let mut wire = Wire::Plain(listener.accept().await.unwrap().0);
                 let sent =
-                    tokio::spawn(async move { wire.send_file(&file, 0, 8192, &Arc::default()).await }).await;
+                    tokio::spawn(async move { wire.send_file(&file, 0, 8192, &Disk::default()).await }).await;
                 (sent, client)
             })
         };

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::{Framing, ResponseHead};
+use crate::proxy_header;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) range: Option<&'a str>,
     /// Who asks.
     pub(crate) agent: &'a str,
+    /// Whether a PROXY header goes first, as a balancer's connections have to begin.
+    pub(crate) is_proxied: bool,
     /// Bytes of the body that are read at most; 0 reads the head only.
     pub(crate) body_max: usize,
 }
@@ -35,6 +38,10 @@ pub(crate) fn exchange(ask: &Exchange<'_>, deadline: Instant) -> io::Result<(Res
     stream.set_write_timeout(Some(left(deadline)?))?;
     let Exchange { method, target, host, agent, .. } = ask;
     let range = ask.range.map_or(String::new(), |range| format!("Range: {range}\r\n"));
+    if ask.is_proxied {
+        let header = proxy_header::encode(stream.local_addr()?, ask.address);
+        stream.write_all(&header).map_err(as_timeout)?;
+    }
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: {host}\r\n{range}User-Agent: {agent}\r\nConnection: close\r\n\r\n"
     );

@@ -28,6 +28,8 @@ pub struct ProbeSettings {
     pub failures: u32,
     /// Good answers in a row that bring a dead member back.
     pub returns: u32,
+    /// Whether the connection begins with a PROXY header: of a front from which members take no other.
+    pub sends_proxy_header: bool,
     /// A file that the member's TFTP server has to answer for too; an error is an answer. None: TFTP is not asked.
     pub tftp_path: Option<String>,
 }
@@ -35,7 +37,14 @@ pub struct ProbeSettings {
 impl Default for ProbeSettings {
     fn default() -> Self {
         let beat = Duration::from_millis(400);
-        Self { interval: beat, timeout: beat, failures: 3, returns: 3, tftp_path: None }
+        Self {
+            interval: beat,
+            timeout: beat,
+            failures: 3,
+            returns: 3,
+            sends_proxy_header: false,
+            tftp_path: None,
+        }
     }
 }
 
@@ -183,16 +192,21 @@ impl Asking {
 
 /// Asks once.
 fn ask(config: &MemberConfig, settings: &ProbeSettings, deadline: Instant) -> Result<MemberState, String> {
-    let state = ask_http(config, deadline)?;
+    let state = ask_http(config, settings, deadline)?;
     if let Some(path) = &settings.tftp_path {
         ask_tftp(config, path, deadline).map_err(|error| format!("its TFTP server: {error}"))?;
     }
     Ok(state)
 }
 
-fn ask_http(config: &MemberConfig, deadline: Instant) -> Result<MemberState, String> {
+fn ask_http(
+    config: &MemberConfig,
+    settings: &ProbeSettings,
+    deadline: Instant,
+) -> Result<MemberState, String> {
     let address = SocketAddr::new(config.member.address, config.member.http_port);
-    let status = status_of(address, deadline).map_err(|error| format!("its HTTP server: {error}"))?;
+    let status =
+        status_of(address, settings, deadline).map_err(|error| format!("its HTTP server: {error}"))?;
     match status {
         200 => Ok(MemberState::Alive),
         503 => Ok(MemberState::Draining),
@@ -201,7 +215,7 @@ fn ask_http(config: &MemberConfig, deadline: Instant) -> Result<MemberState, Str
 }
 
 /// The status of `GET /health`.
-fn status_of(address: SocketAddr, deadline: Instant) -> io::Result<u16> {
+fn status_of(address: SocketAddr, settings: &ProbeSettings, deadline: Instant) -> io::Result<u16> {
     let host = address.to_string();
     let ask = Exchange {
         address,
@@ -209,6 +223,7 @@ fn status_of(address: SocketAddr, deadline: Instant) -> io::Result<u16> {
         method: "GET",
         target: "/health",
         range: None,
+        is_proxied: settings.sends_proxy_header,
         agent: "goldwire-health",
         body_max: 0,
     };

@@ -117,6 +117,11 @@ impl Bound {
                 threads: 1,
                 metrics: Some(Arc::new(move || counted.metrics().text())),
                 health: Some(health_of(&table, &is_draining)),
+                limits: http::Limits {
+                    connections: METRICS_CONNECTIONS,
+                    connections_per_address: METRICS_CONNECTIONS / 4,
+                    ..http::Limits::default()
+                },
                 ..http::Settings::default()
             };
             http::bind(page, Arc::new(Nothing), Arc::clone(&observer), Arc::clone(&neighbours))
@@ -324,6 +329,9 @@ fn health_of(
         }
     })
 }
+
+/// Connections to the metrics' page at a time: of collectors and balancers, not of devices.
+const METRICS_CONNECTIONS: usize = 128;
 
 /// There is nothing beside the metrics.
 struct Nothing;

@@ -45,7 +45,11 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
     {
         privileges::drop_to(&account)?;
     }
-    let probes = ProbeSettings { interval: settings.heartbeat.probe_interval, ..ProbeSettings::default() };
+    let probes = ProbeSettings {
+        interval: settings.heartbeat.probe_interval,
+        sends_proxy_header: args.send_proxy_protocol,
+        ..ProbeSettings::default()
+    };
     let prober = Prober::run(&table, &probes).context("start to ask members for their health")?;
     let running = balance.run().map_err(Report::plain)?;
     for address in running.http_addresses() {

@@ -184,7 +184,8 @@ impl Client<'_> {
                 Err(_) => {}
             }
         }
-        let mut upstream = Upstream::connect(config, self.proxy_header.as_deref()).await?;
+        let mut upstream =
+            Upstream::connect(config, self.proxy_header.as_deref(), &self.shared.rooms).await?;
         let head = upstream.ask(request, is_head, patience).await?;
         Ok((upstream, head))
     }

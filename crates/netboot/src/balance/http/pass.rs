@@ -55,7 +55,7 @@ impl Client<'_> {
         match ended? {
             End::Whole(upstream) => {
                 // More than was announced is not to be taken for the next answer.
-                self.idle = (member_keeps && upstream.rest.is_empty()).then_some(upstream);
+                self.idle = (member_keeps && upstream.rest.is_empty()).then(|| upstream.rest_a_while());
                 Ok(keeps)
             }
             End::Broken => {

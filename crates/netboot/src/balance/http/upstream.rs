@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,9 +12,13 @@ use tokio::time::{Instant, timeout_at};
 use super::super::CONNECT_TIMEOUT;
 use super::head::ResponseHead;
 use crate::member::MemberConfig;
+use crate::room::{Room, Rooms};
 
 /// Bytes that are read at once.
-pub(super) const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 64 * 1024;
+
+/// The same where all the room for buffers is taken.
+const BUFFER_LEAST: usize = 4 * 1024;
 
 /// Interim answers (1xx) that are skipped.
 const INTERIM_MAX: usize = 4;
@@ -25,6 +30,9 @@ pub(super) struct Upstream {
     stream: TcpStream,
     /// What was read and not yet used.
     pub(super) rest: Vec<u8>,
+    rooms: Arc<Rooms>,
+    /// The room that a whole buffer takes.
+    room: Option<Room>,
 }
 
 /// Why there is no answer.
@@ -44,7 +52,11 @@ impl Failure {
 
 impl Upstream {
     /// Connects, and writes the PROXY header if there is one.
-    pub(super) async fn connect(config: &MemberConfig, proxy_header: Option<&[u8]>) -> Result<Self, Failure> {
+    pub(super) async fn connect(
+        config: &MemberConfig,
+        proxy_header: Option<&[u8]>,
+        rooms: &Arc<Rooms>,
+    ) -> Result<Self, Failure> {
         let address = SocketAddr::new(config.member.address, config.member.http_port);
         let deadline = Instant::now() + CONNECT_TIMEOUT;
         let connecting = async {
@@ -56,7 +68,10 @@ impl Upstream {
             Ok(stream)
         };
         match within(deadline, connecting).await {
-            Ok(stream) => Ok(Self { name: config.member.name.clone(), stream, rest: Vec::new() }),
+            Ok(stream) => {
+                let (name, rooms) = (config.member.name.clone(), Arc::clone(rooms));
+                Ok(Self { name, stream, rest: Vec::new(), rooms, room: None })
+            }
             Err(error) => Err(Failure::of("connect", &error)),
         }
     }
@@ -93,9 +108,19 @@ impl Upstream {
         }
     }
 
+    /// An answer is over: what is kept until the next one is next to nothing.
+    pub(super) fn rest_a_while(mut self) -> Self {
+        (self.rest, self.room) = (Vec::new(), None);
+        self
+    }
+
     /// Reads more into `rest`. The end of the connection is an error.
     pub(super) async fn fill(&mut self, deadline: Instant) -> io::Result<()> {
-        self.rest.reserve(BUFFER);
+        if self.room.is_none() {
+            self.room = self.rooms.take(BUFFER);
+        }
+        let most = if self.room.is_some() { BUFFER } else { BUFFER_LEAST };
+        self.rest.reserve_exact(most);
         match within(deadline, self.stream.read_buf(&mut self.rest)).await? {
             0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the member closed the connection")),
             _ => Ok(()),
