@@ -8,6 +8,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Why a test may do nothing, also where every judge is required. Each is a fact of the machine or the user that set-up
 /// cannot change.
@@ -118,6 +119,23 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
+}
+
+/// Longer than anything takes on a busy machine, and shorter than anybody's patience.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until something holds that a thread, a program or a machine has to bring about. It is the one way to wait for
+/// what sends no word of its own: a fixed time is too short on a busy machine and too long on every other.
+///
+/// # Panics
+/// If it never holds.
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn skip(why: &str) {

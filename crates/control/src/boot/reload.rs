@@ -167,7 +167,6 @@ fn stamp(path: &Path) -> Option<Stamp> {
 mod tests {
     use std::net::IpAddr;
     use std::sync::atomic::AtomicUsize;
-    use std::time::Instant;
 
     use goldwire_netboot::{BootPolicy, Device, Firmware, LiveMembers, Member};
 
@@ -307,11 +306,9 @@ mod tests {
         let new = folder.path().join("new");
         fs::write(&new, format!("\n\n{GOOD}")).unwrap();
         fs::rename(&new, &path).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while rule(&policy) != "default-profile (boot.toml:3)" {
-            assert!(Instant::now() < deadline);
-            thread::sleep(Duration::from_millis(20));
-        }
+        goldwire_stdx::testing::until("the new file is in force", || {
+            rule(&policy) == "default-profile (boot.toml:3)"
+        });
         drop(watch);
     }
 }

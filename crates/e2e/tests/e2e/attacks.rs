@@ -112,10 +112,11 @@ fn a_tree_that_somebody_else_kept_is_not_believed() {
     let (ours, theirs) = (shared.join("a.raw"), shared.join("b.raw"));
     Guest::random(10, 4, 1).write_raw(&ours);
     Guest::random(11, 4, 1).write_raw(&theirs);
-    // Trees are kept once the files have settled.
-    std::thread::sleep(std::time::Duration::from_millis(2500));
-    scene.goldwire(["disk", "tree", text(&ours), text(&theirs)]).expect(0);
     let trees = shared.join(".goldwire/trees");
+    testing::until("the files have settled, and their trees are kept", || {
+        scene.goldwire(["disk", "tree", text(&ours), text(&theirs)]).expect(0);
+        ["a.raw.tree", "b.raw.tree"].iter().all(|name| trees.join(name).exists())
+    });
     let (kept, other) = (trees.join("a.raw.tree"), fs::read(trees.join("b.raw.tree")).unwrap());
     let mut forged = other;
     // The key stays that of our image: bytes 64 to 95 of the header; the checksum over the first 96 is made anew.

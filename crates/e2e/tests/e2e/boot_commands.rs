@@ -9,7 +9,7 @@ use goldwire_stdx::testing;
 use rustix::process::Signal;
 
 use crate::machine;
-use crate::site::{Server, Site, fetch, is_sending, status, until};
+use crate::site::{Server, Site, fetch, is_sending, status};
 use crate::sync::text;
 use crate::tool::Scene;
 
@@ -165,7 +165,7 @@ fn an_edited_file_takes_effect_and_a_broken_one_does_not() {
                 [profile.other]\nscript-text = \"#!ipxe\\necho another\\n\"\n";
     let edited = site.file() + more;
     fs::write(&site.config, &edited).unwrap();
-    until("the edited file is in force", || {
+    testing::until("the edited file is in force", || {
         String::from_utf8(fetch(&url).1).unwrap().contains("echo another")
     });
     fs::write(&site.config, edited.replace("profile = 'other'", "profile = 'othre'")).unwrap();
@@ -187,10 +187,10 @@ fn on_request_running_transfers_end_and_then_the_server_does() {
     curl.args(["-sS", "--limit-rate", "5M", &format!("http://{}/huge", server.http())]);
     let target = site.scene.path("fetched");
     let mut slow = curl.arg("-o").arg(&target).stdin(Stdio::null()).spawn().unwrap();
-    until("the transfer runs", || fs::metadata(&target).is_ok_and(|about| about.len() > 0));
+    testing::until("the transfer runs", || fs::metadata(&target).is_ok_and(|about| about.len() > 0));
     let health = format!("http://{}/health", server.http());
     server.signal(Signal::TERM);
-    until("it drains", || matches!(status(&health).as_str(), "503" | "000"));
+    testing::until("it drains", || matches!(status(&health).as_str(), "503" | "000"));
     assert!(slow.try_wait().unwrap().is_none(), "the transfer was over before");
     assert!(slow.wait().unwrap().success());
     assert!(fs::read(&target).unwrap() == big, "the transfer was cut off");
@@ -272,7 +272,7 @@ fn watch_tells_what_was_and_what_comes() {
     };
     let mut boots = Vec::new();
     let mut wait_for_boots = |count: usize| {
-        until("every boot is in the timeline with both of its steps", || {
+        testing::until("every boot is in the timeline with both of its steps", || {
             let told = site.goldwire(&["watch", "--once", "--json"]).expect(0).events().remove(0);
             boots = told["boots"].as_array().unwrap().clone();
             boots.len() == count && boots.iter().all(|boot| boot["steps"].as_array().unwrap().len() == 2)
@@ -330,24 +330,26 @@ fn a_member_dies_behind_the_balancer_and_the_download_goes_on() {
     let Some(balance) = Server::start(&site.scene, &words) else { return };
     let big = fs::read(site.scene.path("root/big")).unwrap();
     let http = format!("http://{}/big", balance.http());
-    until("a member lives", || fetch(&http).0 == 0);
+    testing::until("a member lives", || fetch(&http).0 == 0);
     assert_eq!(fetch(&format!("tftp://{}/big", balance.tftp())), (0, big.clone()));
     let huge = fs::read(site.scene.path("root/huge")).unwrap();
     let url = http.replace("/big", "/huge");
     // Members are known to give the same bytes by the digest, which they compute in the background.
     for member in [&first, &second] {
         let url = format!("http://{}/huge", member.http());
-        until("the file has a strong ETag", || machine::must("curl", ["-sI", &url]).contains("ETag: \""));
+        testing::until("the file has a strong ETag", || {
+            machine::must("curl", ["-sI", &url]).contains("ETag: \"")
+        });
     }
     let target = site.scene.path("fetched");
     let mut curl = Command::new("curl");
     curl.args(["-sS", "--limit-rate", "5M", &url, "-o"]).arg(&target).stdin(Stdio::null());
     let mut slow = curl.spawn().unwrap();
-    until("the transfer runs", || fs::metadata(&target).is_ok_and(|about| about.len() > 0));
+    testing::until("the transfer runs", || fs::metadata(&target).is_ok_and(|about| about.len() > 0));
     // The one whose socket is full is the one that serves it.
     let mut members = vec![first, second];
     let mut serving = None;
-    until("a member sends", || {
+    testing::until("a member sends", || {
         serving = members.iter().position(|member| is_sending(&member.http()));
         serving.is_some()
     });
@@ -523,11 +525,11 @@ fn media_are_served_as_they_are_written() {
     let third = "[[member]]\nname = 'boot3'\naddress = '192.0.2.3'\n";
     fs::write(&site.config, format!("{file}{third}")).unwrap();
     let url = format!("http://{}/m/goldwire.iso", first.http());
-    until("the media are made anew", || fetch(&url).1 != iso);
+    testing::until("the media are made anew", || fetch(&url).1 != iso);
     let anew = write("--iso", "b.iso");
     assert!(fetch(&url).1 == anew);
     let names_the_third = |image: &[u8]| image.windows(17).any(|bytes| bytes == b"http://192.0.2.3/");
     assert!(names_the_third(&anew) && !names_the_third(&iso));
     fs::write(&site.config, file.replace(media, "")).unwrap();
-    until("the media are gone", || status(&url) == "404");
+    testing::until("the media are gone", || status(&url) == "404");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::site::{Server, Site, fetch, until};
+use crate::site::{Server, Site, fetch};
 use crate::sync::text;
 
 /// Most that all strangers together may cost, in bytes.
@@ -69,12 +69,14 @@ fn a_balancing_front_is_paid_for_by_nobody_but_itself() {
     let Some(balance) = Server::start(&site.scene, &words) else { return };
     let address: SocketAddr = balance.http().parse().unwrap();
     let honest = || fetch(&format!("http://{address}/linux"));
-    until("a member lives", || honest().0 == 0);
+    goldwire_stdx::testing::until("a member lives", || honest().0 == 0);
     let idle = peak_of(&balance);
     for (what, request) in requests() {
         let strangers = flood(address, CONNECTIONS / 2, &request);
         // Firmware asks again; so does this.
-        until(&format!("an honest client is served beside {what}"), || honest() == (0, b"a kernel".to_vec()));
+        goldwire_stdx::testing::until(&format!("an honest client is served beside {what}"), || {
+            honest() == (0, b"a kernel".to_vec())
+        });
         drop(strangers);
         assert_cheap(what, &balance, idle);
     }

@@ -198,7 +198,7 @@ impl<'a> Story<'a> {
 
     /// Waits until every process of the run has noticed: the next run is to find what was left, not who is leaving.
     fn until_quiet(&self) {
-        machine::until("all processes end", || {
+        goldwire_stdx::testing::until("all processes end", || {
             machine::living_in(&self.scene.path("")).is_empty()
                 && self.hosts.is_none_or(|hosts| hosts.all.iter().all(|host| host.agents().is_empty()))
         });

@@ -117,7 +117,7 @@ fn whatever_a_source_says_nothing_wrong_is_published() {
             let is_told = *lie == job;
             assert!(is_told || (is_true && is_golden), "{lie} by {route} {asked:?}: {run}");
         }
-        machine::until("the agents end", || evil.hosts.all[1].agents().is_empty());
+        goldwire_stdx::testing::until("the agents end", || evil.hosts.all[1].agents().is_empty());
     }
 
     // The direct route is not for who trusts nobody but the signer.

@@ -191,7 +191,7 @@ impl Lab {
     /// Waits until such a packet has come.
     pub(crate) fn wait_for_held(&self, space: &str) {
         let table = ["list", "table", "inet", "lab"];
-        until("a packet is held", || {
+        goldwire_stdx::testing::until("a packet is held", || {
             let output = self.command(space, "nft").args(table).output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
             text.contains("counter packets") && !text.contains("counter packets 0 ")
@@ -207,7 +207,7 @@ impl Lab {
     /// Waits until something listens on a TCP port.
     pub(crate) fn wait_for_port(&self, space: &str, port: u16) {
         let line = format!(":{port:04X} 00000000:0000 0A");
-        until("the server listens", || {
+        goldwire_stdx::testing::until("the server listens", || {
             let output = self.command(space, "cat").arg("/proc/net/tcp").output().unwrap();
             String::from_utf8(output.stdout).unwrap().contains(&line)
         });
@@ -216,7 +216,7 @@ impl Lab {
     /// Waits until a server has sent so many bytes.
     pub(crate) fn wait_for_sent(&self, space: &str, bytes: u64) {
         let before = self.sent(space);
-        until("the server sends", || self.sent(space) >= before + bytes);
+        goldwire_stdx::testing::until("the server sends", || self.sent(space) >= before + bytes);
     }
 
     /// Bytes that a server has sent so far.
@@ -260,16 +260,6 @@ impl Lab {
             text.lines().take(200).for_each(|line| story.extend([line, "\n"]));
         }
         story
-    }
-}
-
-/// Waits until something holds that a guest has to bring about; fails the test when it never does.
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -317,7 +307,7 @@ impl Service {
     /// Waits until it said these words so often.
     #[track_caller]
     pub(crate) fn wait_for_times(&self, words: &str, times: usize) {
-        until(words, || self.count(words) >= times);
+        goldwire_stdx::testing::until(words, || self.count(words) >= times);
     }
 
     /// How often it has said these words.

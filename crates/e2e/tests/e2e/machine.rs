@@ -5,8 +5,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use goldwire_stdx::testing;
 use rustix::process::{Pid, Signal, kill_process};
@@ -101,16 +99,6 @@ pub(crate) fn living_in(folder: &Path) -> Vec<u32> {
         fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|working| working.starts_with(folder))
     };
     processes().into_keys().filter(is_below).collect()
-}
-
-/// Waits until something holds; fails the test when it never does.
-#[track_caller]
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(3));
-    }
 }
 
 /// Bytes that a file occupies.

@@ -60,6 +60,8 @@ mod property;
 #[cfg(test)]
 mod questions;
 #[cfg(test)]
+mod sleeps;
+#[cfg(test)]
 mod sync;
 #[cfg(test)]
 mod test_script;

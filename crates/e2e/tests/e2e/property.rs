@@ -53,7 +53,7 @@ fn pair(seed: u64, with_kill: bool) {
         let victims = machine::local_agents(run.pid());
         machine::kill(random.pick(&[vec![run.pid()], victims].concat()));
         let _ = run.finish();
-        machine::until("all processes end", || machine::living_in(&scene.path("")).is_empty());
+        goldwire_stdx::testing::until("all processes end", || machine::living_in(&scene.path("")).is_empty());
     }
     let run = scene.sync(sync).expect(0);
     assert_holds(&scene, &second, &v2, &new, new_format, &what);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use goldwire_stdx::testing;
 use rustix::process::Signal;
@@ -168,13 +168,4 @@ pub(crate) fn is_sending(address: &str) -> bool {
         let fields: Vec<&str> = line.split_whitespace().collect();
         fields[1].ends_with(&local) && fields[3] == "01" && !fields[4].starts_with("00000000:")
     })
-}
-
-#[track_caller]
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -65,7 +65,7 @@ fn a_damaged_agent_is_installed_anew() {
     ];
     for (number, (what, bytes)) in damages.into_iter().enumerate() {
         // A program that still runs cannot be written.
-        machine::until("the agent ends", || hosts.all[0].agents().is_empty());
+        goldwire_stdx::testing::until("the agent ends", || hosts.all[0].agents().is_empty());
         fs::write(&agent, bytes).unwrap();
         let run = hosts.sync(&scene, [text(&source), &hosts.place(0, &format!("{number}.vhd"))]).finish();
         assert_eq!(run.status.code(), Some(0), "{what}: {run}");
@@ -333,7 +333,7 @@ fn a_stop_over_ssh_is_as_orderly() {
         let stopped = run.finish().expect(4);
         assert_eq!(stopped.events_of("failed").len(), 2);
         for host in &hosts.all {
-            machine::until("the agents end", || host.agents().is_empty());
+            goldwire_stdx::testing::until("the agents end", || host.agents().is_empty());
         }
         let rest = hosts.sync(&scene, ["--route", route, &from, &one, &two]).expect(0);
         for place in [&one, &two] {
@@ -385,7 +385,7 @@ fn a_lost_connection_leaves_work_that_the_same_command_continues() {
     machine::kill(ssh.unwrap());
     let lost = run.finish().expect(1);
     assert_eq!(lost.event("failed")["kind"], "disconnected");
-    machine::until("the agent notices", || hosts.all[0].agents().is_empty());
+    goldwire_stdx::testing::until("the agent notices", || hosts.all[0].agents().is_empty());
     let last = lost.events_of("progress").pop().unwrap();
     let rest = hosts.sync(&scene, [text(&source), &there]).expect(0);
     assert!(

@@ -355,7 +355,7 @@ fn text_of<'a>(value: &'a Value, field: &str) -> &'a str {
 ///
 /// Those that git lists, however the user and the owner of the folder differ. In sources without a history nothing is
 /// tracked; there all files count but those in the folders that git ignores.
-fn tracked() -> Vec<(String, String)> {
+pub(crate) fn tracked() -> Vec<(String, String)> {
     let root = workspace();
     let names: Vec<String> = if root.join(".git").exists() {
         let words = ["-c", "safe.directory=*", "ls-files", "-z"];

@@ -215,7 +215,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Instant;
 
     use rustix::fs::{Timespec, Timestamps, futimens};
 
@@ -248,9 +247,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("asked");
         fs::write(&path, "asked").unwrap();
-        std::thread::sleep(UNSETTLED + Duration::from_millis(100));
         let file = Arc::new(File::open(&path).unwrap());
         let identity = Identity::of(&fstat(&file).unwrap());
+        goldwire_stdx::testing::until("the file has settled", || identity.is_settled_at(SystemTime::now()));
         let (jobs, incoming) = sync_channel(2);
         let tree = Arc::new(Tree::open(folder.path()).unwrap());
         jobs.send(Job::Walk(vec![tree])).unwrap();
@@ -270,10 +269,7 @@ mod tests {
         fs::write(&path, &content).unwrap();
         let digests = Digests::new().unwrap();
         assert_eq!(digest(&digests, &path), None);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while digest(&digests, &path).is_none() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        goldwire_stdx::testing::until("there is a digest", || digest(&digests, &path).is_some());
         assert_eq!(digest(&digests, &path), Some(Digest::of(&content)));
         assert!(digests.shared.waiting.lock().unwrap().is_empty());
     }

@@ -258,13 +258,7 @@ impl Lab {
             .unwrap();
         self.servers.push(child);
         // It writes its number when its sockets are open.
-        for _ in 0..200 {
-            if ready.exists() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        panic!("dnsmasq does not start");
+        goldwire_stdx::testing::until("dnsmasq starts", || ready.exists());
     }
 
     /// An HTTP server on port 80 of the first (0) or second (1) server; gives `tag` as ETag.

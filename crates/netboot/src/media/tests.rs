@@ -412,12 +412,12 @@ fn boots(board: Board, is_iso: bool, is_stick: bool, address: Address) -> Option
     .unwrap();
     // The script ends the guest; what hangs is ended here.
     let start = Instant::now();
-    while guest.try_wait().unwrap().is_none() {
+    goldwire_stdx::testing::until("the guest ends", || {
         if start.elapsed() > LIMIT {
-            guest.kill().unwrap();
+            let _ = guest.kill();
         }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        guest.try_wait().unwrap().is_some()
+    });
     let console = reader.join().unwrap();
     let asked = paths.try_iter().collect::<Vec<_>>().concat();
     assert!(console.contains(&format!("goldwire: http://10.0.2.2:{dead}")), "{console}");

@@ -310,11 +310,7 @@ mod tests {
     }
 
     fn wait_for(table: &Table, name: &str, state: MemberState) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while table.state_of(name) != state {
-            assert!(Instant::now() < deadline, "{state:?} did not come: {:?}", table.all());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        goldwire_stdx::testing::until(&format!("{name} is {state:?}"), || table.state_of(name) == state);
     }
 
     #[test]

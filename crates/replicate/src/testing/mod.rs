@@ -6,13 +6,14 @@ mod script;
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
 
 use goldwire_disk::testing::MemDevice;
 use goldwire_disk::{BlockDevice, Format, Image, OpenOptions};
 use goldwire_stdx::Folder;
 use goldwire_store::{BuildOptions, CHUNK_SIZE, Progress, Root, TreeFile, TreeGeometry, Version, build_tree};
 use tempfile::TempDir;
+
+pub(crate) use goldwire_stdx::testing::until;
 
 pub(crate) use self::pipe::{Peer, PipeReader, PipeWriter, pipe};
 pub(crate) use self::script::{Script, greeting};
@@ -45,16 +46,6 @@ pub(crate) fn memory_of() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
-}
-
-/// Waits until something holds that a thread has to bring about.
-#[track_caller]
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !holds() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }
 
 /// A disk of `chunks` chunks, the last one cut short by `short` bytes; about one in three is used. The content of a chunk

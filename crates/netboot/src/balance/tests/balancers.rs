@@ -39,11 +39,7 @@ fn free_port() -> SocketAddr {
 }
 
 fn wait_for(address: SocketAddr) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while std::net::TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens on {address}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    goldwire_stdx::testing::until("it listens", || std::net::TcpStream::connect(address).is_ok());
 }
 
 /// Asserts that a program's check of a file passes.
@@ -112,17 +108,12 @@ fn fetches_past(mode: Mode, url: &str, members: [&TestMember; 2], body: &[u8]) -
         members[other].set(Mode::Well);
         members[one].set(mode);
         let before = asked_for_files(members[one]);
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
+        // It may still avoid the other one.
+        goldwire_stdx::testing::until("the file comes from the other one", || {
             let (code, got) = curl(&["-f", url]);
-            if code == 0 {
-                assert!(got == body, "{mode:?}: {} bytes", got.len());
-                break;
-            }
-            // It may still avoid the other one.
-            assert!(Instant::now() < deadline, "{mode:?} of {one}: curl ends with {code}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
+            assert!(code != 0 || got == body, "{mode:?} of {one}: {} bytes", got.len());
+            code == 0
+        });
         has_met |= asked_for_files(members[one]) > before;
     }
     has_met

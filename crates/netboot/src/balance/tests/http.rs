@@ -229,9 +229,7 @@ fn draining_is_said_and_what_is_under_way_finishes() {
     let mut idle = TcpStream::connect(address).unwrap();
     let mut busy = TcpStream::connect(address).unwrap();
     busy.write_all(b"GET /f HTTP/1.1\r\nHost: b\r\n\r\n").unwrap();
-    while member.asked().is_empty() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    goldwire_stdx::testing::until("the member is asked", || !member.asked().is_empty());
     let started = Instant::now();
     front.running.stop(Duration::from_secs(60));
     assert!(started.elapsed() < Duration::from_secs(50), "nobody waits for an idle connection");

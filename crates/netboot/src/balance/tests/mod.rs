@@ -37,14 +37,8 @@ impl Observer for Seen {
 impl Seen {
     /// The lines, once there are so many.
     fn lines(&self, count: usize) -> Vec<String> {
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        loop {
-            let lines = self.0.lock().unwrap().clone();
-            if lines.len() >= count || std::time::Instant::now() > deadline {
-                return lines;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        goldwire_stdx::testing::until(&format!("{count} lines"), || self.0.lock().unwrap().len() >= count);
+        self.0.lock().unwrap().clone()
     }
 }
 

@@ -1,7 +1,5 @@
 //! With our own HTTP and TFTP servers as members.
 
-use std::time::Instant;
-
 use super::member::content;
 use super::*;
 use crate::content::{Body, Content, ContentError, Contents, Digest, Requester};
@@ -50,14 +48,10 @@ fn a_member_that_is_killed_in_the_middle_of_a_download_is_not_missed() {
         .arg(&target)
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while std::fs::metadata(&target).map_or(0, |file| file.len()) < 1 << 20 {
-        assert!(
-            Instant::now() < deadline && curl.try_wait().unwrap().is_none(),
-            "the download does not start"
-        );
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    goldwire_stdx::testing::until("the download runs", || {
+        assert!(curl.try_wait().unwrap().is_none(), "curl has ended");
+        std::fs::metadata(&target).is_ok_and(|file| file.len() >= 1 << 20)
+    });
     first.stop(Duration::ZERO);
     assert!(curl.wait().unwrap().success());
     assert!(std::fs::read(&target).unwrap() == contents.0[..], "other bytes");

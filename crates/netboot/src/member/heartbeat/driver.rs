@@ -309,14 +309,6 @@ mod tests {
         (Heartbeats::bind(settings).unwrap(), table)
     }
 
-    fn wait_for(what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !is_so() {
-            assert!(Instant::now() < deadline, "{what} did not happen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
     #[test]
     fn members_find_each_other_over_real_sockets_and_miss_who_leaves() {
         let (a, a_table) = member("a", Vec::new(), 1);
@@ -325,13 +317,15 @@ mod tests {
         let (stranger, stranger_table) = member("stranger", peer(&a), 2);
         let [a, b, stranger] = [a, b, stranger].map(|member| member.run().unwrap());
         // Nobody told `a` of `b`; `b` has the key.
-        wait_for("a hears b", || a_table.state_of("b") == MemberState::Alive);
-        wait_for("b hears a", || b_table.state_of("a") == MemberState::Alive);
+        goldwire_stdx::testing::until("a hears b", || a_table.state_of("b") == MemberState::Alive);
+        goldwire_stdx::testing::until("b hears a", || b_table.state_of("a") == MemberState::Alive);
         assert!(a_table.all()[1].config.is_found && a_table.all()[1].config.weight == 2);
         a_table.report("a", MemberState::Draining, "the administrator wants it");
-        wait_for("b hears that a drains", || b_table.state_of("a") == MemberState::Draining);
+        goldwire_stdx::testing::until("b hears that a drains", || {
+            b_table.state_of("a") == MemberState::Draining
+        });
         b.stop();
-        wait_for("a misses b", || a_table.state_of("b") == MemberState::Dead);
+        goldwire_stdx::testing::until("a misses b", || a_table.state_of("b") == MemberState::Dead);
         assert_eq!(a_table.all()[1].why, "it said goodbye");
         assert_eq!(stranger_table.state_of("a"), MemberState::Dead);
         assert_eq!(a_table.state_of("stranger"), MemberState::Dead);
@@ -349,7 +343,7 @@ mod tests {
         let _b = b.run().unwrap();
         a_table.configure(vec![configured("a"), configured("b")]).unwrap();
         a.set_peers(vec![to_b]);
-        wait_for("a hears b", || a_table.state_of("b") == MemberState::Alive);
+        goldwire_stdx::testing::until("a hears b", || a_table.state_of("b") == MemberState::Alive);
         a_table.configure(vec![configured("a")]).unwrap();
         a.set_peers(Vec::new());
         std::thread::sleep(Duration::from_millis(300));

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::super::receive::{Receiver, Step};
 use super::super::server::{BlockSizeCap, Settings};
@@ -138,11 +138,7 @@ fn row_12_behind_nat_or_a_load_balancer() {
     let asked = [(OptionName::BlockSize, 1400), (OptionName::WindowSize, 8)];
     assert!(fetch_in(Mode::SinglePort, relay.address, "f", &asked).unwrap()[..] == pattern(300_000)[..]);
     let transferred = format!("{} transferred f 300000 true", super::MAC);
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !event_log.lines().contains(&transferred) {
-        assert!(Instant::now() < deadline, "{:?}", event_log.lines());
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    goldwire_stdx::testing::until("the end is told", || event_log.lines().contains(&transferred));
     running.stop();
 
     // With a port for each transfer, the same client gets nothing: the relay does its work.

@@ -156,11 +156,9 @@ fn a_client_whose_port_is_closed_is_sent_no_more() {
         client.recv_from(&mut buffer).unwrap();
         client.send_to(&ack(2), from).unwrap();
         drop(client);
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
-        while !event_log.lines().iter().any(|line| line.contains("transferred a")) {
-            assert!(std::time::Instant::now() < deadline, "{mode:?}: {:?}", event_log.lines());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        goldwire_stdx::testing::until("the end is told", || {
+            event_log.lines().iter().any(|line| line.contains("transferred a"))
+        });
         running.stop();
     }
 }
