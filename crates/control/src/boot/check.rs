@@ -630,6 +630,25 @@ fn warn_of_open_tftp(settings: &Settings, file: &File, problems: &mut Collector<
     }
 }
 
+/// Any host can call itself a relay, and say behind which port it is.
+fn warn_of_relays(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
+    if settings.dhcp.mode == DhcpMode::Off || !settings.dhcp.relays.is_empty() {
+        return;
+    }
+    for table in &file.groups {
+        let group = table.get_ref();
+        let circuit = group.circuit_id.as_ref().map(|ids| ("circuit-id", ids.span()));
+        let remote = group.remote_id.as_ref().map(|ids| ("remote-id", ids.span()));
+        for (key, span) in circuit.into_iter().chain(remote) {
+            problems.warning_with_hint(
+                Some(span),
+                format!("any host can say that it has this {key}: every relay is believed"),
+                "name the networks of the relays in dhcp.relays",
+            );
+        }
+    }
+}
+
 /// What one table needs of another.
 fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
     if settings.dhcp.mode == DhcpMode::Server && settings.subnets.is_empty() && !problems.has_error() {
@@ -691,6 +710,7 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
     }
     warn_of_names(settings, file, problems);
     warn_of_tokens(settings, file, problems);
+    warn_of_relays(settings, file, problems);
     let interval = settings.heartbeat.probe_interval;
     if interval.is_zero() || interval > Duration::from_secs(60) {
         problems.error(span_of(&file.heartbeat.probe_interval), "probe-interval is between 1ms and 60s");

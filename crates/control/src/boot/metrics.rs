@@ -1,10 +1,13 @@
 //! What the boot servers count, for Prometheus.
 
-use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
+use goldwire_netboot::dhcp::driver::Counters;
 use goldwire_netboot::{Event, EventKind, MemberState};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -108,6 +111,13 @@ impl Metrics {
         }
     }
 
+    /// Shows what the DHCP server counts, from now on.
+    pub fn show_dhcp(&self, counters: Arc<Counters>) {
+        if let Ok(mut registry) = self.registry.lock() {
+            registry.register_collector(Box::new(DhcpCounters(counters)));
+        }
+    }
+
     /// All counters in Prometheus' text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -116,6 +126,31 @@ impl Metrics {
             let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
         }
         text
+    }
+}
+
+/// The counters of the DHCP server, which it counts itself: they are read when somebody asks.
+#[derive(Debug)]
+struct DhcpCounters(Arc<Counters>);
+
+impl Collector for DhcpCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Counters { received, malformed, congestion_drops, unfit_drops, stale_drops } = &*self.0;
+        for (name, help, counted) in [
+            ("dhcp_received", "Datagrams that came to the DHCP server", received),
+            ("dhcp_malformed", "Datagrams that were no DHCP message", malformed),
+            ("dhcp_congestion_drops", "DHCP requests dropped because there were too many", congestion_drops),
+            (
+                "dhcp_unfit_drops",
+                "DHCP requests dropped while the disk of the lease log is stuck",
+                unfit_drops,
+            ),
+            ("dhcp_stale_drops", "DHCP requests dropped because they had waited too long", stale_drops),
+        ] {
+            let counter = ConstCounter::new(counted.load(Ordering::Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 
@@ -151,5 +186,46 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_dhcp_counts_is_shown() {
+        let (metrics, counters) = (Metrics::default(), Arc::new(Counters::default()));
+        metrics.show_dhcp(Arc::clone(&counters));
+        counters.unfit_drops.fetch_add(3, Ordering::Relaxed);
+        counters.stale_drops.fetch_add(2, Ordering::Relaxed);
+        let text = metrics.text();
+        for line in ["goldwire_boot_dhcp_unfit_drops_total 3", "goldwire_boot_dhcp_stale_drops_total 2"] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    /// Whoever sets an alarm has to know the names.
+    #[test]
+    fn every_metric_is_in_the_guide() {
+        let metrics = Metrics::default();
+        metrics.show_dhcp(Arc::default());
+        let (protocol, path, reason) = (Protocol::Tftp, "x", "x");
+        // A family shows itself from its first event on.
+        for kind in [
+            EventKind::Reached { protocol, stage: Stage::Bootstrap, device: None, detail: "x" },
+            EventKind::Transferred { protocol, path, bytes: 1, seconds: 0.5, is_complete: true },
+            EventKind::Refused { protocol, path, reason },
+            EventKind::Dropped { protocol, reason },
+            EventKind::Member { name: "boot2", state: MemberState::Alive },
+        ] {
+            metrics.count(&Event { mac: None, address: None, kind });
+        }
+        let guide = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/boot.md");
+        let guide = std::fs::read_to_string(guide).unwrap();
+        let text = metrics.text();
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        let mut count = 0;
+        for (name, kind) in types.filter_map(|line| line.split_once(' ')) {
+            let end = if kind == "counter" { "_total" } else { "" };
+            assert!(guide.contains(&format!("`{name}{end}`")), "{name}{end} is not in the guide");
+            count += 1;
+        }
+        assert!(count >= 12, "{count}");
     }
 }

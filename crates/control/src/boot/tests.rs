@@ -858,3 +858,25 @@ fn who_is_told_no_token_is_told_of() {
     assert_eq!(warnings(&format!("{proxy}[media]\n"), true), [at(medium)]);
     assert_eq!(warnings("[media]\n", false), []);
 }
+
+#[test]
+fn rules_by_relay_want_the_relays_named() {
+    let told = |dhcp: &str, keys: &str| {
+        let group = format!("[[group]]\nname = \"g\"\n{keys}\nprofile = \"p\"\n");
+        let text = format!("{MEMBER}[profile.p]\nlocal = true\n{group}[dhcp]\n{dhcp}\n");
+        let loaded = parse(&text, Path::new("boot.toml")).unwrap_or_else(|problems| panic!("{problems}"));
+        let messages = loaded.warnings.list.into_iter().map(|problem| problem.message);
+        messages.filter(|message| message.contains("every relay is believed")).collect::<Vec<_>>()
+    };
+    let (circuit, remote) = ("circuit-id = \"rack-*\"", "remote-id = \"switch-1\"");
+    let of = |key: &str| format!("any host can say that it has this {key}: every relay is believed");
+    for mode in ["proxy", "off"].map(|mode| format!("mode = \"{mode}\"")) {
+        let is_asked = mode.contains("proxy");
+        let expected =
+            |keys: &[&str]| if is_asked { keys.iter().map(|key| of(key)).collect() } else { Vec::new() };
+        assert_eq!(told(&mode, circuit), expected(&["circuit-id"]));
+        assert_eq!(told(&mode, &format!("{circuit}\n{remote}")), expected(&["circuit-id", "remote-id"]));
+        assert_eq!(told(&mode, "arch = \"bios\""), expected(&[]));
+        assert_eq!(told(&format!("{mode}\nrelays = [\"10.0.0.0/24\"]"), circuit), expected(&[]));
+    }
+}

@@ -198,6 +198,9 @@ impl Bound {
         });
         let tftp = tftp.transpose().map_err(explained)?;
         let dhcp = dhcp.map(|sockets| start_dhcp(&settings, &state, &shared, &urls, sockets)).transpose()?;
+        if let Some(dhcp) = &dhcp {
+            shared.telemetry.metrics().show_dhcp(Arc::clone(dhcp.counters()));
+        }
         let dhcp6 = dhcp6.map(dhcp6::driver::Bound::run).transpose().map_err(explained)?;
         let (heartbeats, prober) = match heartbeats {
             Some(heartbeats) => (Some(heartbeats.run().map_err(explained)?), None),

@@ -318,7 +318,7 @@ impl Running {
     }
 
     /// What has been counted since the start.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
