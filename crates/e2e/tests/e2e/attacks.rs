@@ -7,6 +7,7 @@ use std::path::Path;
 use goldwire_stdx::testing;
 
 use crate::disks::Guest;
+use crate::site::{Site, fetch, status};
 use crate::sync::text;
 use crate::tool::Scene;
 
@@ -131,4 +132,84 @@ fn a_tree_that_somebody_else_kept_is_not_believed() {
     scene.goldwire(["disk", "compare", text(&ours), text(&theirs)]).expect(5);
     scene.goldwire(["sync", text(&ours), text(&scene.path("copy.raw"))]).expect(0);
     assert_eq!(fs::read(scene.path("copy.raw")).unwrap(), fs::read(&ours).unwrap());
+}
+
+/// Tokens protected nothing: a script full of them was given to anybody whose path named a device by its architecture or
+/// its UUID, and a file under any name but its own.
+#[test]
+fn what_a_token_opens_is_given_for_a_token_alone() {
+    const SECRET: &str = "for kiosks alone";
+    let site = Site::new();
+    let root = site.scene.path("root");
+    for folder in ["kiosk", "open"] {
+        site.scene.folder(&format!("root/{folder}"));
+    }
+    fs::write(root.join("kiosk/vmlinuz"), SECRET).unwrap();
+    symlink("../kiosk/vmlinuz", root.join("open/link")).unwrap();
+    symlink("kiosk", root.join("also")).unwrap();
+    fs::hard_link(root.join("kiosk/vmlinuz"), root.join("open/hard")).unwrap();
+    fs::hard_link(root.join("kiosk/vmlinuz"), site.scene.path("ipxe/hard")).unwrap();
+    let uuid = "11111111-1111-4111-8111-111111111111";
+    // The boot file's spelling is not the tree's.
+    let more = format!(
+        "[[device]]\nuuid = '{uuid}'\nprofile = 'kiosk'\n\
+         [[device]]\nmac = '52:54:00:00:00:10'\nprofile = 'menu'\n\
+         [[group]]\nname = 'efi'\narch = 'efi-x64'\nprofile = 'kiosk'\n\
+         [profile.kiosk]\nkernel = 'Kiosk/VMLINUZ'\ntoken = true\n\
+         [profile.menu]\nmenu = ['lab', 'kiosk']\n"
+    );
+    let closed = site.file().replace("default-profile = 'lab'", "default-profile = 'kiosk'");
+    fs::write(&site.config, closed + &more).unwrap();
+    let Some(server) = site.serve() else { return };
+    let bases = [format!("http://{}", server.http()), format!("tftp://{}", server.tftp())];
+    let is_refused = |path: &str| {
+        // curl: 69 is TFTP's word for no permission.
+        (status(&format!("{}/{path}", bases[0])), fetch(&format!("{}/{path}", bases[1])).0)
+            == ("403".into(), 69)
+    };
+    let digest = blake3::hash(SECRET.as_bytes()).to_hex()[..32].to_owned();
+    let by_uuid = format!("s/-/bios/{uuid}/boot.ipxe");
+    let pinned = ["kiosk/vmlinuz", "open/hard"].map(|name| format!("c/{digest}/{name}"));
+    let paths = [
+        "kiosk/vmlinuz",
+        "KIOSK/Vmlinuz",
+        "kiosk//vmlinuz",
+        "open/link",
+        "open/hard",
+        "Open/HARD",
+        "also/vmlinuz",
+        "ipxe/hard",
+        &pinned[0],
+        &pinned[1],
+        "s/-/bios/-/boot.ipxe",
+        "s/52-54-00-00-00-01/efi-x64/-/boot.ipxe",
+        &by_uuid,
+        "own/autoexec.ipxe/s/-/bios/-/boot.ipxe",
+    ];
+    for path in paths {
+        assert!(is_refused(path), "{path}");
+    }
+    for base in &bases {
+        assert_eq!(fetch(&format!("{base}/linux")), (0, b"a kernel".to_vec()), "{base}");
+        let (code, menu) = fetch(&format!("{base}/s/52-54-00-00-00-10/bios/-/boot.ipxe"));
+        let menu = String::from_utf8(menu).unwrap();
+        assert!(code == 0 && menu.contains("/linux") && !menu.contains("/t/"), "{base}: {menu}");
+        assert!(!menu.contains(&digest), "not even what the file holds is told: {menu}");
+    }
+    // As the script of the device itself has them: the file, and the script once more.
+    let script = site.goldwire(&["script", "--arch", "efi-x64", "52:54:00:00:00:01"]).expect(0).stdout;
+    let links: Vec<_> =
+        script.split_whitespace().filter_map(|word| word.strip_prefix("http://127.0.0.1/")).collect();
+    assert_eq!(links.len(), 2, "{script}");
+    for (link, begin) in links.iter().zip([SECRET, "#!ipxe\n"]) {
+        for base in &bases {
+            let (code, given) = fetch(&format!("{base}/{link}"));
+            assert!(code == 0 && given.starts_with(begin.as_bytes()), "{base}/{link}: {code}");
+        }
+        // A token for one path is none for another, nor is one that somebody wrote himself.
+        let (token, below) = link.strip_prefix("t/").and_then(|link| link.split_once('/')).unwrap();
+        let forged = format!("{}{}", &token[..51], if token.ends_with('0') { '1' } else { '0' });
+        assert!(is_refused(&format!("t/{forged}/{below}")), "{link}");
+        assert!(is_refused(&format!("t/{token}/open/hard")), "{link}");
+    }
 }
