@@ -215,11 +215,14 @@ fn no_property_writes_seeds() {
 #[test]
 fn the_documents_are_there_and_their_links_lead_somewhere() {
     let root = workspace();
-    for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "LICENSE", "deny.toml", "Makefile"] {
+    for name in
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "LICENSE", "deny.toml", "Makefile"]
+    {
         assert!(root.join(name).is_file(), "{name} is missing");
     }
     let mut documents = files(&root.join("docs"), "md");
-    documents.extend(["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(|name| root.join(name)));
+    documents
+        .extend(["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md"].map(|name| root.join(name)));
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
