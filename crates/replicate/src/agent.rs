@@ -246,8 +246,8 @@ impl Agent {
             Command::Dial { stream, ssh } => self.dial(stream, ssh),
             Command::Receive(job) => self.receive(*job),
             Command::Limit(rate) => self.throttle.set_rate(rate),
-            Command::Pause => self.throttle.set_paused(true),
-            Command::Resume => self.throttle.set_paused(false),
+            Command::Pause => self.throttle.pause(),
+            Command::Resume => self.throttle.resume(),
             // Asked once is asked for good.
             Command::Stop if self.stop.is_requested() => {}
             Command::Stop => {

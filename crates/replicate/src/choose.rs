@@ -1,6 +1,6 @@
 //! Choosing one of several images.
 
-use goldwire_stdx::{Uuid, printable};
+use goldwire_stdx::printable;
 
 use crate::endpoint::Endpoint;
 use crate::failure::Result;
@@ -42,7 +42,7 @@ pub(crate) fn offered(
 pub(crate) fn choose(place: &Endpoint, mut images: Vec<Candidate>, select: &Select) -> Result<Candidate> {
     let choice = select.choice;
     if let Choice::Uuid(uuid) = choice {
-        images.retain(|image| image.uuid == Some(uuid.0));
+        images.retain(|image| image.uuid == Some(uuid));
     }
     if choice == Choice::Youngest {
         // Two of the same second cannot be told apart by age.
@@ -68,7 +68,7 @@ pub(crate) fn choose(place: &Endpoint, mut images: Vec<Candidate>, select: &Sele
 }
 
 fn describe(image: &Candidate, show_time: fn(i64) -> String) -> String {
-    let uuid = image.uuid.map_or("no uuid".to_owned(), |uuid| Uuid(uuid).to_string());
+    let uuid = image.uuid.map_or("no uuid".to_owned(), |uuid| uuid.to_string());
     let hidden = if image.hidden { ", hidden" } else { "" };
     let parent = if image.has_parent { ", has a parent" } else { "" };
     format!(
@@ -92,7 +92,7 @@ mod tests {
             format: "VhdDynamic".into(),
             size: 1 << 30,
             file_length: 1 << 20,
-            uuid: Some([uuid; 16]),
+            uuid: Some(Uuid([uuid; 16])),
             hidden: false,
             has_parent: false,
             modified,

@@ -325,9 +325,14 @@ impl Throttle {
         self.change(|state| state.bucket.set_rate(rate, now));
     }
 
-    /// Stops or restarts all sending of answers.
-    pub(crate) fn set_paused(&self, paused: bool) {
-        self.change(|state| state.paused = paused);
+    /// Stops all sending of answers.
+    pub(crate) fn pause(&self) {
+        self.change(|state| state.paused = true);
+    }
+
+    /// Goes on sending.
+    pub(crate) fn resume(&self) {
+        self.change(|state| state.paused = false);
     }
 
     /// Whether sending is paused.
@@ -533,12 +538,12 @@ mod tests {
         let throttle = Arc::new(Throttle::default());
         let (ours, mut from_us) = pipe(1, 4 << 20, u64::MAX);
         let (_to_us, theirs) = pipe(2, 1024, u64::MAX);
-        throttle.set_paused(true);
+        throttle.pause();
         let connection = Connection::start(theirs, ours, Arc::clone(&throttle), |_| ()).unwrap();
         connection.answer(answer(1, 1000), Box::new(()));
         connection.send(Frame::of(Kind::Event, 0, 2, &Event::Notice(String::new())));
         assert_eq!(Frame::read(&mut from_us).unwrap().unwrap().id, 2);
-        throttle.set_paused(false);
+        throttle.resume();
         assert_eq!(Frame::read(&mut from_us).unwrap().unwrap().id, 1);
         throttle.set_rate(Some(200_000));
         let began = Instant::now();

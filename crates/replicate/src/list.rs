@@ -90,7 +90,7 @@ fn candidate(path: &Path, format: Option<Format>) -> Result<Candidate> {
         format: format.name().to_owned(),
         size: info.map_or(0, |info| info.size),
         file_length: data.len(),
-        uuid: info.and_then(|info| info.uuid.map(|uuid| uuid.0)),
+        uuid: info.and_then(|info| info.uuid),
         hidden: info.and_then(|info| info.hidden).unwrap_or(false),
         has_parent: format == Format::VhdDifferencing,
         modified: data.mtime(),

@@ -14,7 +14,7 @@
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
-use goldwire_stdx::AlignedBuffer;
+use goldwire_stdx::{AlignedBuffer, Uuid};
 use serde::{Deserialize, Serialize};
 
 /// What both sides must agree on before anything else. Raised with every change of layout or meaning.
@@ -508,7 +508,8 @@ pub struct Candidate {
     /// File length in bytes.
     pub file_length: u64,
     /// The container's uuid.
-    pub uuid: Option<[u8; 16]>,
+    #[serde(with = "uuid_bytes")]
+    pub uuid: Option<Uuid>,
     /// XenServer's `hidden` byte.
     pub hidden: bool,
     /// Whether it needs a parent.
@@ -517,6 +518,20 @@ pub struct Candidate {
     pub modified: i64,
     /// Creation time by the container, seconds since 1970.
     pub created: Option<i64>,
+}
+
+/// A uuid goes as its bytes.
+mod uuid_bytes {
+    use goldwire_stdx::Uuid;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(uuid: &Option<Uuid>, serializer: S) -> Result<S::Ok, S::Error> {
+        uuid.map(|uuid| uuid.0).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Uuid>, D::Error> {
+        Ok(Option::<[u8; 16]>::deserialize(deserializer)?.map(Uuid))
+    }
 }
 
 /// An agent's words to the control side.

@@ -16,7 +16,10 @@ const OURS: [(&str, &str); 4] = [
 pub(crate) fn ssh_command(user_command: &[String], destination: &str) -> Vec<String> {
     let mut command = user_command.to_vec();
     if let Some(settings) = settings_for(user_command, destination) {
-        command.extend(options_for(&settings, has_aes_instructions()));
+        command.extend(options_for(
+            &settings,
+            if has_aes_instructions() { Aes::InHardware } else { Aes::InSoftware },
+        ));
     }
     command.extend(["-T".into(), "--".into(), destination.into()]);
     command
@@ -36,7 +39,14 @@ fn settings_for(user_command: &[String], destination: &str) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-fn options_for(settings: &str, has_aes: bool) -> Vec<String> {
+/// Whether this machine has instructions for AES.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aes {
+    InHardware,
+    InSoftware,
+}
+
+fn options_for(settings: &str, aes: Aes) -> Vec<String> {
     let value = |keyword: &str| {
         settings
             .lines()
@@ -47,7 +57,7 @@ fn options_for(settings: &str, has_aes: bool) -> Vec<String> {
         .filter(|(keyword, _)| value(keyword).is_some())
         .flat_map(|(_, option)| ["-o".to_owned(), (*option).to_owned()])
         .collect();
-    if let Some(allowed) = value("ciphers").filter(|_| has_aes) {
+    if let Some(allowed) = value("ciphers").filter(|_| aes == Aes::InHardware) {
         let (mut fast, slow): (Vec<&str>, Vec<&str>) =
             allowed.trim().split(',').partition(|cipher| cipher.contains("-gcm@openssh.com"));
         fast.extend(slow);
@@ -73,13 +83,13 @@ mod tests {
     #[test]
     fn only_settings_that_this_ssh_knows_are_set_and_no_cipher_is_added() {
         let old = "user root\nciphers aes128-ctr,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com\n";
-        let options = options_for(old, true);
+        let options = options_for(old, Aes::InHardware);
         assert_eq!(options[1], "Ciphers=aes256-gcm@openssh.com,aes128-ctr,chacha20-poly1305@openssh.com");
         assert_eq!(options.len(), 4);
-        assert_eq!(options_for(old, false), [""; 0]);
+        assert_eq!(options_for(old, Aes::InSoftware), [""; 0]);
         let new =
             "clearallforwardings no\npermitlocalcommand yes\nremotecommand tmux attach\nstdinnull yes\n";
-        let options = options_for(new, true).join(" ");
+        let options = options_for(new, Aes::InHardware).join(" ");
         for option in
             ["RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "StdinNull=no"]
         {

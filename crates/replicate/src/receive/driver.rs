@@ -2,7 +2,7 @@
 //! place for whatever happens next.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -42,11 +42,11 @@ impl Watch<'_> {
     /// Runs something that hashes while telling how far it is.
     pub(crate) fn hashing<T: Send>(
         &self,
-        work: impl FnOnce(&AtomicBool, &Progress) -> Result<T> + Send,
+        work: impl FnOnce(&Stop, &Progress) -> Result<T> + Send,
     ) -> Result<T> {
         let progress = Progress::default();
         self.watching(
-            || work(self.stop.flag(), &progress),
+            || work(self.stop, &progress),
             || {
                 let done = progress.bytes_done.load(Ordering::Relaxed);
                 (self.emit)(Event::Hashing { done, total: progress.bytes_total.load(Ordering::Relaxed) });

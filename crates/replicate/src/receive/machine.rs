@@ -22,7 +22,7 @@ use goldwire_store::{BLOCKS_PER_CHUNK, CHUNK_SIZE, Root, TreeFile, Version};
 use super::chunks::ChunkPlan;
 use super::client::{Client, Purpose};
 use super::hand::Shared;
-use super::plan::{Planner, pack_bytes};
+use super::plan::{First, Planner, pack_bytes};
 use super::seeds::Seed;
 use super::shift::BlockHashes;
 use super::walk::Walk;
@@ -321,7 +321,8 @@ impl Machine {
         match finished {
             Finished::LaidOut(shared) => {
                 self.event(Event::Phase(Phase::Transferring));
-                let planner = Planner::new(!shared.seeds.is_empty());
+                let first = if shared.seeds.is_empty() { First::Blocks } else { First::Hashes };
+                let planner = Planner::new(first);
                 self.shared = Some(shared);
                 self.state = State::Transferring { planner, is_copied: false };
             }

@@ -22,12 +22,22 @@ const HASH_BATCH: usize = 128;
 /// Plans that may wait for their pack to fill. Bounds memory, not speed.
 const READY_MAX: usize = 4096;
 
+/// What is asked of a chunk first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum First {
+    /// The hashes of its blocks: a seed may have some of them.
+    Hashes,
+    /// Its blocks.
+    #[default]
+    Blocks,
+}
+
 /// The state of planning.
 #[derive(Default)]
 pub(crate) struct Planner {
     /// The next level-1 node to scan.
     node: u64,
-    has_seeds: bool,
+    first: First,
     /// Chunks found missing and not yet asked about.
     missing: VecDeque<u64>,
     /// The number of the next batch of hashes to ask, and of the next to be taken in order.
@@ -43,8 +53,8 @@ pub(crate) struct Planner {
 }
 
 impl Planner {
-    pub(crate) fn new(has_seeds: bool) -> Self {
-        Self { has_seeds, ..Self::default() }
+    pub(crate) fn new(first: First) -> Self {
+        Self { first, ..Self::default() }
     }
 
     /// Scans until at least a batch is missing, or the tree has been seen.
@@ -69,7 +79,7 @@ impl Planner {
 
     /// The next batch of chunks whose hashes to ask for, with its number.
     pub(crate) fn next_hashes(&mut self) -> Option<(Vec<u64>, u64)> {
-        if !self.has_seeds || self.missing.is_empty() || self.ready.len() > READY_MAX {
+        if self.first == First::Blocks || self.missing.is_empty() || self.ready.len() > READY_MAX {
             return None;
         }
         let batch: Vec<u64> = self.missing.drain(..self.missing.len().min(HASH_BATCH)).collect();
@@ -101,7 +111,7 @@ impl Planner {
 
     /// The next pack of plans to ask the blocks of: full, unless nothing more can come to fill it.
     pub(crate) fn next_pack(&mut self) -> Option<Vec<ChunkPlan>> {
-        if !self.has_seeds {
+        if self.first == First::Blocks {
             while self.ready_blocks < PACK_BLOCKS
                 && let Some(index) = self.missing.pop_front()
             {

@@ -5,10 +5,10 @@ use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use goldwire_disk::{Format, Image, OpenOptions};
+use goldwire_stdx::Stop;
 use goldwire_store::{
     BLOCK_SIZE, BLOCKS_PER_CHUNK, BuildOptions, CHUNK_SIZE, ChunkId, Progress, TreeCache, TreeFile,
     block_hash,
@@ -36,9 +36,9 @@ pub(crate) struct Seed {
 
 impl Seed {
     /// Opens the image at `path` and gets its tree.
-    pub(crate) fn open(path: &Path, stop: &AtomicBool, progress: &Progress) -> Result<Self> {
+    pub(crate) fn open(path: &Path, stop: &Stop, progress: &Progress) -> Result<Self> {
         let image = goldwire_disk::open(path, &OpenOptions::default())?;
-        let cached = TreeCache::of(&image, &BuildOptions { threads: None, stop, progress })?;
+        let cached = TreeCache::of(&image, &BuildOptions { threads: None, stop: stop.flag(), progress })?;
         Ok(Self { image, tree: cached.tree, name: path.display().to_string(), present: None })
     }
 
@@ -82,13 +82,7 @@ pub(crate) fn owners(seeds: &[Seed], range: Range<u64>, wanted: &[ChunkId]) -> V
 /// Finds seeds in the folder of `target` other than `target` itself: the images whose kept trees share most with
 /// `tree`'s size, or, if no image has a kept tree and `may_hash`, the
 /// youngest one of the same size, which is hashed.
-pub(crate) fn find(
-    target: &Path,
-    size: u64,
-    may_hash: bool,
-    stop: &AtomicBool,
-    progress: &Progress,
-) -> Vec<Seed> {
+pub(crate) fn find(target: &Path, size: u64, may_hash: bool, stop: &Stop, progress: &Progress) -> Vec<Seed> {
     let Some(folder) = target.parent() else { return Vec::new() };
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut candidates: Vec<(SystemTime, PathBuf)> = entries
@@ -150,7 +144,7 @@ pub(crate) fn keep_best(seeds: &mut Vec<Seed>, tree: &TreeFile, named: usize) {
 }
 
 /// Fails for a seed that was named but cannot be used.
-pub(crate) fn open_named(path: &str, stop: &AtomicBool, progress: &Progress) -> Result<Seed> {
+pub(crate) fn open_named(path: &str, stop: &Stop, progress: &Progress) -> Result<Seed> {
     Seed::open(Path::new(path), stop, progress).map_err(|failure| match failure.kind {
         FailureKind::Stopped => failure,
         _ => Failure { kind: FailureKind::Invalid, ..failure }.context(format!("open the seed {path}")),

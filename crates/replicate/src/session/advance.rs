@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(advance.next("h", &events, most, &throttle), Ok(progress(1, 0)));
         let given_up = advance.next("host:/sr/", &events, most, &throttle).unwrap_err();
         assert!(given_up.to_string().contains("host:/sr/ has come no further"), "{given_up}");
-        throttle.set_paused(true);
+        throttle.pause();
         std::thread::scope(|scope| {
             let waiting = goldwire_stdx::spawn_scoped(scope, "waits", || {
                 Advance::new(Instant::now()).next("h", &events, most, &throttle)

@@ -64,17 +64,17 @@ impl Peers {
                 Ok(Signal::Stop) => {
                     stopped_at = Some(Instant::now());
                     self.stopping.request();
-                    self.throttle.set_paused(false);
+                    self.throttle.resume();
                     self.command_all(&Command::Stop);
                     // Whoever has not answered yet has nothing to finish.
                     lock(&self.dialing).drain(..).for_each(|process| process.kill());
                 }
                 Ok(Signal::Pause) => {
-                    self.throttle.set_paused(true);
+                    self.throttle.pause();
                     self.command_all(&Command::Pause);
                 }
                 Ok(Signal::Resume) => {
-                    self.throttle.set_paused(false);
+                    self.throttle.resume();
                     self.command_all(&Command::Resume);
                 }
                 Ok(Signal::Limit(rate)) => {
@@ -149,7 +149,7 @@ mod tests {
         let peers = Peers::new(Arc::default());
         let mut peer = Peer::that_reads();
         peers.add(&peer.connection, &Process::none());
-        peers.throttle.set_paused(true);
+        peers.throttle.pause();
         let (dialing, reached) = (Process::waiting(), Process::waiting());
         peers.dialing.lock().unwrap().push(dialing.clone());
         let other = Peer::that_reads();

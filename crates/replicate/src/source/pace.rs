@@ -11,18 +11,28 @@ pub(super) enum LevelChoice {
     Adaptive(Arc<Pace>),
 }
 
+/// What an answer carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// What a seed left over, or words about content: little, beside much work at both ends.
+    Little,
+    /// Disk content, as much as there is.
+    Bulk,
+}
+
 impl LevelChoice {
-    pub(super) fn for_answer(&self, is_delta: bool) -> i32 {
+    pub(super) fn for_answer(&self, content: Content) -> i32 {
         match self {
             Self::Fixed(level) => *level,
-            // A delta is small against the local work around it, so that a few milliseconds more are no matter.
-            Self::Adaptive(pace) => pace.level().max(if is_delta { DELTA_LEVEL_MIN } else { i32::MIN }),
+            // So that a few milliseconds more are no matter.
+            Self::Adaptive(pace) if content == Content::Little => pace.level().max(LITTLE_LEVEL_MIN),
+            Self::Adaptive(pace) => pace.level(),
         }
     }
 }
 
-/// The least level for what a seed left over.
-const DELTA_LEVEL_MIN: i32 = 5;
+/// The least level for little.
+const LITTLE_LEVEL_MIN: i32 = 5;
 
 /// The speed of the connections that answers leave by, as a compression level: the slower the fastest of them, the
 /// more it pays to compress. A connection's speed is what it carried divided by the time that writes to it took, so an
@@ -154,10 +164,13 @@ mod tests {
     fn a_delta_is_compressed_well_and_a_fixed_level_is_fixed() {
         let pace = Arc::new(Pace::default());
         let adaptive = LevelChoice::Adaptive(Arc::clone(&pace));
-        assert_eq!((adaptive.for_answer(false), adaptive.for_answer(true)), (1, DELTA_LEVEL_MIN));
+        assert_eq!(
+            (adaptive.for_answer(Content::Bulk), adaptive.for_answer(Content::Little)),
+            (1, LITTLE_LEVEL_MIN)
+        );
         pace.level.store(9, Ordering::Relaxed);
-        assert_eq!((adaptive.for_answer(false), adaptive.for_answer(true)), (9, 9));
+        assert_eq!((adaptive.for_answer(Content::Bulk), adaptive.for_answer(Content::Little)), (9, 9));
         let fixed = LevelChoice::Fixed(-4);
-        assert_eq!((fixed.for_answer(false), fixed.for_answer(true)), (-4, -4));
+        assert_eq!((fixed.for_answer(Content::Bulk), fixed.for_answer(Content::Little)), (-4, -4));
     }
 }

@@ -11,7 +11,7 @@ use goldwire_store::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, FANOUT, Rolling, 
 use zstd::bulk::Compressor;
 
 use super::device::DeviceWatch;
-use super::pace::LevelChoice;
+use super::pace::{Content, LevelChoice};
 use super::{Callback, Pace, Server};
 use crate::failure::Result;
 use crate::wire::{ANSWER_RAW_MAX, Failure, FailureKind, REQUEST_ITEMS_MAX, Request, pack_answer};
@@ -93,12 +93,12 @@ impl Answerer {
         let request: Request =
             postcard::from_bytes(request).map_err(|_| invalid("a request does not decode"))?;
         self.raw.clear();
-        let mut is_delta = true;
+        let mut content = Content::Little;
         match request {
             Request::Nodes { level, indices } => self.nodes(usize::from(level), &indices)?,
             Request::BlockHashes { chunks } => self.block_hashes(&chunks)?,
-            Request::Blocks { wants, is_delta: delta } => {
-                is_delta = delta;
+            Request::Blocks { wants, is_delta } => {
+                content = if is_delta { Content::Little } else { Content::Bulk };
                 self.blocks(&wants)?;
             }
             Request::Unchanged => self.unchanged()?,
@@ -107,7 +107,7 @@ impl Answerer {
                 return Ok(pack_answer(self.raw.bytes(), None));
             }
         }
-        let level = self.served.level.for_answer(is_delta);
+        let level = self.served.level.for_answer(content);
         if level == 0 || !worth_compressing(self.raw.bytes()) {
             return Ok(pack_answer(self.raw.bytes(), None));
         }
