@@ -82,6 +82,7 @@ fn describe(image: &Candidate, show_time: fn(i64) -> String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use goldwire_stdx::Uuid;
     use proptest::prelude::*;
 
     use super::*;

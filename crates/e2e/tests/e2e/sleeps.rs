@@ -45,7 +45,7 @@ const SLEEPS: [(&str, usize, &str); 23] = [
     ("netboot/src/tftp/tests/flood.rs", 1, "a sender that is no faster than a real one"),
     // Time is what is tested, by the machine's clock.
     ("netboot/src/balance/tests/balancers.rs", 2, "how long haproxy and nginx avoid a member"),
-    ("replicate/src/connection.rs", 1, "a peer that is silent for less than it may be"),
+    ("replicate/src/connection/tests.rs", 1, "a peer that is silent for less than it may be"),
     ("replicate/src/session/advance.rs", 1, "a pause that is longer than a step may take"),
     ("replicate/src/source/pace.rs", 1, "the pace looks at the rate once in a while"),
     ("stdx/src/stop.rs", 1, "somebody asks while others sleep; asked too early it holds as well"),

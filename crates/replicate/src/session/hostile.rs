@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{bounded, unbounded};
 
 use super::*;
 use crate::install::{Agents, Program};
+use crate::job::Route;
 use crate::testing::{Script, memory_of};
-use crate::wire::{Counters, Phase, WireFormat};
+use crate::wire::{Counters, Hello, Phase, WireFormat};
 
 /// What one hostile peer may cost.
 const COST_MAX: u64 = 100 << 20;

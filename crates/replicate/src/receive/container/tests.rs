@@ -1,0 +1,173 @@
+//! A container file keeps the promise of a destination, in every format and over several runs.
+
+use goldwire_store::Progress;
+
+use super::*;
+use crate::receive::resolve::resolve;
+use crate::testing::{Disk, content};
+
+fn job(disk: &Disk, folder: &Path, format: WireFormat) -> TargetJob {
+    TargetJob {
+        path: folder.join("a").to_str().unwrap().to_owned(),
+        name: String::new(),
+        is_name_given: false,
+        version: disk.version.encode(None).unwrap(),
+        required: None,
+        format: Some(format),
+        source_format: format,
+        seeds: Vec::new(),
+        find_seeds: false,
+        replace: false,
+        dry_run: false,
+        mode: None,
+        source_mode: 0o600,
+        owner: None,
+        wait_seconds: 0,
+        window_bytes: 0,
+        threads: None,
+    }
+}
+
+fn claimed(disk: &Disk, job: &TargetJob) -> ContainerFile {
+    let target = resolve(job, &disk.version.root).unwrap();
+    let shape = TreeGeometry::new(disk.version.size).unwrap();
+    let mut container = ContainerFile::claim(target, shape, &disk.version, job).unwrap();
+    container.begin().unwrap();
+    container
+}
+
+/// The promise of a [`Destination`]: what is written at a place is there, what is written over it too, the journal
+/// names it in the next run, and reading back finds each chunk that is not what it should be.
+#[test]
+fn chunks_are_where_they_were_put_in_every_container_and_every_run() {
+    // The last chunk is cut short.
+    let disk = Disk::new(content(21, 300, 1024));
+    let tree = disk.tree();
+    let chunk = |index: u64| {
+        let mut bytes = vec![0; CHUNK_SIZE];
+        let start = index as usize * CHUNK_SIZE;
+        let end = (start + CHUNK_SIZE).min(disk.content.len());
+        bytes[..end - start].copy_from_slice(&disk.content[start..end]);
+        bytes
+    };
+    let used: Vec<u64> = (0..300).filter(|index| !tree.id(0, *index).unwrap().is_zero()).collect();
+    for format in [WireFormat::Raw, WireFormat::VhdDynamic, WireFormat::VhdFixed, WireFormat::Qcow2] {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(&disk, folder.path(), format);
+        let first = claimed(&disk, &job);
+        assert!(first.write(0, &chunk(0)).is_err(), "before the layout");
+        let done = Bitmap::new(300);
+        let laid_out = first.lay_out(&tree, &done).unwrap();
+        assert_eq!(laid_out, LaidOut::default());
+        let layout = first.allocated_bytes();
+        let (half, rest) = used.split_at(used.len() / 2);
+        for index in half {
+            first.write(*index, &chunk(*index)).unwrap();
+        }
+        let runs: Vec<_> = half.iter().map(|index| (*index, 1)).collect();
+        first.journal(&runs).unwrap();
+        assert!(first.allocated_bytes() >= layout);
+        drop(first);
+
+        let second = claimed(&disk, &job);
+        let done = Bitmap::new(300);
+        let laid_out = second.lay_out(&tree, &done).unwrap();
+        assert_eq!(laid_out.resumed, half.len() as u64, "{format:?}");
+        assert!(laid_out.is_continued && laid_out.notice.is_none());
+        assert!(half.iter().all(|index| done.get(*index)) && !rest.iter().any(|index| done.get(*index)));
+        let mut found = vec![7; CHUNK_SIZE];
+        for index in half {
+            second.read(*index, &mut found).unwrap();
+            assert!(found == chunk(*index), "{format:?} {index}");
+        }
+        for index in rest {
+            second.write(*index, &chunk(*index)).unwrap();
+        }
+        let (stop, progress) = (false.into(), Progress::default());
+        let options = BuildOptions { threads: None, stop: &stop, progress: &progress };
+        let wrong = |container: &ContainerFile| {
+            let read = container.read_back(&options).unwrap();
+            let mut wrong = Vec::new();
+            goldwire_store::for_each_difference(&tree, &read.tree, |index| wrong.push(index)).unwrap();
+            assert_eq!(wrong.is_empty(), read.root == disk.version.root);
+            wrong
+        };
+        assert_eq!(wrong(&second), [0; 0], "{format:?}");
+        let bad = [used[1], *used.last().unwrap()];
+        for index in bad {
+            second.overwrite(index, &[0; CHUNK_SIZE]).unwrap();
+        }
+        assert_eq!(wrong(&second), bad, "{format:?}");
+        for index in bad {
+            second.overwrite(index, &chunk(index)).unwrap();
+        }
+        assert_eq!(wrong(&second), [0; 0], "{format:?}");
+        second.publish().unwrap();
+        assert!(!folder.path().join(".goldwire/work").exists());
+        assert!(folder.path().join("a").is_file());
+    }
+}
+
+#[test]
+fn what_cannot_be_continued_begins_anew_with_a_word_and_another_version_becomes_a_seed() {
+    let disk = Disk::new(content(22, 40, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(&disk, folder.path(), WireFormat::VhdDynamic);
+    let first = claimed(&disk, &job);
+    let (tree, is_whole) = first.tree().unwrap();
+    assert!(!is_whole && first.previous().is_none());
+    let whole = disk.tree();
+    for level in 0..whole.shape().levels() {
+        let ids = whole.ids(level, 0..whole.shape().count(level)).unwrap();
+        tree.set_ids(level, 0, &ids).unwrap();
+    }
+    tree.sync().unwrap();
+    first.lay_out(&tree, &Bitmap::new(40)).unwrap();
+    first.journal(&[(3, 2)]).unwrap();
+    let work = folder.path().join(".goldwire/work/a");
+    drop(first);
+
+    let second = claimed(&disk, &job);
+    assert!(second.tree().unwrap().1, "the tree is whole");
+    std::fs::write(work.join("disk"), "damaged").unwrap();
+    let done = Bitmap::new(40);
+    let laid_out = second.lay_out(&tree, &done).unwrap();
+    assert!(laid_out.notice.unwrap().contains("begins anew"));
+    assert_eq!((laid_out.resumed, done.get(3)), (0, false), "nothing of it counts");
+    second.journal(&[(5, 1)]).unwrap();
+    drop(second);
+
+    let other = Disk::new(content(23, 40, 0));
+    let third = claimed(&other, &TargetJob { version: other.version.encode(None).unwrap(), ..job });
+    let previous = third.previous().unwrap();
+    assert_eq!(previous.chunk_id(5), Some(disk.tree().id(0, 5).unwrap()));
+    assert!(previous.chunk_id(6).is_none(), "only what is durable");
+    third.release();
+}
+
+#[test]
+fn a_version_that_does_not_fit_is_refused_before_the_first_byte() {
+    let disk = Disk::new(content(24, 4, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(&disk, folder.path(), WireFormat::Raw);
+    let target = resolve(&job, &disk.version.root).unwrap();
+    let free = free_bytes(&target.path).unwrap();
+    let version = |chunks_used: u64| Version { chunks_used, size: 1 << 45, ..disk.version.clone() };
+    let too_many = free / CHUNK_SIZE as u64 + 1;
+    let refused = check_space(&target, &version(too_many), 0, Holes::Kept).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Space);
+    // What is there already does not count again.
+    check_space(&target, &version(too_many), too_many * 2 * CHUNK_SIZE as u64, Holes::Kept).unwrap();
+    check_space(&target, &version(1), 0, Holes::Kept).unwrap();
+    // Where holes are filled a raw file takes its whole length, and a container that has none does not.
+    let refused = check_space(&target, &version(1), 0, Holes::Filled).unwrap_err();
+    assert!(refused.to_string().contains("keeps no holes"), "{refused}");
+    let qcow2 = TargetFile { format: WireFormat::Qcow2, ..target.clone() };
+    check_space(&qcow2, &version(1), 0, Holes::Filled).unwrap();
+    // 64 KiB a chunk, its share of the tree, and the tables of a container with any.
+    let needed = |format, chunks| bytes_needed(&version(chunks), format, Holes::Kept);
+    assert!((1000 << 16..1010 << 16).contains(&needed(WireFormat::Raw, 1000)));
+    let tables = needed(WireFormat::Qcow2, 1000) - needed(WireFormat::Raw, 1000);
+    assert_eq!(tables, 1000 * 4096 + (1 << 20));
+    assert_eq!(needed(WireFormat::Raw, u64::MAX), u64::MAX);
+}
