@@ -135,6 +135,11 @@ impl Agent {
         let mut code = 0;
         loop {
             match frames.recv_timeout(LOOK_EVERY) {
+                // Whoever talks on and reads nothing is lost, too.
+                Ok(Ok(Some(_))) if self.connection.is_lost() => {
+                    code = EXIT_LOST;
+                    break;
+                }
                 Ok(Ok(Some(frame))) => {
                     if let Err(failure) = self.take(frame) {
                         self.event(&Event::Failed(failure));

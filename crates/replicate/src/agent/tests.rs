@@ -191,6 +191,28 @@ fn a_peer_that_commands_without_end_starts_no_thread_without_end() {
     drop(control);
 }
 
+/// A control side that reads nothing is lost once it has left enough unread, and the agent ends.
+#[test]
+fn a_peer_that_commands_without_end_and_reads_nothing_is_lost() {
+    let disk = Disk::new(content(9, 3, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let receive = Command::Receive(Box::new(target_job(&disk, &folder.path().join("a.raw"))));
+    let path = "x".repeat(60_000);
+    let list = Command::List { path, pattern: None, format: None };
+    let open = Command::OpenSource(SourceJob { path: "y".repeat(60_000), ..source_job(&disk) });
+    for command in [receive, list, open] {
+        let mut control = Control::of(Vec::new());
+        let before = memory_of();
+        let mut most = 0;
+        let frame = Frame::of(Kind::Command, 0, 0, &command);
+        while control.say(&frame).is_ok() && !control.agent.is_finished() {
+            most = most.max(memory_of());
+        }
+        assert!(most.saturating_sub(before) < COST_MAX, "{} MiB", (most - before) >> 20);
+        assert_eq!(control.code(), EXIT_LOST);
+    }
+}
+
 #[test]
 fn a_request_before_an_image_is_open_ends_the_connection() {
     let mut control = Control::of(Vec::new());

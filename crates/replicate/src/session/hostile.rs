@@ -274,35 +274,54 @@ fn a_source_that_offers_another_file_is_refused() {
     }
 }
 
-#[test]
-fn a_flood_of_words_costs_little_and_ends_with_the_sync() {
+/// What a peer may repeat without end that nobody waits for.
+fn floods(stream: u16) -> Vec<Frame> {
+    use crate::wire::Request;
     let words = "x".repeat(60_000);
-    for said in [
-        event(0, &Event::Notice(words.clone())),
-        event(1, &Event::Notice(words.clone())),
-        event(1, &Event::Phase(Phase::Comparing)),
-        event(0, &Event::Hashing { done: 1, total: 2 }),
-        event(9, &Event::Notice(words.clone())),
-        event(1, &done(9)),
-        Frame::of(Kind::Command, 0, 0, &Command::Stop),
-    ] {
-        let source = Script::new(&[images(IMAGE), dialed(1), ready()], &said, None);
-        let (report, cost) = run(NEVER_ENDS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+    vec![
+        event(stream, &Event::Notice(words)),
+        event(stream, &Event::Phase(Phase::Comparing)),
+        event(stream, &Event::Hashing { done: 1, total: 2 }),
+        Frame::of(Kind::Command, stream, 0, &Command::Stop),
+        Frame { kind: Kind::Ping, stream, id: 0, payload: Arc::new(vec![0; 60_000].into()) },
+        // Of a source; a target that asks for everything is ended.
+        Frame::of(Kind::Request, stream, 1, &Request::Probe { bytes: 2 << 20 }),
+    ]
+}
+
+#[test]
+fn a_source_that_floods_costs_little_and_ends_with_the_sync_on_both_routes() {
+    let answer = Frame { kind: Kind::Answer, stream: 0, id: 0, payload: Arc::new(vec![0; 1 << 20].into()) };
+    let said = [floods(0), floods(1), floods(9), vec![event(1, &done(9)), answer]].concat();
+    for (number, said) in said.iter().enumerate() {
+        let source = Script::new(&[images(IMAGE), dialed(1), ready()], said, None);
+        let (from, to, route) = match number % 2 {
+            0 => (IMAGE.to_owned(), "host:/sr/", Route::Direct),
+            _ => (format!("evilsource:{IMAGE}"), "eviltarget:/sr/", Route::Relay),
+        };
+        let (report, cost) = run(NEVER_ENDS, &from, &[to], route, &source, &quiet(&[]));
         let is_ended = report.map_or(true, |report| report.targets[0].is_err());
-        assert!(is_ended, "{:?} on stream {}", said.kind, said.stream);
-        assert!(cost < COST_MAX, "{} MiB for {:?} on stream {}", cost >> 20, said.kind, said.stream);
+        assert!(is_ended, "{:?} on stream {} by {route:?}", said.kind, said.stream);
+        assert!(
+            cost < COST_MAX,
+            "{} MiB for {:?} on stream {} by {route:?}",
+            cost >> 20,
+            said.kind,
+            said.stream
+        );
     }
 }
 
 #[test]
 fn a_relayed_target_that_floods_costs_little() {
     let source = quiet(&[images(IMAGE), ready()]);
-    for said in [event(0, &Event::Notice("x".repeat(60_000))), event(0, &Event::Phase(Phase::Comparing))] {
-        let target = Script::new(&[], &said, None);
+    let floods = floods(0);
+    for said in floods.iter().filter(|said| said.kind != Kind::Request) {
+        let target = Script::new(&[], said, None);
         let from = format!("evilsource:{IMAGE}");
         let (report, cost) = run(NEVER_ENDS, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);
         assert!(report.unwrap().targets[0].is_err());
-        assert!(cost < COST_MAX, "{} MiB", cost >> 20);
+        assert!(cost < COST_MAX, "{} MiB for {:?}", cost >> 20, said.kind);
     }
 }
 
@@ -325,13 +344,23 @@ fn a_relayed_target_that_asks_for_everything_and_reads_nothing_is_ended() {
     }
 }
 
+/// Answers that nobody asked for end whoever gives them, the source or a target. A source that is lost is told to relayed
+/// targets when they ask, and that flood is among the ones above.
 #[test]
-fn a_source_that_answers_what_nobody_asked_is_lost() {
+fn who_answers_what_nobody_asked_is_lost() {
     let answer = Frame { kind: Kind::Answer, stream: 0, id: 0, payload: Arc::new(vec![0; 1 << 20].into()) };
-    let source = Script::new(&[images(IMAGE), dialed(1), ready()], &answer, None);
-    let (report, cost) = run(ENDS, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
-    let failure = report.map_or_else(|failure| failure, |mut report| report.targets.remove(0).unwrap_err());
-    assert_eq!(failure.kind, FailureKind::Disconnected, "{failure}");
-    assert!(failure.to_string().contains("nobody asked for"), "{failure}");
-    assert!(cost < COST_MAX);
+    let evil = Script::new(&[images(IMAGE), dialed(1), ready()], &answer, None);
+    let (source, target) = (quiet(&[images(IMAGE), ready()]), Script::new(&[], &answer, None));
+    let (nobody, from) = (quiet(&[]), format!("evilsource:{IMAGE}"));
+    for (from, to, route, source, target) in [
+        (IMAGE, "host:/sr/", Route::Direct, &evil, &nobody),
+        (from.as_str(), "eviltarget:/sr/", Route::Relay, &source, &target),
+    ] {
+        let (report, cost) = run(ENDS, from, &[to], route, source, target);
+        let failure =
+            report.map_or_else(|failure| failure, |mut report| report.targets.remove(0).unwrap_err());
+        assert_eq!(failure.kind, FailureKind::Disconnected, "{failure}");
+        assert!(failure.to_string().contains("nobody asked for"), "{failure}");
+        assert!(cost < COST_MAX);
+    }
 }
