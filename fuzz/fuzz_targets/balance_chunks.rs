@@ -1,7 +1,7 @@
 //! A member's chunked body as the balancing front takes it apart: however it arrives, the same content comes out.
 #![no_main]
 
-use goldwire_netboot::balance::http::chunks::Chunks;
+use goldwire_netboot::fuzzing::balance::Chunks;
 use libfuzzer_sys::fuzz_target;
 
 /// Content, bytes taken and whether the end came; a body that is refused gives what came before.

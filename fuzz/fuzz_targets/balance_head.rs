@@ -4,8 +4,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use goldwire_netboot::HTTP_HEAD_MAX as HEAD_MAX;
-use goldwire_netboot::balance::http::head::{RequestHead, ResponseHead};
+use goldwire_netboot::fuzzing::HEAD_MAX;
+use goldwire_netboot::fuzzing::balance::{RequestHead, ResponseHead};
 use libfuzzer_sys::fuzz_target;
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use goldwire_netboot::balance::tftp::session::{Action, Session};
+use goldwire_netboot::fuzzing::balance::{Action, Session};
 use libfuzzer_sys::fuzz_target;
 
 /// No session lives without a datagram for so long.

@@ -5,11 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 
 use goldwire_netboot::content::UrlBuilder;
-use goldwire_netboot::dhcp::client::classify;
-use goldwire_netboot::dhcp::destination::Destination;
-use goldwire_netboot::dhcp::dialect::{BootReply, Role, add_boot};
-use goldwire_netboot::dhcp::proxy::ProxyResponder;
-use goldwire_netboot::dhcp::wire::{Message, MessageType, SIZE_MAX, code};
+use goldwire_netboot::dhcp::{
+    BootReply, Message, MessageType, ProxyResponder, Role, add_boot, classify, code,
+};
+use goldwire_netboot::fuzzing::dhcp::{Destination, SIZE_MAX};
 use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
 use libfuzzer_sys::fuzz_target;
 

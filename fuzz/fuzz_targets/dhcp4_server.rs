@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goldwire_netboot::content::UrlBuilder;
-use goldwire_netboot::dhcp::lease::{MemberId, Range, Record, Reservation, Table, Time};
-use goldwire_netboot::dhcp::server::{Arrival, Network, Outputs, Reply, Server, Settings, Subnet};
-use goldwire_netboot::dhcp::wire::{Message, MessageType};
+use goldwire_netboot::dhcp::{
+    Message, MessageType, Network, Range, Reservation, Server, Settings, Subnet, Time,
+};
+use goldwire_netboot::fuzzing::dhcp::{Arrival, MemberId, Outputs, Record, Reply, Table};
 use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NoopObserver};
 use libfuzzer_sys::fuzz_target;
 

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use goldwire_netboot::content::UrlBuilder;
-use goldwire_netboot::dhcp6::responder::{Responder, classify, server_id};
-use goldwire_netboot::dhcp6::wire::{Packet, RELAYS_MAX, code};
+use goldwire_netboot::fuzzing::dhcp6::{Packet, RELAYS_MAX, Responder, classify, code, server_id};
 use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
 use libfuzzer_sys::fuzz_target;
 

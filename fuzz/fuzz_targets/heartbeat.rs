@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use goldwire_netboot::member::heartbeat::{
-    Announcement, Beat, Condition, DATAGRAM_MAX, Group, Key, Machine, Peer,
-};
+use goldwire_netboot::fuzzing::heartbeat::{Beat, DATAGRAM_MAX, Machine};
+use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
 use libfuzzer_sys::fuzz_target;
 
 const SECRET: [u8; 32] = [7; 32];

@@ -2,12 +2,11 @@
 //! a path that a folder could misread.
 #![no_main]
 
-use goldwire_netboot::http::range::{self, Wanted};
-use goldwire_netboot::http::request;
+use goldwire_netboot::fuzzing::http::{Wanted, parse_range, parse_request};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(Some((request, length))) = request::parse(data) {
+    if let Ok(Some((request, length))) = parse_request(data) {
         assert!(length <= data.len());
         assert!(
             !request.path.contains('\0') && !request.path.starts_with('/') && !request.path.contains("//")
@@ -16,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
             check_range(value, 1_000_000);
         }
         // Every shorter beginning is either not whole or as bad as the whole would be.
-        assert!(!matches!(request::parse(&data[..length - 1]), Ok(Some((_, longer))) if longer >= length));
+        assert!(!matches!(parse_request(&data[..length - 1]), Ok(Some((_, longer))) if longer >= length));
     }
     if let Some((first, rest)) = data.split_first_chunk::<8>()
         && let Ok(value) = std::str::from_utf8(rest)
@@ -26,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check_range(value: &str, length: u64) {
-    if let Wanted::Parts(parts) = range::parse(value, length) {
+    if let Wanted::Parts(parts) = parse_range(value, length) {
         let mut sum = 0_u64;
         for part in parts {
             assert!(part.length > 0 && part.offset.checked_add(part.length).is_some_and(|end| end <= length));

@@ -3,7 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use goldwire_netboot::dhcp::lease::{MemberId, Plan, Range, Record, Table, Terms, scan};
+use goldwire_netboot::dhcp::{Plan, Range};
+use goldwire_netboot::fuzzing::dhcp::{MemberId, Record, Table, Terms, scan};
 use libfuzzer_sys::fuzz_target;
 
 const HEADER: usize = 64;

@@ -1,7 +1,7 @@
 //! What a balancer sends before the first request, or somebody who is taken for one.
 #![no_main]
 
-use goldwire_netboot::proxy_header::{HEADER_MAX, Origin, decode, encode};
+use goldwire_netboot::fuzzing::proxy_header::{HEADER_MAX, Origin, decode, encode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

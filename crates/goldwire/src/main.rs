@@ -2,6 +2,7 @@
 
 mod agents;
 mod args;
+mod authority;
 mod commands;
 mod exit;
 mod privileges;

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use goldwire_netboot::Mac;
-use goldwire_netboot::dhcp::wire::{Message, MessageType, SIZE_MAX, code};
+use goldwire_netboot::dhcp::{Message, MessageType, code};
+use goldwire_netboot::fuzzing::dhcp::SIZE_MAX;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::mpsc;

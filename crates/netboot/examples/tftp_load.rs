@@ -11,8 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use goldwire_netboot::tftp::receive::{Receiver, Step};
-use goldwire_netboot::tftp::wire::{OptionName, Options, Packet};
+use goldwire_netboot::fuzzing::tftp::{OptionName, Options, Packet, Receiver, Step};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 

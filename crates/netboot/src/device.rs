@@ -12,7 +12,7 @@ pub struct Mac(pub [u8; 6]);
 
 impl Mac {
     /// With hyphens, as it stands in paths: iPXE's `${mac:hexhyp}`.
-    pub fn hyphenated(self) -> String {
+    pub(crate) fn hyphenated(self) -> String {
         self.to_string().replace(':', "-")
     }
 }
@@ -69,8 +69,6 @@ impl Architecture {
     pub const EFI_X64: Self = Self(7);
     /// ARM 64-bit UEFI.
     pub const EFI_ARM64: Self = Self(11);
-    /// x64 UEFI HTTP Boot.
-    pub const HTTP_X64: Self = Self(16);
 
     /// Numbers and the names by which rules speak of them.
     const NAMES: [(u16, &'static str); 27] = [
@@ -129,11 +127,6 @@ impl Architecture {
             return Some(Self(Self::RASPBERRY));
         }
         Self::NAMES.iter().find(|(_, known)| *known == name).map(|(number, _)| Self(*number))
-    }
-
-    /// Whether it asks for a URL itself (UEFI HTTP Boot).
-    pub fn is_http(self) -> bool {
-        self.name().is_some_and(|name| name.starts_with("http-"))
     }
 
     /// Its name without what it boots by: `x64` for both `efi-x64` and `http-x64`.
@@ -262,8 +255,7 @@ mod tests {
             assert_eq!(Architecture::from_name(name).unwrap().name(), Some(name));
         }
         assert_eq!(Architecture(9).name(), Architecture::EFI_X64.name());
-        assert!(Architecture::HTTP_X64.is_http() && !Architecture::EFI_X64.is_http());
-        assert_eq!(Architecture::HTTP_X64.processor(), Architecture::EFI_X64.processor());
+        assert_eq!(Architecture(16).processor(), Architecture::EFI_X64.processor());
         assert_eq!(Architecture(9999).name(), None);
     }
 }

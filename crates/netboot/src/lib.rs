@@ -4,15 +4,18 @@
 //! [`Device`] boots and from which [`Member`]s of a boot group, in which order. Each firmware family has one encoder
 //! for the answer. This room knows protocols; it does not know databases, images or chunks, and not where the policy
 //! comes from.
+//!
+//! What others may use is what this file and the public modules' `mod.rs` name, and nothing else.
+#![deny(unnameable_types)]
 
-pub mod balance;
-pub mod certificate;
+mod balance;
 pub mod content;
 mod device;
 pub mod dhcp;
 pub mod dhcp6;
 pub mod doctor;
 mod event;
+pub mod fuzzing;
 pub mod http;
 mod http1;
 pub mod media;
@@ -20,15 +23,15 @@ pub mod member;
 mod neighbours;
 mod network;
 mod policy;
-pub mod proxy_header;
+mod proxy_header;
 mod room;
 pub mod script;
 pub mod tftp;
 
+pub use balance::{Balance, BalanceError, BalanceSettings, RunningBalance, TftpClients};
 pub use device::{Architecture, Device, Firmware, Mac};
 pub use event::{Event, EventKind, NoopObserver, Observer, Protocol, Stage};
-pub use http1::HEAD_MAX as HTTP_HEAD_MAX;
-pub use member::{LiveMembers, Member, MemberState};
+pub use member::one::{LiveMembers, Member, MemberState};
 pub use neighbours::Neighbours;
 pub use network::Network;
 pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, ProtectedFiles, Script, Template, What};

@@ -5,9 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use goldwire_netboot::content::UrlBuilder;
-use goldwire_netboot::dhcp::client::classify;
-use goldwire_netboot::dhcp::dialect::{BootReply, Role, add_boot};
-use goldwire_netboot::dhcp::wire::{Message, MessageType, code};
+use goldwire_netboot::dhcp::{BootReply, Message, MessageType, Role, add_boot, classify, code};
 use goldwire_netboot::{Action, Architecture, BootPolicy, Device, Firmware, Mac, What};
 use goldwire_stdx::Uuid;
 use serde::Serialize;

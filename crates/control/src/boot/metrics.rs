@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
-use goldwire_netboot::dhcp::driver::Counters;
+use goldwire_netboot::dhcp::Counters;
 use goldwire_netboot::{Event, EventKind, MemberState};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};

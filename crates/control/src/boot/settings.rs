@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goldwire_netboot::dhcp::lease::{self, Plan, Range};
+use goldwire_netboot::dhcp::{self, Plan, Range};
 use goldwire_netboot::media::MediaSettings;
 use goldwire_netboot::member::MemberConfig;
 use goldwire_netboot::{Mac, Member, Network};
@@ -237,9 +237,9 @@ impl Subnet {
         let mut reservations = Vec::new();
         for reservation in &self.reservations {
             let keys = [
-                reservation.mac.map(lease::Reservation::Mac),
-                reservation.uuid.map(lease::Reservation::Uuid),
-                reservation.client_id.clone().map(lease::Reservation::ClientId),
+                reservation.mac.map(dhcp::Reservation::Mac),
+                reservation.uuid.map(dhcp::Reservation::Uuid),
+                reservation.client_id.clone().map(dhcp::Reservation::ClientId),
             ];
             reservations.extend(keys.into_iter().flatten().map(|key| (key, reservation.address)));
         }

@@ -77,6 +77,12 @@ const NOT_IN_THE_AGENT: [&str; 24] = [
     "indicatif",
 ];
 
+/// Names that the room of network boot shows to the rooms above.
+const NETBOOT_NAMES_MAX: usize = 145;
+
+/// Names of its parsers and machines that only fuzz targets and load generators use.
+const NETBOOT_FUZZED_NAMES_MAX: usize = 80;
+
 /// Lines in a file, from which on nobody reads it to the end.
 const LINES_MAX: usize = 900;
 
@@ -180,6 +186,71 @@ fn sources_are_short_finished_and_skip_nothing_in_silence() {
         let may_skip = name == "crates/stdx/src/testing.rs";
         assert!(may_skip || !text.contains(&skipped), "{name} skips by itself");
     }
+}
+
+/// A reader of a facade learns what a room is for, unless the room shows all that it has. The compiler refuses a type
+/// that is reachable without a name, so the names are all that there is.
+#[test]
+fn the_facade_of_netboot_is_small() {
+    let root = workspace().join("crates/netboot/src");
+    let facade = fs::read_to_string(root.join("lib.rs")).unwrap();
+    assert!(facade.contains("#![deny(unnameable_types)]"), "a type without a name would not be counted");
+    let names = public_names(&facade, &root);
+    for expected in ["BootPolicy", "dhcp::Server", "member::heartbeat::Peer", "fuzzing::tftp::Packet"] {
+        assert!(names.iter().any(|name| name == expected), "{expected} was not found: {names:?}");
+    }
+    let (fuzzed, shown): (Vec<_>, Vec<_>) = names.iter().partition(|name| name.starts_with("fuzzing::"));
+    assert!(shown.len() <= NETBOOT_NAMES_MAX, "{} names: {shown:?}", shown.len());
+    assert!(fuzzed.len() <= NETBOOT_FUZZED_NAMES_MAX, "{} names: {fuzzed:?}", fuzzed.len());
+}
+
+#[test]
+fn public_names_are_those_that_lead_out() {
+    let source = "use a::B;\nmod c;\npub(crate) mod d;\npub use e::{F, g as H};\npub use i::J;\npub struct K(pub u8);\n\
+        impl K {\n    pub fn l() {}\n}\npub mod m {\n    pub use n::{\n        O,\n        P,\n    };\n    const Q: u8 = 0;\n}\n\
+        pub const R: u8 = 0;\npub const fn s() {}\n/// pub enum T\npub trait U<V> {}\n";
+    let names = public_names(source, Path::new("."));
+    assert_eq!(names, ["F", "H", "J", "K", "m::O", "m::P", "R", "s", "U"]);
+}
+
+/// What a module makes public, itself and in its public modules, whose files are in `folder`. Sources are formatted, so
+/// what belongs to a module stands at its margin.
+fn public_names(source: &str, folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
+        let Some(item) = line.strip_prefix("pub ") else { continue };
+        if let Some(first) = item.strip_prefix("use ") {
+            let mut text = first.to_owned();
+            while !text.contains(';') {
+                text.extend(lines.next());
+            }
+            let text = text.split(';').next().unwrap();
+            assert!(!text.contains('*'), "{text}: whoever reads this does not learn the names");
+            let listed = text.rsplit_once('{').map_or(text, |(_, listed)| listed.trim_end_matches('}'));
+            let last = |name: &str| name.rsplit([' ', ':']).next().unwrap().to_owned();
+            names.extend(listed.split(',').map(str::trim).filter(|name| !name.is_empty()).map(last));
+            continue;
+        }
+        let mut words = item.split([' ', ';', '(', '<', ':', '{', '!']);
+        let kinds = ["struct", "enum", "union", "trait", "fn", "const", "static", "type", "mod", "async"];
+        let kind = words.next().filter(|word| kinds.contains(word)).unwrap_or_else(|| panic!("{line}"));
+        let name = words.find(|word| !matches!(*word, "fn" | "unsafe" | "mut" | "")).unwrap().to_owned();
+        if kind == "mod" {
+            let inner: String = if item.ends_with(';') {
+                let files = [folder.join(format!("{name}.rs")), folder.join(&name).join("mod.rs")];
+                files.iter().find_map(|file| fs::read_to_string(file).ok()).unwrap()
+            } else {
+                let body = lines.by_ref().take_while(|line| *line != "}");
+                body.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+            };
+            let below = public_names(&inner, &folder.join(&name));
+            names.extend(below.into_iter().map(|below| format!("{name}::{below}")));
+        } else {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// Paths of one machine: a home, a workplace, a job's folder.

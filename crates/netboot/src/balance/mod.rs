@@ -8,10 +8,10 @@
 //!
 //! Firmware gives up after 5 s without a byte (UEFI), scripts here after 2 s; the times below are made for that.
 
-pub mod http;
+pub(crate) mod http;
 #[cfg(test)]
 mod tests;
-pub mod tftp;
+pub(crate) mod tftp;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

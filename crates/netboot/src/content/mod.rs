@@ -21,9 +21,10 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 pub use library::{Library, LibraryError, LibrarySettings};
 pub use medium::{DISK_PATH, ISO_PATH};
-pub use path::mac_in;
+pub(crate) use path::mac_in;
 pub use token::TokenKey;
-pub use url_builder::{Digest, UrlBuilder, percent_encode, without_tokens};
+pub(crate) use url_builder::percent_encode;
+pub use url_builder::{Digest, UrlBuilder, without_tokens};
 
 use crate::device::Mac;
 use crate::event::Protocol;
@@ -80,7 +81,7 @@ pub enum Body {
 
 impl Content {
     /// Fills the buffer from an offset on, if memory has all of it; where it does not, the buffer holds nothing of use.
-    pub fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> bool {
+    pub(crate) fn read_at_once(&self, buffer: &mut [u8], offset: u64) -> bool {
         let length = buffer.len();
         let count = match &self.body {
             Body::Memory(_) => self.read_at(buffer, offset).ok(),

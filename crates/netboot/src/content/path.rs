@@ -85,7 +85,7 @@ fn name(parts: &[&str]) -> Option<Named> {
 
 /// The device that a path names: whose script it is, or for whom its token was made. Anybody can ask for any path, so
 /// this says what happened and decides nothing.
-pub fn mac_in(path: &str) -> Option<Mac> {
+pub(crate) fn mac_in(path: &str) -> Option<Mac> {
     let asked = parse(path)?;
     match &asked.what {
         Named::Script(device) if device.mac.is_some() => device.mac,

@@ -95,8 +95,8 @@ impl UrlBuilder {
     }
 
     /// The same with another clock, for tests.
-    #[must_use]
-    pub fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_clock(mut self, clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
         self
     }
@@ -111,7 +111,7 @@ impl UrlBuilder {
     }
 
     /// The path by which a device that boots this fetches `path`: the same, behind a token where the boot says so.
-    pub fn path_to(&self, path: &str, boot: &Boot, device: &Device) -> String {
+    pub(crate) fn path_to(&self, path: &str, boot: &Boot, device: &Device) -> String {
         let path = path.trim_start_matches('/');
         match &self.key {
             Some(key) if boot.has_token => {
@@ -138,7 +138,7 @@ impl UrlBuilder {
 }
 
 /// Percent-encodes a path for a URL: everything but RFC 3986's unreserved characters and the slash.
-pub fn percent_encode(path: &str) -> String {
+pub(crate) fn percent_encode(path: &str) -> String {
     let mut text = String::with_capacity(path.len());
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/') {

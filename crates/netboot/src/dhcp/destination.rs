@@ -6,9 +6,9 @@ use super::wire::{Message, MessageType};
 use crate::device::Mac;
 
 /// The port on which servers and relays listen.
-pub const SERVER_PORT: u16 = 67;
+pub(crate) const SERVER_PORT: u16 = 67;
 /// The port on which clients listen.
-pub const CLIENT_PORT: u16 = 68;
+pub(crate) const CLIENT_PORT: u16 = 68;
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,15 +1,26 @@
 //! DHCP for IPv4: the wire, the server with its leases, the proxy, and what each firmware family wants to hear.
 
-pub mod client;
-pub mod destination;
-pub mod dialect;
-pub mod driver;
-pub mod lease;
-pub mod proxy;
-pub mod relay;
-pub mod server;
+pub(crate) mod client;
+pub(crate) mod destination;
+pub(crate) mod dialect;
+pub(crate) mod driver;
+pub(crate) mod lease;
+pub(crate) mod proxy;
+mod relay;
+pub(crate) mod server;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-pub mod wire;
+pub(crate) mod wire;
+
+pub use client::classify;
+pub use dialect::{BootReply, Reason, Role, add_boot};
+pub use driver::{
+    BindError, Clock, Counters, DriverSettings, Ports, Running, Service, Sockets, bind, open_leases,
+};
+pub use lease::{Folder, Log, LogError, Opened, Plan, Range, Reservation, Time, Volume};
+pub use proxy::ProxyResponder;
+pub use relay::Relays;
+pub use server::{Network, Server, Settings, Subnet};
+pub use wire::{Message, MessageType, Options, code};

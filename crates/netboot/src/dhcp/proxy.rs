@@ -25,7 +25,7 @@ use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, BootPolicy};
 
 /// The port on which clients ask for their boot file once they have an address (PXE 2.1 §2.2.2).
-pub const BINL_PORT: u16 = 4011;
+pub(crate) const BINL_PORT: u16 = 4011;
 
 /// Answers as a proxyDHCP server. Keeps no state: any member can answer any packet of an exchange.
 pub struct ProxyResponder {

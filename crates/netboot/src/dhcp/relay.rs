@@ -22,7 +22,7 @@ impl Relays {
     ///
     /// # Errors
     /// A message of a relay that is not among them, or that comes from somebody else than who it names.
-    pub fn admit<'a>(
+    pub(crate) fn admit<'a>(
         &self,
         message: &'a Message,
         from: SocketAddrV4,

@@ -30,11 +30,11 @@ const COOKIE: [u8; 4] = [99, 130, 83, 99];
 /// A message of RFC 1542 §2.1 has at least this many bytes; some relays and ROMs drop shorter ones.
 const LENGTH_MIN: usize = 300;
 /// What every client must take (RFC 2132 §9.10): 576 bytes of IP datagram, less the headers of IP and UDP.
-pub const SIZE_MIN: usize = 576 - 28;
+pub(crate) const SIZE_MIN: usize = 576 - 28;
 /// More than fits an Ethernet frame is never sent: ROMs do not reassemble.
 pub const SIZE_MAX: usize = 1500 - 28;
 /// No client sends more than this; what is longer is noise.
-pub const RECEIVE_MAX: usize = 4096;
+pub(crate) const RECEIVE_MAX: usize = 4096;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
 
@@ -120,7 +120,7 @@ impl Options {
     }
 
     /// An option's value, if it has exactly this length.
-    pub fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
         self.get(code)?.try_into().ok()
     }
 
@@ -163,19 +163,19 @@ pub struct Message {
     /// 1 from a client, 2 from a server.
     pub op: u8,
     /// Hardware type: 1 Ethernet, 6 IEEE 802, 32 InfiniBand.
-    pub htype: u8,
+    pub(crate) htype: u8,
     /// Bytes of `chaddr` that count; at most 16.
-    pub hlen: u8,
+    pub(crate) hlen: u8,
     /// Relays passed.
     pub hops: u8,
     /// The client's number for the exchange.
     pub xid: u32,
     /// Seconds since the client began; iPXE counts packets instead.
-    pub secs: u16,
+    pub(crate) secs: u16,
     /// Bit 15: the client cannot take unicast yet.
     pub flags: u16,
     /// The client's own address, if it can answer ARP for it.
-    pub ciaddr: Ipv4Addr,
+    pub(crate) ciaddr: Ipv4Addr,
     /// The address that the client is given.
     pub yiaddr: Ipv4Addr,
     /// The next server: where the boot file is.
@@ -193,7 +193,7 @@ pub struct Message {
 }
 
 /// The broadcast flag.
-pub const BROADCAST: u16 = 0x8000;
+pub(crate) const BROADCAST: u16 = 0x8000;
 
 /// Why bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -281,7 +281,7 @@ impl Message {
     }
 
     /// Whether the client asked for broadcast answers.
-    pub fn wants_broadcast(&self) -> bool {
+    pub(crate) fn wants_broadcast(&self) -> bool {
         self.flags & BROADCAST != 0
     }
 

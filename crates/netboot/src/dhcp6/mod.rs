@@ -18,6 +18,8 @@
 //! commit, authentication, and name servers. A Request to port 547 that names our identifier is answered that there are
 //! no addresses here.
 
-pub mod driver;
-pub mod responder;
-pub mod wire;
+mod driver;
+pub(crate) mod responder;
+pub(crate) mod wire;
+
+pub use driver::{BindError, Bound, Running, Settings};

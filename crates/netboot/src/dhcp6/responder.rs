@@ -15,9 +15,9 @@ use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, Boot, BootPolicy};
 
 /// The port on which servers and relays listen.
-pub const SERVER_PORT: u16 = 547;
+pub(crate) const SERVER_PORT: u16 = 547;
 /// The port on which UEFI PXE asks for its boot file, as over IPv4.
-pub const BINL_PORT: u16 = 4011;
+pub(crate) const BINL_PORT: u16 = 4011;
 
 /// IANA's number for Intel, under which PXE and UEFI HTTP Boot name their class (UEFI 2.10 §24.3.6).
 const ENTERPRISE_INTEL: [u8; 4] = 343_u32.to_be_bytes();

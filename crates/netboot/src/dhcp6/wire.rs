@@ -14,7 +14,7 @@
 use std::net::Ipv6Addr;
 
 /// More than any client sends; relays add little.
-pub const RECEIVE_MAX: usize = 4096;
+pub(crate) const RECEIVE_MAX: usize = 4096;
 /// Relays in a row (RFC 8415 §7.6, HOP_COUNT_LIMIT).
 pub const RELAYS_MAX: usize = 8;
 
@@ -229,7 +229,7 @@ impl Packet {
 
 /// The counted strings of options 15 and 16 (RFC 8415 §21.15, §21.16): a length of two bytes before each. What is cut
 /// off is left out.
-pub fn strings(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn strings(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first_chunk::<2>()?;
         let (text, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;

@@ -27,8 +27,8 @@ mod conditional;
 mod connection;
 mod date;
 mod disk;
-pub mod range;
-pub mod request;
+pub(crate) mod range;
+pub(crate) mod request;
 mod respond;
 mod sending;
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Request {
     }
 
     /// Whether iPXE asks: it alone waits and asks again after 503 with `Retry-After` (src/net/tcp/httpcore.c).
-    pub fn is_ipxe(&self) -> bool {
+    pub(crate) fn is_ipxe(&self) -> bool {
         self.user_agent.starts_with("iPXE/")
     }
 }

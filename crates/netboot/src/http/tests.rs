@@ -7,8 +7,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::sync::{Mutex, OnceLock};
 
+use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
+
+use super::testing::TestAuthority;
 use super::*;
-use crate::certificate::{Authority, KeyKind};
 use crate::content::{Body, Content, ContentError, Digest, Library, LibrarySettings, Requester, UrlBuilder};
 use crate::device::{Device, Mac};
 use crate::event::{Event, EventKind, Stage};
@@ -245,9 +247,9 @@ fn a_transfer_goes_on_at_another_member() {
 fn https_with_our_own_authority() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let authority = Authority::new(KeyKind::Rsa2048).unwrap();
-    let issued = authority.issue(&["127.0.0.1".into()]).unwrap();
-    fs::write(path("ca.pem"), authority.certificate_pem()).unwrap();
+    let authority = TestAuthority::new(&PKCS_RSA_SHA256);
+    let issued = authority.issue("127.0.0.1");
+    fs::write(path("ca.pem"), &authority.certificate_pem).unwrap();
     fs::write(path("chain.pem"), &issued.chain_pem).unwrap();
     fs::write(path("key.pem"), &issued.key_pem).unwrap();
     let server = start(|settings| {
@@ -280,10 +282,10 @@ fn https_with_our_own_authority() {
 fn a_renewed_certificate_is_shown_to_the_next_client() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let authority = Authority::new(KeyKind::EcdsaP256).unwrap();
-    fs::write(path("ca.pem"), authority.certificate_pem()).unwrap();
+    let authority = TestAuthority::new(&PKCS_ECDSA_P256_SHA256);
+    fs::write(path("ca.pem"), &authority.certificate_pem).unwrap();
     let write = || {
-        let issued = authority.issue(&["127.0.0.1".into()]).unwrap();
+        let issued = authority.issue("127.0.0.1");
         fs::write(path("chain.pem"), &issued.chain_pem).unwrap();
         fs::write(path("key.pem"), &issued.key_pem).unwrap();
         let chain = path("chain.pem").display().to_string();

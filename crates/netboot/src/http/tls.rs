@@ -188,10 +188,10 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::certificate::{Authority, KeyKind};
+    use crate::http::testing::TestAuthority;
 
-    fn write(settings: &TlsSettings, authority: &Authority) {
-        let issued = authority.issue(&["boot.example".into()]).unwrap();
+    fn write(settings: &TlsSettings, authority: &TestAuthority) {
+        let issued = authority.issue("boot.example");
         fs::write(&settings.certificate, &issued.chain_pem).unwrap();
         fs::write(&settings.key, &issued.key_pem).unwrap();
     }
@@ -201,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings =
             TlsSettings { certificate: folder.path().join("c.pem"), key: folder.path().join("k.pem") };
-        let authority = Authority::new(KeyKind::EcdsaP256).unwrap();
+        let authority = TestAuthority::new(&rcgen::PKCS_ECDSA_P256_SHA256);
         assert!(matches!(config(&settings), Err(TlsError::Read { .. })));
         write(&settings, &authority);
         let reloading = Reloading::new(settings.clone()).unwrap();
@@ -215,7 +215,7 @@ mod tests {
         let second = reloading.current(now + LOOK * 2).cert[0].clone();
         assert_ne!(second, first);
 
-        fs::write(&settings.key, authority.issue(&["x".into()]).unwrap().key_pem).unwrap();
+        fs::write(&settings.key, authority.issue("x").key_pem).unwrap();
         assert_eq!(reloading.current(now + LOOK * 3).cert[0], second, "a key of another certificate");
         assert!(matches!(reloading.reload(), Err(TlsError::Use { .. })));
         write(&settings, &authority);

@@ -26,7 +26,7 @@ use programs::Programs;
 /// Where Debian's and Ubuntu's package `ipxe` has the programs.
 pub const PROGRAMS: &str = "/usr/lib/ipxe";
 /// iPXE gives up on a fetch that stands still this long, unless told otherwise.
-pub const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// Where the partition of a disk image begins, in sectors of 512 bytes: 1 MiB, as every partitioning program does.
 const PARTITION_START: u32 = 2048;
 
@@ -212,7 +212,7 @@ pub fn check(settings: &MediaSettings) -> Result<Vec<(String, ScriptDelivery)>, 
 }
 
 /// Makes an ISO image: BIOS and UEFI, from a drive or from a stick.
-pub fn iso(settings: &MediaSettings) -> Result<Medium, MediaError> {
+pub(crate) fn iso(settings: &MediaSettings) -> Result<Medium, MediaError> {
     let parts = Parts::gather(settings)?;
     let efi = parts.file_system()?;
     let content = iso::Content {
@@ -226,7 +226,7 @@ pub fn iso(settings: &MediaSettings) -> Result<Medium, MediaError> {
 }
 
 /// Makes a disk image: a partition table with an EFI system partition, and our loader for BIOS before it.
-pub fn disk(settings: &MediaSettings) -> Result<Medium, MediaError> {
+pub(crate) fn disk(settings: &MediaSettings) -> Result<Medium, MediaError> {
     let parts = Parts::gather(settings)?;
     let mut bytes = vec![0; PARTITION_START as usize * 512];
     let mut code = Vec::new();

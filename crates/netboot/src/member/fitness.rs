@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// A part of the job that can be stuck while the rest goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub(crate) enum Part {
     /// The lease log's disk: without it no address is given away.
     LeaseLog,
     /// The disk of the boot tree.
@@ -19,7 +19,7 @@ pub enum Part {
 
 impl Part {
     /// The name in logs and on `/health`.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::LeaseLog => "the lease log",
             Self::BootTree => "the boot tree",
@@ -45,14 +45,14 @@ struct State {
 
 /// Something is under way, until this is dropped.
 #[derive(Debug)]
-pub struct Working {
+pub(crate) struct Working {
     fitness: Arc<Fitness>,
     number: u64,
 }
 
 impl Fitness {
     /// A part begins something that is done within `patience`, or the part is stuck.
-    pub fn begin(self: &Arc<Self>, part: Part, patience: Duration) -> Working {
+    pub(crate) fn begin(self: &Arc<Self>, part: Part, patience: Duration) -> Working {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let number = state.next;
@@ -62,13 +62,13 @@ impl Fitness {
     }
 
     /// A part fails, for this reason, until it [`works`](Self::works).
-    pub fn fails(&self, part: Part, why: String) {
+    pub(crate) fn fails(&self, part: Part, why: String) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).failing.insert(part, why);
         self.trouble();
     }
 
     /// A part works.
-    pub fn works(&self, part: Part) {
+    pub(crate) fn works(&self, part: Part) {
         let was_failing =
             self.state.lock().unwrap_or_else(PoisonError::into_inner).failing.remove(&part).is_some();
         if was_failing {
@@ -77,7 +77,7 @@ impl Fitness {
     }
 
     /// Whether a part can be relied on now.
-    pub fn is_fit(&self, part: Part) -> bool {
+    pub(crate) fn is_fit(&self, part: Part) -> bool {
         let now = Instant::now();
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.trouble_of(part, now).is_none()

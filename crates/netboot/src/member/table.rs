@@ -56,7 +56,7 @@ impl MemberConfig {
 
 /// A member and what is known of it.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub(crate) struct Known {
     /// The member.
     pub config: MemberConfig,
     /// What it is now.
@@ -190,7 +190,7 @@ impl Table {
 
     /// Takes in a member that proved the key and announced itself, or what it announces anew. False when the table is
     /// full or the name belongs to a configured member.
-    pub fn found(&self, config: MemberConfig) -> bool {
+    pub(crate) fn found(&self, config: MemberConfig) -> bool {
         let config = MemberConfig { is_found: true, ..config };
         if check(std::slice::from_ref(&config), None).is_err() {
             return false;
@@ -213,7 +213,7 @@ impl Table {
     }
 
     /// Forgets a found member.
-    pub fn forget(&self, name: &str) {
+    pub(crate) fn forget(&self, name: &str) {
         let mut guard = self.known.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(at) = find(&guard, name).filter(|at| guard[*at].config.is_found) {
             Arc::make_mut(&mut guard).remove(at);
@@ -221,7 +221,7 @@ impl Table {
     }
 
     /// All members as they are now.
-    pub fn all(&self) -> Arc<Vec<Known>> {
+    pub(crate) fn all(&self) -> Arc<Vec<Known>> {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -247,7 +247,7 @@ impl Table {
     }
 
     /// The live members for a client, the best first: see [`LiveMembers::ordered_for`].
-    pub fn ranked_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<MemberConfig> {
+    pub(crate) fn ranked_for(&self, key: &[u8], subnet: Option<IpAddr>) -> Vec<MemberConfig> {
         let known = self.all();
         let is_fit = self.fitness.trouble().is_none();
         let is_stuck = |known: &Known| !is_fit && self.own() == Some(known.config.member.name.as_str());

@@ -24,7 +24,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Object, ObjectRepr, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, UndefinedBehavior, context};
 
-pub use syntax::{SyntaxError, check};
+pub(crate) use syntax::check;
 
 use crate::content::{ContentError, percent_encode};
 use crate::device::Device;

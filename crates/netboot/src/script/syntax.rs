@@ -9,7 +9,7 @@ const FETCHING: [&str; 6] = ["imgfetch", "chain", "kernel", "initrd", "module", 
 /// What is wrong with a script, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} of the rendered script: {reason}")]
-pub struct SyntaxError {
+pub(crate) struct SyntaxError {
     /// Counted from 1.
     pub line: usize,
     /// As a sentence.
@@ -18,7 +18,7 @@ pub struct SyntaxError {
 
 /// Whether iPXE can take this as a script: it begins with `#!ipxe`, each label occurs once, each `goto` has a target
 /// that exists, and no command is empty.
-pub fn check(script: &str) -> Result<(), SyntaxError> {
+pub(crate) fn check(script: &str) -> Result<(), SyntaxError> {
     let wrong = |line: usize, reason: String| Err(SyntaxError { line: line + 1, reason });
     if script.lines().next().map(str::trim_end) != Some("#!ipxe") {
         return wrong(0, "it has to be #!ipxe".into());

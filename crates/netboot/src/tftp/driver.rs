@@ -106,8 +106,8 @@ impl Bound {
     }
 
     /// Sends in another way than the kernel's best one, to compare them.
-    #[must_use]
-    pub fn with_send_method(mut self, method: SendMethod) -> Self {
+    #[cfg(test)]
+    pub(crate) fn with_send_method(mut self, method: SendMethod) -> Self {
         self.method = method;
         self
     }

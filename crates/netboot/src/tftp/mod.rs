@@ -5,15 +5,16 @@
 //! the sockets.
 
 mod driver;
-pub mod receive;
+pub(crate) mod receive;
 mod send;
-pub mod server;
-pub mod transfer;
-pub mod wire;
+pub(crate) mod server;
+mod transfer;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
 
 pub use driver::{BindError, Bound, Running, bind};
-pub use send::SendMethod;
+#[cfg(test)]
+pub(crate) use send::SendMethod;
 pub use server::{BlockSizeCap, Context, Mode, Settings};

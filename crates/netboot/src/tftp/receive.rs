@@ -11,7 +11,6 @@ pub struct Receiver {
     asked: Options,
     block_size: u16,
     window_size: u16,
-    transfer_size: Option<u64>,
     /// The highest block that came with all before it, without wrap-around.
     received: u64,
     /// Blocks since the last ACK.
@@ -43,7 +42,6 @@ impl Receiver {
             asked,
             block_size: BLOCK_SIZE_DEFAULT,
             window_size: 1,
-            transfer_size: None,
             received: 0,
             unacknowledged: 0,
             is_gap_told: false,
@@ -60,11 +58,6 @@ impl Receiver {
     /// What is to be sent when nothing comes: the request while that is `None`, otherwise an ACK of what is there.
     pub fn reminder(&mut self) -> Option<[u8; 4]> {
         self.is_started.then(|| self.acknowledge())
-    }
-
-    /// What the server said that the file has, in bytes.
-    pub fn transfer_size(&self) -> Option<u64> {
-        self.transfer_size
     }
 
     /// Bytes of a block and blocks of a window, as agreed.
@@ -131,8 +124,7 @@ impl Receiver {
                 _ if !is_sane => return false,
                 OptionName::BlockSize => self.block_size = small,
                 OptionName::WindowSize => self.window_size = small,
-                OptionName::TransferSize => self.transfer_size = Some(value),
-                OptionName::TimeoutS => {}
+                OptionName::TimeoutS | OptionName::TransferSize => {}
             }
         }
         true

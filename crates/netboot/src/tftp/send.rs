@@ -15,7 +15,7 @@ use super::wire::{DATA_HEADER, data_header};
 
 /// How a burst of blocks is handed to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendMethod {
+pub(crate) enum SendMethod {
     /// As one large datagram that the kernel or the card cuts (UDP_SEGMENT, Linux 4.18). By far the cheapest. Where a
     /// route cannot (a block that does not fit the interface's frame, IPsec), [`Self::Batch`] is used instead.
     Segments,

@@ -403,7 +403,7 @@ impl Server {
     }
 
     /// The next transfer that is over.
-    pub fn poll_ended(&mut self) -> Option<Key> {
+    pub(crate) fn poll_ended(&mut self) -> Option<Key> {
         self.ended.pop()
     }
 
@@ -562,7 +562,7 @@ impl Server {
     }
 
     /// The network says that nothing reaches this client's port: its transfers end.
-    pub fn handle_unreachable(&mut self, now: Instant, peer: SocketAddr) {
+    pub(crate) fn handle_unreachable(&mut self, now: Instant, peer: SocketAddr) {
         let keys: Vec<Key> = self.sessions.keys().filter(|key| key.peer == peer).copied().collect();
         for key in keys {
             if let Some(session) = self.sessions.get_mut(&key) {

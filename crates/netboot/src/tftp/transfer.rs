@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use super::wire::{BLOCK_SIZE_DEFAULT, BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, ErrorCode, OptionName, Options};
 
 /// The largest window. With half of the 16-bit numbers in flight, an ACK still tells old from new.
-pub const WINDOW_SIZE_MAX: u16 = 32767;
+pub(super) const WINDOW_SIZE_MAX: u16 = 32767;
 /// The longest `timeout` that a client may ask for, in seconds; what is longer would hold a dead client's transfer for
 /// an hour and is not agreed to.
 const TIMEOUT_OPTION_S_MAX: u64 = 60;
@@ -35,7 +35,7 @@ const BACKOFF_DOUBLINGS_MAX: u32 = 3;
 
 /// What the server agrees to for one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub(super) struct Limits {
     /// Most bytes in a block.
     pub block_size_max: u16,
     /// Most blocks in a window.
@@ -43,12 +43,12 @@ pub struct Limits {
     /// How long an answer is waited for at first, unless the client asks for a time.
     pub timeout: Duration,
     /// How often something is sent again without any progress.
-    pub retries: u32,
+    pub(crate) retries: u32,
 }
 
 /// How a transfer ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(super) enum Outcome {
     /// The client acknowledged the last block.
     Complete,
     /// The client only wanted to know the size: it broke off after the OACK that told it. EDK2 does so before each
@@ -66,7 +66,7 @@ pub enum Outcome {
 
 /// What is to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transmit {
+pub(super) enum Transmit {
     /// An OACK with [`Transfer::accepted`].
     OptionAck,
     /// Consecutive blocks.
@@ -80,7 +80,7 @@ pub enum Transmit {
 
 /// A transfer.
 #[derive(Clone, Debug)]
-pub struct Transfer {
+pub(super) struct Transfer {
     accepted: Options,
     block_size: u16,
     window_size: u16,
@@ -122,7 +122,7 @@ enum State {
 
 impl Transfer {
     /// A transfer of `length` bytes to a client that asked for `options`. Its first packet is due at once.
-    pub fn new(options: &Options, limits: Limits, length: u64, now: Instant) -> Self {
+    pub(super) fn new(options: &Options, limits: Limits, length: u64, now: Instant) -> Self {
         let mut block_size = BLOCK_SIZE_DEFAULT;
         let mut window_size = 1;
         let mut timeout = limits.timeout;
@@ -166,17 +166,17 @@ impl Transfer {
     }
 
     /// The options of the OACK; empty where there is none.
-    pub fn accepted(&self) -> &Options {
+    pub(super) fn accepted(&self) -> &Options {
         &self.accepted
     }
 
     /// Bytes of data in every block but the last.
-    pub fn block_size(&self) -> u16 {
+    pub(super) fn block_size(&self) -> u16 {
         self.block_size
     }
 
     /// Where the bytes of these blocks lie: offset and count. Only the last block is shorter than the others.
-    pub fn extent(&self, first: u64, count: u16) -> (u64, usize) {
+    pub(super) fn extent(&self, first: u64, count: u16) -> (u64, usize) {
         let block = u64::from(self.block_size);
         let offset = (first - 1) * block;
         let bytes = (u64::from(count) * block).min(self.length.saturating_sub(offset));
@@ -184,12 +184,12 @@ impl Transfer {
     }
 
     /// Bytes that the client has acknowledged.
-    pub fn bytes_acknowledged(&self) -> u64 {
+    pub(super) fn bytes_acknowledged(&self) -> u64 {
         self.acknowledged.saturating_mul(self.block_size.into()).min(self.length)
     }
 
     /// How it ended, if it has.
-    pub fn outcome(&self) -> Option<&Outcome> {
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
         match &self.state {
             State::Ended(outcome) => Some(outcome),
             _ => None,
@@ -197,13 +197,13 @@ impl Transfer {
     }
 
     /// Whether the client has shown that it is there.
-    pub fn is_confirmed(&self) -> bool {
+    pub(super) fn is_confirmed(&self) -> bool {
         self.acknowledged > 0 || (!self.accepted.is_empty() && matches!(self.state, State::Sending { .. }))
     }
 
     /// What is to be sent now, at most `count_max` blocks at once. To be asked until it has nothing, after every
     /// `handle_…`.
-    pub fn poll_transmit(&mut self, now: Instant, count_max: u16) -> Option<Transmit> {
+    pub(super) fn poll_transmit(&mut self, now: Instant, count_max: u16) -> Option<Transmit> {
         let end = self.window_end();
         match &mut self.state {
             State::Greeting { is_due } if *is_due => {
@@ -224,7 +224,7 @@ impl Transfer {
     }
 
     /// The client acknowledges a block.
-    pub fn handle_ack(&mut self, block: u16) {
+    pub(super) fn handle_ack(&mut self, block: u16) {
         let window_size = self.window_size;
         match &mut self.state {
             State::Greeting { .. } if block == 0 => {
@@ -269,7 +269,7 @@ impl Transfer {
     }
 
     /// The client broke off. Nothing is sent any more.
-    pub fn handle_error(&mut self, code: ErrorCode, message: String) {
+    pub(super) fn handle_error(&mut self, code: ErrorCode, message: String) {
         let is_size_query = matches!(self.state, State::Greeting { .. })
             && self.accepted.get(OptionName::TransferSize).is_some()
             && matches!(code, ErrorCode::OPTION_NEGOTIATION | ErrorCode::NOT_DEFINED);
@@ -283,19 +283,19 @@ impl Transfer {
     }
 
     /// The client's host says that nobody is there. Nothing is sent any more.
-    pub fn handle_unreachable(&mut self) {
+    pub(super) fn handle_unreachable(&mut self) {
         if !matches!(self.state, State::Ended(_)) {
             self.state = State::Ended(Outcome::Unreachable);
         }
     }
 
     /// When [`Self::handle_timeout`] is to be called; later calls of the others put it off.
-    pub fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
         if now < self.deadline {
             return;
         }
@@ -322,7 +322,7 @@ impl Transfer {
     }
 
     /// The client repeats its request before it has acknowledged anything: what it was answered is lost.
-    pub fn handle_repetition(&mut self) {
+    pub(super) fn handle_repetition(&mut self) {
         if self.is_confirmed() {
             return;
         }

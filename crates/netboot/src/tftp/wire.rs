@@ -14,17 +14,17 @@
 //! behind the last pair, which some boot ROMs send, means nothing.
 
 /// A request has at most this many bytes (RFC 2347).
-pub const REQUEST_MAX: usize = 512;
+pub(crate) const REQUEST_MAX: usize = 512;
 /// The longest name of a file that is looked at. Longer ones do not fit a request with its options anyway.
-pub const FILE_NAME_MAX: usize = 400;
+pub(crate) const FILE_NAME_MAX: usize = 400;
 /// Bytes of a block when nothing else was agreed (RFC 1350 §2).
-pub const BLOCK_SIZE_DEFAULT: u16 = 512;
+pub(crate) const BLOCK_SIZE_DEFAULT: u16 = 512;
 /// Smallest block that may be asked for (RFC 2348).
-pub const BLOCK_SIZE_MIN: u16 = 8;
+pub(crate) const BLOCK_SIZE_MIN: u16 = 8;
 /// Largest block that may be asked for (RFC 2348).
-pub const BLOCK_SIZE_MAX: u16 = 65464;
+pub(crate) const BLOCK_SIZE_MAX: u16 = 65464;
 /// Bytes before a block's data.
-pub const DATA_HEADER: usize = 4;
+pub(crate) const DATA_HEADER: usize = 4;
 /// The longest message of an ERROR that is kept; it is only for the log.
 const MESSAGE_MAX: usize = 120;
 /// Each of the four options once.
@@ -294,7 +294,7 @@ impl<'a> Request<'a> {
 }
 
 /// What stands before a block's data.
-pub fn data_header(block: u16) -> [u8; DATA_HEADER] {
+pub(crate) fn data_header(block: u16) -> [u8; DATA_HEADER] {
     let [a, b] = DATA.to_be_bytes();
     let [c, d] = block.to_be_bytes();
     [a, b, c, d]

@@ -3,14 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use goldwire_netboot::balance::TftpClients;
 use goldwire_netboot::content::LibrarySettings;
-use goldwire_netboot::dhcp::driver::DriverSettings;
-use goldwire_netboot::dhcp::relay::Relays;
-use goldwire_netboot::dhcp::server;
+use goldwire_netboot::dhcp::{self, DriverSettings, Relays};
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
 use goldwire_netboot::member::{MemberConfig, Table};
-use goldwire_netboot::{Network, Observer, http, tftp};
+use goldwire_netboot::{Network, Observer, TftpClients, http, tftp};
 use goldwire_stdx::Report;
 use nix::ifaddrs::getifaddrs;
 
@@ -187,9 +184,9 @@ pub(super) fn relays_of(settings: &Settings) -> Relays {
 }
 
 /// The DHCP server.
-pub(super) fn server_of(settings: &Settings) -> server::Settings {
+pub(super) fn server_of(settings: &Settings) -> dhcp::Settings {
     let subnets = settings.subnets.iter().filter_map(subnet_of).collect();
-    let mut server = server::Settings::new(settings.server.name.clone(), subnets);
+    let mut server = dhcp::Settings::new(settings.server.name.clone(), subnets);
     server.is_authoritative = settings.dhcp.is_authoritative;
     server.addresses = settings.own_member().and_then(boot::MemberSettings::address_v4).into_iter().collect();
     server.query_from.clone_from(&settings.dhcp.lease_query_from);
@@ -198,9 +195,9 @@ pub(super) fn server_of(settings: &Settings) -> server::Settings {
     server
 }
 
-fn subnet_of(subnet: &boot::Subnet) -> Option<server::Subnet> {
+fn subnet_of(subnet: &boot::Subnet) -> Option<dhcp::Subnet> {
     let plan = subnet.plan();
-    Some(server::Subnet {
+    Some(dhcp::Subnet {
         shared_network: subnet.shared_network.clone(),
         pools: plan.pools,
         peer_pools: plan.peer_pools,
@@ -214,13 +211,13 @@ fn subnet_of(subnet: &boot::Subnet) -> Option<server::Subnet> {
         routes: subnet.routes.iter().filter_map(|(to, via)| Some((network_of(to)?, *via))).collect(),
         lease: subnet.lease,
         boot_lease: subnet.boot_lease,
-        ..server::Subnet::new(network_of(&subnet.network)?)
+        ..dhcp::Subnet::new(network_of(&subnet.network)?)
     })
 }
 
-fn network_of(network: &Network) -> Option<server::Network> {
+fn network_of(network: &Network) -> Option<dhcp::Network> {
     match network.address() {
-        IpAddr::V4(address) => server::Network::new(address, network.prefix()),
+        IpAddr::V4(address) => dhcp::Network::new(address, network.prefix()),
         IpAddr::V6(_) => None,
     }
 }

@@ -19,10 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use goldwire_netboot::content::{Contents, Library, TokenKey, UrlBuilder};
-use goldwire_netboot::dhcp::driver::{self, Clock, Service, open_leases};
-use goldwire_netboot::dhcp::lease::{Folder, Time};
-use goldwire_netboot::dhcp::proxy::ProxyResponder;
-use goldwire_netboot::dhcp::server::Server;
+use goldwire_netboot::dhcp::{self, Clock, Folder, ProxyResponder, Server, Service, Time, open_leases};
 use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
@@ -78,8 +75,8 @@ pub struct Bound {
     http: http::Bound,
     metrics: Option<http::Bound>,
     tftp: Option<tftp::Bound>,
-    dhcp: Option<driver::Sockets>,
-    dhcp6: Option<dhcp6::driver::Bound>,
+    dhcp: Option<dhcp::Sockets>,
+    dhcp6: Option<dhcp6::Bound>,
     heartbeats: Option<Heartbeats>,
 }
 
@@ -133,15 +130,15 @@ impl Bound {
         let dhcp = match settings.dhcp.mode {
             DhcpMode::Off => None,
             DhcpMode::Server | DhcpMode::Proxy => {
-                Some(driver::bind(&convert::driver_of(&settings)).map_err(explained)?)
+                Some(dhcp::bind(&convert::driver_of(&settings)).map_err(explained)?)
             }
         };
         let dhcp6 = match settings.dhcp6_interfaces.is_empty() {
             true => None,
             false => Some(
-                dhcp6::driver::Bound::bind(dhcp6::driver::Settings {
+                dhcp6::Bound::bind(dhcp6::Settings {
                     interfaces: settings.dhcp6_interfaces.clone(),
-                    ports: dhcp6::driver::Settings::PORTS,
+                    ports: dhcp6::Settings::PORTS,
                     policy: asked,
                     urls: urls.clone(),
                     observer,
@@ -201,7 +198,7 @@ impl Bound {
         if let Some(dhcp) = &dhcp {
             shared.telemetry.metrics().show_dhcp(Arc::clone(dhcp.counters()));
         }
-        let dhcp6 = dhcp6.map(dhcp6::driver::Bound::run).transpose().map_err(explained)?;
+        let dhcp6 = dhcp6.map(dhcp6::Bound::run).transpose().map_err(explained)?;
         let (heartbeats, prober) = match heartbeats {
             Some(heartbeats) => (Some(heartbeats.run().map_err(explained)?), None),
             None => {
@@ -271,8 +268,8 @@ fn start_dhcp(
     state: &StateFolder,
     shared: &Shared,
     urls: &UrlBuilder,
-    sockets: driver::Sockets,
-) -> Result<driver::Running, Report> {
+    sockets: dhcp::Sockets,
+) -> Result<dhcp::Running, Report> {
     for address in sockets.addresses() {
         info!(%address, mode = ?settings.dhcp.mode, "DHCP");
     }
@@ -355,8 +352,8 @@ pub struct Running {
     http: http::Running,
     metrics: Option<http::Running>,
     tftp: Option<tftp::Running>,
-    dhcp: Option<driver::Running>,
-    dhcp6: Option<dhcp6::driver::Running>,
+    dhcp: Option<dhcp::Running>,
+    dhcp6: Option<dhcp6::Running>,
     heartbeats: Option<Arc<RunningHeartbeats>>,
     prober: Option<Prober>,
     reloader: Arc<Reloader>,
@@ -418,8 +415,8 @@ fn explained(error: impl std::error::Error + 'static) -> Report {
         std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     let system = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>());
     let port = (&error as &(dyn std::error::Error + 'static))
-        .downcast_ref::<driver::BindError>()
-        .and_then(driver::BindError::port);
+        .downcast_ref::<dhcp::BindError>()
+        .and_then(dhcp::BindError::port);
     if system.and_then(std::io::Error::raw_os_error) == Some(rustix::io::Errno::NODEV.raw_os_error()) {
         let hint =
             "`ip -br link` shows this machine's interfaces; dhcp.interfaces and dhcp6.interfaces name some";

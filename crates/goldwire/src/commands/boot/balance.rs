@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goldwire_control::boot::telemetry::Telemetry;
-use goldwire_netboot::balance::{Balance, BalanceSettings};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
+use goldwire_netboot::{Balance, BalanceSettings};
 use goldwire_netboot::{Neighbours, Observer};
 use goldwire_stdx::{Context, Report};
 use signal_hook::consts::{SIGINT, SIGTERM};

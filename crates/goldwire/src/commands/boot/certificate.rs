@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use goldwire_netboot::certificate::{Authority, KeyKind};
 use goldwire_stdx::{Context, Report};
 
 use crate::args::boot::CertificateArgs;
+use crate::authority::{Authority, KeyKind};
 use crate::commands::key::write_new;
 use crate::exit::Code;
 

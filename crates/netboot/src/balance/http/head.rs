@@ -13,7 +13,7 @@ pub struct RequestHead {
     /// The path, or a whole URL.
     pub target: String,
     /// Whether the client speaks HTTP/1.1.
-    pub is_modern: bool,
+    pub(crate) is_modern: bool,
     /// Whether the client wants to keep the connection.
     pub keeps: bool,
     fields: Fields,
@@ -53,7 +53,7 @@ pub struct Part {
     /// Length of the whole file.
     pub total: u64,
     /// The strong ETag, with its quotes.
-    pub etag: Vec<u8>,
+    pub(crate) etag: Vec<u8>,
 }
 
 impl RequestHead {
@@ -85,7 +85,7 @@ impl RequestHead {
     }
 
     /// The path, if the target is one.
-    pub fn is_for(&self, path: &str) -> bool {
+    pub(crate) fn is_for(&self, path: &str) -> bool {
         self.target == path
     }
 
@@ -155,7 +155,7 @@ impl ResponseHead {
     }
 
     /// Whether another member might do better.
-    pub fn is_failure(&self) -> bool {
+    pub(crate) fn is_failure(&self) -> bool {
         matches!(self.status, 500 | 502 | 503 | 504)
     }
 

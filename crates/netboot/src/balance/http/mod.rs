@@ -1,8 +1,8 @@
 //! The HTTP front.
 
-pub mod chunks;
+pub(crate) mod chunks;
 mod client;
-pub mod head;
+pub(crate) mod head;
 mod pass;
 mod upstream;
 

@@ -6,7 +6,7 @@
 //! front's address: rules by address cannot hold here.
 
 mod places;
-pub mod session;
+pub(crate) mod session;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

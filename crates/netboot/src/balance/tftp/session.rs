@@ -202,7 +202,7 @@ impl Session {
 }
 
 /// The file that a request asks for, for events.
-pub fn path_of(request: &[u8]) -> String {
+pub(crate) fn path_of(request: &[u8]) -> String {
     let path = request.get(2..).unwrap_or_default().split(|byte| *byte == 0).next();
     String::from_utf8_lossy(path.unwrap_or_default()).chars().filter(|c| !c.is_control()).collect()
 }

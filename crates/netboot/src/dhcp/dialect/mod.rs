@@ -8,7 +8,7 @@ mod profile;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-pub use profile::{ReplyProfile, UrlPlacement};
+pub(crate) use profile::{ReplyProfile, UrlPlacement};
 
 use super::wire::{Message, code};
 use crate::content::UrlBuilder;

@@ -6,28 +6,28 @@ use crate::device::Firmware;
 
 /// How an answer to one family of firmware looks.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ReplyProfile {
+pub(crate) struct ReplyProfile {
     /// Whom it is for.
     pub firmware: Firmware,
     /// As what we answer.
-    pub roles: &'static [Role],
+    pub(crate) roles: &'static [Role],
     /// Option 60.
     pub vendor_class: Option<&'static [u8]>,
     /// Option 43.
-    pub vendor_options: Option<&'static [u8]>,
+    pub(crate) vendor_options: Option<&'static [u8]>,
     /// Option 175.
-    pub ipxe_options: Option<&'static [u8]>,
+    pub(crate) ipxe_options: Option<&'static [u8]>,
     /// How it is told where the boot file is.
-    pub placement: UrlPlacement,
+    pub(crate) placement: UrlPlacement,
     /// Whether the TFTP server stands in option 66 too, as text.
-    pub has_server_name: bool,
+    pub(crate) has_server_name: bool,
     /// Why it looks so.
-    pub rationale: &'static str,
+    pub(crate) rationale: &'static str,
 }
 
 /// How an answer tells where the boot file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UrlPlacement {
+pub(crate) enum UrlPlacement {
     /// The TFTP server in `siaddr`, the file in `file`.
     ServerAndFile,
     /// A URL in option 67.
@@ -42,7 +42,7 @@ pub enum UrlPlacement {
 
 impl ReplyProfile {
     /// The profile for this firmware in this role; none for who does not boot.
-    pub fn of(firmware: Firmware, role: Role) -> Option<&'static Self> {
+    pub(crate) fn of(firmware: Firmware, role: Role) -> Option<&'static Self> {
         PROFILES.iter().find(|profile| profile.firmware == firmware && profile.roles.contains(&role))
     }
 }

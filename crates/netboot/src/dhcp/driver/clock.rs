@@ -54,7 +54,7 @@ impl Clock {
     }
 
     /// The times of this run were moved by so much.
-    pub fn moved_start(&mut self, by_ms: i64) {
+    pub(crate) fn moved_start(&mut self, by_ms: i64) {
         self.started = self.started.shifted(by_ms);
     }
 

@@ -68,7 +68,7 @@ impl Default for Ports {
 }
 
 /// Where to listen.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct DriverSettings {
     /// Interfaces, by name: for clients on their links.
     pub interfaces: Vec<String>,
@@ -81,18 +81,21 @@ pub struct DriverSettings {
     pub is_port_shared: bool,
     /// Whether the server will probe addresses.
     pub is_probing: bool,
-    /// How long a batch may be on its way to the disk.
-    pub patience: LogPatience,
+    /// How long a batch may be on its way to the lease log's disk before the member is stuck. A client whose answer waits
+    /// longer would wait for this member while another could serve it.
+    pub log_patience: Duration,
 }
 
-/// How long a batch may be on its way to the lease log's disk before the member is stuck. A client whose answer waits longer
-/// would wait for this member while another could serve it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogPatience(pub Duration);
-
-impl Default for LogPatience {
+impl Default for DriverSettings {
     fn default() -> Self {
-        Self(Duration::from_millis(500))
+        Self {
+            interfaces: Vec::new(),
+            addresses: Vec::new(),
+            ports: Ports::default(),
+            is_port_shared: false,
+            is_probing: false,
+            log_patience: Duration::from_millis(500),
+        }
     }
 }
 
@@ -140,7 +143,7 @@ impl BindError {
 pub struct Sockets {
     set: SocketSet,
     prober: Option<Prober>,
-    patience: LogPatience,
+    log_patience: Duration,
 }
 
 /// What answers on the sockets.
@@ -182,7 +185,6 @@ pub struct Running {
 
 /// What the serving thread is asked for by others.
 enum Command {
-    ApplyForeign(Vec<Record>),
     Snapshot(Option<Ipv4Addr>, usize, SyncSender<Vec<Record>>),
 }
 
@@ -250,7 +252,7 @@ pub fn bind(settings: &DriverSettings) -> Result<Sockets, BindError> {
     Ok(Sockets {
         set: SocketSet::bind(settings)?,
         prober: settings.is_probing.then(Prober::open),
-        patience: settings.patience,
+        log_patience: settings.log_patience,
     })
 }
 
@@ -299,7 +301,7 @@ impl Sockets {
         };
         if let Some(log) = log {
             let (wake, reports) = (Arc::clone(&wake), Arc::clone(&service.fitness));
-            let LogPatience(patience) = self.patience;
+            let patience = self.log_patience;
             let run = move || {
                 let state = commit::Reporting { fitness: reports, patience };
                 commit::run(log, &work_receiver, &sockets, &log_state, &wake, &state);
@@ -320,13 +322,6 @@ impl Running {
     /// What has been counted since the start.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
-    }
-
-    /// Takes in what another member has logged.
-    pub fn apply_foreign(&self, records: Vec<Record>) {
-        // A server that has stopped learns nothing.
-        let _ = self.commands.send(Command::ApplyForeign(records));
-        self.wake.wake();
     }
 
     /// What is known of at most `count` addresses behind `after`; none if the server has stopped.

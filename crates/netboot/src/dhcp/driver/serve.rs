@@ -73,7 +73,7 @@ impl ServeLoop {
             self.follow_clock();
             let now = self.clock.now();
             let mut outputs = Outputs::default();
-            self.handle_commands(now, &mut outputs);
+            self.handle_commands();
             self.answer(now, &mut outputs);
             self.poll_probes(now, &mut outputs);
             self.send_outputs(outputs);
@@ -167,13 +167,10 @@ impl ServeLoop {
         }
     }
 
-    fn handle_commands(&mut self, now: Time, outputs: &mut Outputs) {
+    fn handle_commands(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             let Some(server) = &mut self.server else { continue };
             match command {
-                Command::ApplyForeign(records) => {
-                    records.iter().for_each(|record| server.apply_foreign(now, record, outputs));
-                }
                 Command::Snapshot(after, count, answer) => {
                     // Who asked may have gone away.
                     let _ = answer.send(server.table().snapshot(after, count).0);

@@ -68,7 +68,7 @@ impl fmt::Debug for Hardware {
 
 /// What a client's key is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum IdentifiedBy {
+pub(crate) enum IdentifiedBy {
     /// Its hardware address.
     Hardware,
     /// Its SMBIOS UUID.
@@ -83,17 +83,17 @@ pub struct Key(pub [u8; 16]);
 
 impl Key {
     /// The key of a hardware address.
-    pub fn of_hardware(hardware: &Hardware) -> Self {
+    pub(crate) fn of_hardware(hardware: &Hardware) -> Self {
         Self::digest(&[&[1, hardware.kind], hardware.bytes()])
     }
 
     /// The key of a UUID.
-    pub fn of_uuid(uuid: Uuid) -> Self {
+    pub(crate) fn of_uuid(uuid: Uuid) -> Self {
         Self::digest(&[&[2], &uuid.0])
     }
 
     /// The key of a client identifier alone.
-    pub fn of_client_id(client_id: &[u8]) -> Self {
+    pub(crate) fn of_client_id(client_id: &[u8]) -> Self {
         Self::digest(&[&[3], client_id])
     }
 
@@ -123,7 +123,7 @@ impl fmt::Debug for Key {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId {
     /// By which of these it is known.
-    pub identified_by: IdentifiedBy,
+    pub(crate) identified_by: IdentifiedBy,
     /// Its hardware address.
     pub hardware: Option<Hardware>,
     /// Its SMBIOS UUID.
@@ -131,7 +131,7 @@ pub struct ClientId {
     /// Its client identifier, option 61; empty if it sent none.
     pub client_id: Box<[u8]>,
     /// Whether it is firmware or a boot loader, and no operating system.
-    pub is_boot: bool,
+    pub(crate) is_boot: bool,
 }
 
 impl ClientId {

@@ -64,9 +64,9 @@ pub struct Opened {
     /// The state of the file; all zero if there was none.
     pub scan: Scan,
     /// The least number for this member's next record.
-    pub member_sequence: u64,
+    pub(crate) member_sequence: u64,
     /// Whether the file has to be rewritten before the first batch.
-    pub needs_rewrite: bool,
+    pub(crate) needs_rewrite: bool,
 }
 
 /// An open lease log.
@@ -164,7 +164,7 @@ impl Log {
     ///
     /// # Errors
     /// `Append`, `Sync`, `Exhausted`, `Suspect`: nothing of the batch may be acknowledged.
-    pub fn commit(&mut self, batch: &[Record]) -> Result<(), LogError> {
+    pub(crate) fn commit(&mut self, batch: &[Record]) -> Result<(), LogError> {
         if batch.is_empty() {
             return if self.is_suspect { Err(LogError::Suspect) } else { Ok(()) };
         }
@@ -200,7 +200,7 @@ impl Log {
     }
 
     /// Whether there is little room for the next batches.
-    pub fn wants_room(&self) -> bool {
+    pub(crate) fn wants_room(&self) -> bool {
         !self.is_suspect && self.file.end - self.file.length < ROOM_MIN
     }
 
@@ -208,25 +208,25 @@ impl Log {
     ///
     /// # Errors
     /// `Room`: the log goes on without.
-    pub fn make_room(&mut self) -> Result<(), LogError> {
+    pub(crate) fn make_room(&mut self) -> Result<(), LogError> {
         add_room(&mut *self.volume, &mut self.file, ROOM)
             .and_then(|()| self.volume.sync(NAME))
             .map_err(LogError::Room)
     }
 
     /// Whether the log should be rewritten.
-    pub fn wants_rewrite(&self) -> bool {
+    pub(crate) fn wants_rewrite(&self) -> bool {
         let waste = self.file.length.saturating_sub(self.fresh);
         self.rewriting.is_none() && (self.is_suspect || (waste >= WASTE_MIN && waste >= self.fresh))
     }
 
     /// Whether a new file is being written.
-    pub fn is_rewriting(&self) -> bool {
+    pub(crate) fn is_rewriting(&self) -> bool {
         self.rewriting.is_some()
     }
 
     /// Whether nothing can be acknowledged before the log has been rewritten.
-    pub fn is_suspect(&self) -> bool {
+    pub(crate) fn is_suspect(&self) -> bool {
         self.is_suspect
     }
 
@@ -240,7 +240,7 @@ impl Log {
     ///
     /// # Errors
     /// `Rewrite`: the old file goes on.
-    pub fn begin_rewrite(&mut self, now: Time, member_sequence: u64) -> Result<(), LogError> {
+    pub(crate) fn begin_rewrite(&mut self, now: Time, member_sequence: u64) -> Result<(), LogError> {
         let header = Header {
             version: VERSION,
             generation: self.file.generation.wrapping_add(1),
@@ -268,7 +268,7 @@ impl Log {
     ///
     /// # Errors
     /// `Rewrite`: the new file is given up, the old one goes on.
-    pub fn rewrite(&mut self, piece: &[Record]) -> Result<(), LogError> {
+    pub(crate) fn rewrite(&mut self, piece: &[Record]) -> Result<(), LogError> {
         let Some(new) = &mut self.rewriting else { return Ok(()) };
         let done = append(&mut *self.volume, new, piece, &mut self.buffer)
             .and_then(|()| sync_piece(&mut *self.volume, new));
@@ -282,7 +282,7 @@ impl Log {
     ///
     /// # Errors
     /// `Rewrite`: the old file goes on, if it was trusted.
-    pub fn finish_rewrite(&mut self) -> Result<bool, LogError> {
+    pub(crate) fn finish_rewrite(&mut self) -> Result<bool, LogError> {
         let Some(mut new) = self.rewriting.take() else { return Ok(false) };
         // Enough until the next rewriting, and for what comes while it runs. On a full disk the log goes on without, batch
         // by batch: what leases need is room for their records, not for those of later.

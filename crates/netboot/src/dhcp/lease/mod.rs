@@ -11,17 +11,21 @@ mod subnet;
 mod table;
 mod volume;
 
-pub use identity::{ClientId, Hardware, IdentifiedBy, Key};
+pub use identity::{ClientId, Hardware, Key};
 pub use log::{Log, LogError, Opened};
-pub use pool::{Pool, Range};
-pub use record::{MemberId, Record, RecordState, RelayAgent};
+pub use pool::Range;
+pub use record::{MemberId, Record, RecordState};
 pub use scan::{Damage, Header, Scan, scan};
-pub use subnet::{Plan, Requester, Reservation, Terms};
-pub use table::{Denied, Held, Lease, State, Table};
+pub(crate) use subnet::Requester;
+pub use subnet::{Plan, Reservation, Terms};
+pub(crate) use table::Denied;
+pub use table::{Lease, State, Table};
 pub use volume::{Folder, Volume};
 
 #[cfg(test)]
 pub(super) use tests::CrashingVolume;
+#[cfg(test)]
+pub(crate) use {identity::IdentifiedBy, record::RelayAgent, table::Held};
 
 /// A point in time: milliseconds since the Unix epoch. The driver's clock follows the machine's when
 /// somebody sets that, and what was decided meanwhile moves with it.
@@ -35,12 +39,12 @@ impl Time {
     }
 
     /// This many milliseconds later, or earlier if it is negative.
-    pub fn shifted(self, by_ms: i64) -> Self {
+    pub(crate) fn shifted(self, by_ms: i64) -> Self {
         Self(self.0.saturating_add_signed(by_ms))
     }
 
     /// How long until this, seen from `now`; zero when it is over.
-    pub fn remaining(self, now: Self) -> Duration {
+    pub(crate) fn remaining(self, now: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(now.0))
     }
 }

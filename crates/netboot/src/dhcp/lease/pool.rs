@@ -25,7 +25,7 @@ impl Range {
 
 /// Which addresses of a range are in use. One bit for each: 512 KiB for four million.
 #[derive(Clone, Debug)]
-pub struct Pool {
+pub(crate) struct Pool {
     range: Range,
     /// A set bit is an address in use, or one behind the end.
     words: Vec<u64>,
@@ -36,7 +36,7 @@ pub struct Pool {
 
 impl Pool {
     /// All of the range is free.
-    pub fn new(range: Range) -> Self {
+    pub(crate) fn new(range: Range) -> Self {
         let size = range.size();
         let mut words = vec![0; size.div_ceil(64) as usize];
         if let (Some(last), behind @ 1..) = (words.last_mut(), size % 64) {
@@ -46,22 +46,23 @@ impl Pool {
     }
 
     /// The range.
-    pub fn range(&self) -> Range {
+    pub(crate) fn range(&self) -> Range {
         self.range
     }
 
     /// How many addresses are free.
-    pub fn free(&self) -> u64 {
+    pub(crate) fn free(&self) -> u64 {
         self.range.size() - self.used
     }
 
     /// Whether an address of the range is free.
-    pub fn is_free(&self, address: Ipv4Addr) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_free(&self, address: Ipv4Addr) -> bool {
         self.place(address).is_some_and(|(word, bit)| self.words[word] & bit == 0)
     }
 
     /// Takes an address of the range.
-    pub fn take(&mut self, address: Ipv4Addr) {
+    pub(crate) fn take(&mut self, address: Ipv4Addr) {
         if let Some((word, bit)) = self.place(address)
             && self.words[word] & bit == 0
         {
@@ -71,7 +72,7 @@ impl Pool {
     }
 
     /// Gives an address of the range back.
-    pub fn refund(&mut self, address: Ipv4Addr) {
+    pub(crate) fn refund(&mut self, address: Ipv4Addr) {
         if let Some((word, bit)) = self.place(address)
             && self.words[word] & bit != 0
         {
@@ -82,7 +83,7 @@ impl Pool {
     }
 
     /// The lowest free address. Every word is passed once until one is given back.
-    pub fn lowest_free(&mut self) -> Option<Ipv4Addr> {
+    pub(crate) fn lowest_free(&mut self) -> Option<Ipv4Addr> {
         while let Some(word) = self.words.get(self.first_free) {
             if *word != !0 {
                 let index = self.first_free as u32 * 64 + word.trailing_ones();

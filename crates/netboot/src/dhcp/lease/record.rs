@@ -34,17 +34,17 @@ impl MemberId {
 
 /// A relay agent information (option 82), as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RelayAgent(Box<[u8]>);
+pub(crate) struct RelayAgent(Box<[u8]>);
 
 impl RelayAgent {
     /// From the option's value. Nothing of a value that is longer than one option: a part of it would say something
     /// else, and no relay sends it.
-    pub fn new(value: &[u8]) -> Self {
+    pub(crate) fn new(value: &[u8]) -> Self {
         if value.len() <= RELAY_AGENT_MAX { Self(value.into()) } else { Self::default() }
     }
 
     /// The option's value; empty if there was none.
-    pub fn value(&self) -> &[u8] {
+    pub(crate) fn value(&self) -> &[u8] {
         &self.0
     }
 }
@@ -71,17 +71,17 @@ pub struct Record {
     /// Whom it concerns.
     pub client: ClientId,
     /// What the relay told of itself and of its port when the client asked last (option 82); empty if none did.
-    pub relay_agent: RelayAgent,
+    pub(crate) relay_agent: RelayAgent,
     /// The member that decided this.
     pub member: MemberId,
     /// The number that this member gave it.
-    pub member_sequence: u64,
+    pub(crate) member_sequence: u64,
     /// When: the client's last transaction.
     pub changed: Time,
     /// When the lease, or the time for which the address is put aside, ends.
-    pub expires: Time,
+    pub(crate) expires: Time,
     /// Until when the address's owner keeps it for this client, as it said last.
-    pub grace_until: Time,
+    pub(crate) grace_until: Time,
 }
 
 /// Where a record stands in a file.

@@ -23,13 +23,13 @@ pub struct Header {
     /// The version of the file's layout.
     pub version: u32,
     /// How often the log has been rewritten.
-    pub generation: u32,
+    pub(crate) generation: u32,
     /// The member that writes it.
     pub member: MemberId,
     /// When the file was begun.
-    pub created: Time,
+    pub(crate) created: Time,
     /// The member's next record number at that time.
-    pub member_sequence: u64,
+    pub(crate) member_sequence: u64,
 }
 
 /// A stretch of bytes in a log that are not what was once durable there.
@@ -51,21 +51,21 @@ pub struct Scan {
     /// The file's version, if we do not know it: then nothing else of it was read.
     pub other_version: Option<u32>,
     /// The file's generation, by its header or else by its first record.
-    pub generation: Option<u32>,
+    pub(crate) generation: Option<u32>,
     /// Records read.
     pub records: u64,
     /// The highest record number in the file.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// Where the last valid record ends; at least the header's end.
     pub valid_until: u64,
     /// The file's length.
     pub length: u64,
     /// Zeros behind all else: room for the next records.
-    pub room: u64,
+    pub(crate) room: u64,
     /// Bytes of a batch that was never synced and that a crash left in part.
     pub torn_bytes: u64,
     /// Whether valid records stand behind torn bytes: then cutting does not repair the file.
-    pub has_survivors: bool,
+    pub(crate) has_survivors: bool,
     /// Where what was durable is damaged: the first 64 places.
     pub damage: Vec<Damage>,
     /// How many such places there are.

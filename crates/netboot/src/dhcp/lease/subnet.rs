@@ -40,11 +40,11 @@ pub struct Plan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// An offered address waits so long for its request. iPXE and EDK2 take four seconds from offer to request.
-    pub hold: Duration,
+    pub(crate) hold: Duration,
     /// A declined address is put aside for so long.
-    pub decline: Duration,
+    pub(crate) decline: Duration,
     /// By so much may a member extend a lease of another one's range beyond the end that the owner knows.
-    pub grace: Duration,
+    pub(crate) grace: Duration,
 }
 
 impl Default for Terms {
@@ -59,14 +59,14 @@ impl Default for Terms {
 
 /// Who asks for an address, and where from.
 #[derive(Clone, Copy, Debug)]
-pub struct Requester<'a> {
+pub(crate) struct Requester<'a> {
     /// The client.
     pub client: &'a ClientId,
     /// The relay's port behind which it is (option 82, sub-option 1); empty if unknown.
     pub circuit_id: &'a [u8],
     /// All that the relay told (option 82), which is nothing where the client was heard without a relay. None if the
     /// client wrote to us past its relay, as it does to renew: then what the relay told last is still true.
-    pub relay_agent: Option<&'a [u8]>,
+    pub(crate) relay_agent: Option<&'a [u8]>,
 }
 
 #[derive(Debug)]

@@ -39,7 +39,7 @@ use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, BootPolicy, Decision};
 
 /// No lease is shorter, whatever a client asks for: else one client alone keeps the server busy.
-pub const LEASE_MIN: Duration = Duration::from_secs(30);
+pub(crate) const LEASE_MIN: Duration = Duration::from_secs(30);
 /// More probes than this do not run at once; offers beyond it go out unprobed.
 const PROBES_MAX: usize = 256;
 /// So many addresses are probed for one client until one is free.
@@ -158,19 +158,12 @@ impl Server {
     }
 
     /// Its leases, to be restored from the log.
-    pub fn table_mut(&mut self) -> &mut Table {
+    pub(crate) fn table_mut(&mut self) -> &mut Table {
         &mut self.table
     }
 
-    /// Takes in a record of another member.
-    pub fn apply_foreign(&mut self, now: Time, record: &Record, outputs: &mut Outputs) {
-        if self.table.apply_foreign(now, record) {
-            outputs.records.push(record.clone());
-        }
-    }
-
     /// The clock was wrong by so much (milliseconds) since `since`; see [`Table::shift_times`].
-    pub fn shift_times(&mut self, since: Time, by_ms: i64) {
+    pub(crate) fn shift_times(&mut self, since: Time, by_ms: i64) {
         self.table.shift_times(since, by_ms);
         self.probes.values_mut().for_each(|probing| probing.until = probing.until.shifted(by_ms));
     }

@@ -32,7 +32,7 @@ impl Network {
     }
 
     /// Its mask.
-    pub fn mask(self) -> Ipv4Addr {
+    pub(crate) fn mask(self) -> Ipv4Addr {
         Ipv4Addr::from(self.bits())
     }
 
@@ -210,7 +210,7 @@ impl Settings {
     }
 
     /// The subnets on a subnet's link: itself, then the others in their order.
-    pub fn link_of(&self, subnet: usize) -> Vec<usize> {
+    pub(crate) fn link_of(&self, subnet: usize) -> Vec<usize> {
         let name = self.subnets.get(subnet).and_then(|subnet| subnet.shared_network.as_ref());
         let others = self.subnets.iter().enumerate().filter(|(other, about)| {
             *other != subnet && name.is_some() && about.shared_network.as_ref() == name

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::setup::*;
 use crate::device::Mac;
-use crate::dhcp::driver::{DriverSettings, LogPatience, Ports, Running, Service, bind, open_leases};
+use crate::dhcp::driver::{DriverSettings, Ports, Running, Service, bind, open_leases};
 use crate::dhcp::lease::{CrashingVolume, Log, MemberId, Range, Record, Volume, scan};
 use crate::dhcp::server::{Network, Settings, Subnet};
 use crate::dhcp::wire::{Message, MessageType};
@@ -95,7 +95,7 @@ impl Link {
         let settings = DriverSettings {
             addresses: vec![SocketAddrV4::new(SERVER, 0)],
             ports: Ports { relay: relay.local_addr().unwrap().port(), binl: None, ..Ports::default() },
-            patience: LogPatience(patience),
+            log_patience: patience,
             ..DriverSettings::default()
         };
         let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::LocalDisk);

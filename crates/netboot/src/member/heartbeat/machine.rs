@@ -14,16 +14,16 @@ use super::super::{MEMBERS_MAX, MemberState};
 use super::wire::{Announcement, Beat, Condition, DecodeError, Key};
 
 /// Time between two heartbeats to one member.
-pub const INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Silence that is death.
-pub const DEAD_AFTER: Duration = Duration::from_millis(1500);
+pub(crate) const DEAD_AFTER: Duration = Duration::from_millis(1500);
 
 /// How long a found member is remembered after its last sign, and one that announced itself without proof.
-pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+pub(crate) const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Clocks that differ by more than this are worth a warning: tokens live for minutes.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(10);
 
 /// Heartbeats in a row that bring a dead member back: half a second of them.
 const SIGNS_TO_RETURN: u32 = 5;
@@ -217,7 +217,7 @@ impl Machine {
     }
 
     /// Changes what this member says of itself, from the next heartbeat on.
-    pub fn set_own(&mut self, condition: Condition, digest: [u8; 16]) {
+    pub(crate) fn set_own(&mut self, condition: Condition, digest: [u8; 16]) {
         self.group.own.condition = condition;
         self.group.own.digest = digest;
     }

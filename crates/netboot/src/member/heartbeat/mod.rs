@@ -11,14 +11,11 @@
 //! a pair of members with probability 0.2¹⁴ = 1.6·10⁻¹⁰ per heartbeat, 6·10⁻⁶ per hour.
 
 mod driver;
-mod machine;
+pub(crate) mod machine;
 #[cfg(test)]
 mod simulation;
-mod wire;
+pub(crate) mod wire;
 
 pub use driver::{HeartbeatError, HeartbeatSettings, Heartbeats, RunningHeartbeats};
-pub use machine::{
-    CLOCK_SKEW_MAX, Change, DEAD_AFTER, FORGOTTEN_AFTER, Group, INTERVAL, Machine, Note, Peer, Refusal,
-    Transmit,
-};
-pub use wire::{Announcement, Beat, Condition, DATAGRAM_MAX, DecodeError, HTTPS_NAME_MAX, Key};
+pub use machine::{Group, Peer};
+pub use wire::{Announcement, Condition, Key};

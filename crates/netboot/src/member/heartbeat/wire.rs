@@ -18,7 +18,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::super::NAME_MAX;
 
 /// Longest name in a certificate: a host name (RFC 1035, 2.3.4).
-pub const HTTPS_NAME_MAX: usize = 253;
+pub(crate) const HTTPS_NAME_MAX: usize = 253;
 
 /// Longest datagram.
 pub const DATAGRAM_MAX: usize = HEAD_LENGTH + NAME_MAX + HTTPS_NAME_MAX + MAC_LENGTH;
@@ -113,15 +113,15 @@ impl Announcement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// Drawn when the sender started; another one is another life.
-    pub boot_id: u64,
+    pub(crate) boot_id: u64,
     /// Rises with each datagram of a life.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// What the receiver shall echo; 0 in an announcement to everybody.
-    pub nonce: u64,
+    pub(crate) nonce: u64,
     /// The receiver's nonce, if the sender knows it: proof that the sender lives now. 0 if not.
     pub echo: u64,
     /// The sender's clock, in milliseconds since 1970.
-    pub sent_at: u64,
+    pub(crate) sent_at: u64,
     /// Who it is.
     pub announcement: Announcement,
 }

@@ -41,7 +41,7 @@ enum Role {
 
 /// What keys are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyKind {
+pub(crate) enum KeyKind {
     /// RSA with 2048 bits: for all firmware.
     Rsa2048,
     /// ECDSA on P-256: handshakes ten times as cheap for the server, for iPXE ≥ 2.0 and recent UEFI only.
@@ -50,7 +50,7 @@ pub enum KeyKind {
 
 /// Why a certificate could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum CertificateError {
+pub(crate) enum CertificateError {
     /// A key could not be made.
     #[error("make a key")]
     MakeKey(#[source] rcgen::Error),
@@ -72,7 +72,7 @@ pub enum CertificateError {
 }
 
 /// An authority: its certificate for the firmware, and its key, which signs.
-pub struct Authority {
+pub(crate) struct Authority {
     certificate_pem: String,
     key: KeyPair,
     kind: KeyKind,
@@ -85,23 +85,23 @@ impl fmt::Debug for Authority {
 }
 
 /// A server's certificate with its key.
-pub struct Issued {
+pub(crate) struct Issued {
     /// PEM of the certificate and, behind it, of the authority.
-    pub chain_pem: String,
+    pub(crate) chain_pem: String,
     /// PEM of the private key.
-    pub key_pem: String,
+    pub(crate) key_pem: String,
 }
 
 impl Authority {
     /// A new authority.
-    pub fn new(kind: KeyKind) -> Result<Self, CertificateError> {
+    pub(crate) fn new(kind: KeyKind) -> Result<Self, CertificateError> {
         let key = make_key(kind)?;
         let certificate_pem = authority_params(&key).self_signed(&key).map_err(CertificateError::Sign)?.pem();
         Ok(Self { certificate_pem, key, kind })
     }
 
     /// The authority whose certificate and key were written before.
-    pub fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, CertificateError> {
+    pub(crate) fn from_pem(certificate_pem: &str, key_pem: &str) -> Result<Self, CertificateError> {
         let key = KeyPair::from_pem(key_pem).map_err(CertificateError::ReadKey)?;
         let der = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
             .map_err(|_| CertificateError::NotOurs)?;
@@ -116,17 +116,17 @@ impl Authority {
     }
 
     /// PEM of the certificate: what firmware is given to trust.
-    pub fn certificate_pem(&self) -> &str {
+    pub(crate) fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
     /// PEM of the key.
-    pub fn key_pem(&self) -> String {
+    pub(crate) fn key_pem(&self) -> String {
         self.key.serialize_pem()
     }
 
     /// A certificate for a server that is reached by these names and addresses, with a new key.
-    pub fn issue(&self, names: &[String]) -> Result<Issued, CertificateError> {
+    pub(crate) fn issue(&self, names: &[String]) -> Result<Issued, CertificateError> {
         let first = names.first().ok_or(CertificateError::NoName)?;
         let key = make_key(self.kind)?;
         let issuer = Issuer::new(authority_params(&self.key), &self.key);
