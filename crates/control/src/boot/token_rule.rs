@@ -106,7 +106,11 @@ impl Scene {
         let policy = Arc::new(Policy::new(loaded.rules, Arc::new(One)));
         let key = TokenKey::from_secret(b"0123456789abcdef0123456789abcdef");
         let urls = UrlBuilder::new(key, Duration::from_secs(900));
-        let settings = LibrarySettings { root: self.folder.path().join("root"), extra: Vec::new() };
+        let settings = LibrarySettings {
+            root: self.folder.path().join("root"),
+            extra: Vec::new(),
+            fitness: Arc::default(),
+        };
         (Library::open(&settings, policy.clone(), urls).unwrap(), policy)
     }
 }

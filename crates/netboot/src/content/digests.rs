@@ -13,6 +13,7 @@ use rustix::fs::{Stat, fstat};
 
 use super::tree::Tree;
 use super::url_builder::Digest;
+use crate::member::Fitness;
 
 /// Files up to this size are hashed when they are first asked for (10 ms from the page cache); larger ones in the
 /// background.
@@ -78,6 +79,8 @@ pub(super) struct Digests {
 struct Shared {
     known: RwLock<HashMap<Identity, Digest>>,
     waiting: Mutex<HashSet<Identity>>,
+    /// Hears when the disk does not answer.
+    fitness: Arc<Fitness>,
 }
 
 enum Job {
@@ -87,9 +90,9 @@ enum Job {
 
 impl Digests {
     /// An empty memory.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(fitness: &Arc<Fitness>) -> io::Result<Self> {
         let (jobs, incoming) = sync_channel(WAITING_MAX);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { fitness: Arc::clone(fitness), ..Shared::default() });
         let worker = Arc::clone(&shared);
         goldwire_stdx::spawn("digests", move || worker.work(&incoming))?;
         Ok(Self { shared, jobs })
@@ -184,7 +187,10 @@ impl Shared {
         let mut buffer = vec![0; READ.min(usize::try_from(identity.size).unwrap_or(READ)).max(1)];
         let mut offset = 0;
         while offset < identity.size {
-            match file.read_at(&mut buffer, offset) {
+            let working = self.fitness.begin_read();
+            let read = file.read_at(&mut buffer, offset);
+            drop(working);
+            match read {
                 Ok(0) => return Ok(None),
                 Ok(count) => {
                     hasher.update(&buffer[..count]);
@@ -230,7 +236,7 @@ mod tests {
     fn a_changed_file_never_keeps_an_old_digest() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
-        let digests = Digests::new().unwrap();
+        let digests = Digests::new(&Arc::default()).unwrap();
         for round in 0..200_u32 {
             // Same size, and the old time put back: what `cp -p` and restores do within one tick of the clock.
             fs::write(&path, round.to_be_bytes()).unwrap();
@@ -267,7 +273,7 @@ mod tests {
         let path = folder.path().join("large");
         let content = vec![7; AT_ONCE_MAX as usize + 1];
         fs::write(&path, &content).unwrap();
-        let digests = Digests::new().unwrap();
+        let digests = Digests::new(&Arc::default()).unwrap();
         assert_eq!(digest(&digests, &path), None);
         goldwire_stdx::testing::until("there is a digest", || digest(&digests, &path).is_some());
         assert_eq!(digest(&digests, &path), Some(Digest::of(&content)));

@@ -69,6 +69,7 @@ impl Scene {
         let roots: Vec<_> =
             [("", "root"), ("x", "more")].map(|(name, at)| (name, folder.path().join(at))).into();
         let settings = LibrarySettings {
+            fitness: Arc::default(),
             root: roots[0].1.clone(),
             extra: vec![(roots[1].0.to_owned(), roots[1].1.clone())],
         };

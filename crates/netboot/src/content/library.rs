@@ -20,6 +20,7 @@ use super::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Device;
 use crate::event::Stage;
 use crate::media::Media;
+use crate::member::Fitness;
 use crate::policy::{Action, Boot, BootPolicy, Decision, ProtectedFiles, Script, What};
 use crate::script::{Context, render};
 
@@ -34,6 +35,8 @@ pub struct LibrarySettings {
     /// Other folders, each under a name at the top: `("ipxe", "/usr/lib/ipxe")` serves that as `ipxe/…`. What the boot
     /// tree has under the same name comes first.
     pub extra: Vec<(String, PathBuf)>,
+    /// Hears when the disk of one of them does not answer.
+    pub fitness: Arc<Fitness>,
 }
 
 /// Why a library cannot be opened.
@@ -100,7 +103,7 @@ impl Library {
         let shelves = Shelves {
             root: tree(&settings.root)?,
             extra: extra.collect::<Result<_, _>>()?,
-            digests: Digests::new().map_err(LibraryError::Thread)?,
+            digests: Digests::new(&settings.fitness).map_err(LibraryError::Thread)?,
             small: Small::default(),
             guard: Guard::default(),
         };

@@ -82,6 +82,7 @@ fn harness(action: Action) -> Harness {
     }
     let policy = Arc::new(Fixed { action, asked: Mutex::default() });
     let settings = LibrarySettings {
+        fitness: Arc::default(),
         root: folder.path().join("tree"),
         extra: vec![("ipxe".into(), folder.path().join("ipxe"))],
     };

@@ -2,15 +2,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::{block_in_place, spawn_blocking};
 
-use crate::member::{Fitness, Part};
-
-/// A disk that does not answer for so long is stuck, or as good as that for what boots: iPXE waits as long for a byte.
-const PATIENCE: Duration = Duration::from_secs(5);
+use crate::member::Fitness;
 
 /// Reads at a time. Each has a thread meanwhile; more would not make a disk faster, and everybody could ask for them.
 const READERS_MAX: usize = 64;
@@ -43,7 +39,7 @@ impl Disk {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         let _turn = self.turn().await;
-        let working = self.fitness.begin(Part::BootTree, PATIENCE);
+        let working = self.fitness.begin_read();
         let work = move || {
             let _working = working;
             work()
@@ -65,7 +61,7 @@ impl Disk {
 
     /// Does what may wait for the disk, in a [`turn`](Self::turn).
     pub(super) fn read_in_turn<T>(&self, work: impl FnOnce() -> T) -> T {
-        let _working = self.fitness.begin(Part::BootTree, PATIENCE);
+        let _working = self.fitness.begin_read();
         block_in_place(work)
     }
 }

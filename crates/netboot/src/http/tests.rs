@@ -76,7 +76,8 @@ fn tree() -> tempfile::TempDir {
 
 fn start(change: impl FnOnce(&mut Settings)) -> Server {
     let folder = tree();
-    let settings = LibrarySettings { root: folder.path().join("tree"), extra: Vec::new() };
+    let settings =
+        LibrarySettings { root: folder.path().join("tree"), extra: Vec::new(), fitness: Arc::default() };
     let library = Library::open(&settings, Arc::new(Policy), UrlBuilder::default()).unwrap();
     start_with(folder, Arc::new(library), change)
 }

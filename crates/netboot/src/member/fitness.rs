@@ -27,10 +27,20 @@ impl Part {
     }
 }
 
+/// A disk that does not answer for so long is stuck, or as good as that for what boots: iPXE waits as long for a byte.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the parts have said.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Fitness {
     state: Mutex<State>,
+    read_patience: Duration,
+}
+
+impl Default for Fitness {
+    fn default() -> Self {
+        Self::with_patience(READ_PATIENCE)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +61,16 @@ pub(crate) struct Working {
 }
 
 impl Fitness {
+    /// With another patience for the boot tree's disk than five seconds.
+    pub(crate) fn with_patience(read_patience: Duration) -> Self {
+        Self { state: Mutex::default(), read_patience }
+    }
+
+    /// Somebody begins to read what may wait for the boot tree's disk.
+    pub(crate) fn begin_read(self: &Arc<Self>) -> Working {
+        self.begin(Part::BootTree, self.read_patience)
+    }
+
     /// A part begins something that is done within `patience`, or the part is stuck.
     pub(crate) fn begin(self: &Arc<Self>, part: Part, patience: Duration) -> Working {
         let now = Instant::now();

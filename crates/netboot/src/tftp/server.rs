@@ -24,6 +24,7 @@ use super::wire::{self, BLOCK_SIZE_DEFAULT, ErrorCode, FILE_NAME_MAX, Packet, Re
 use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
+use crate::member::Fitness;
 use crate::network::Network;
 
 /// Most blocks that are sent at once: what the kernel takes in one call (UDP_MAX_SEGMENTS).
@@ -127,6 +128,8 @@ pub struct Context {
     pub contents: Arc<dyn Contents>,
     /// Hears what happens.
     pub observer: Arc<dyn Observer>,
+    /// Hears when the boot tree's disk does not answer.
+    pub fitness: Arc<Fitness>,
     /// Tells the hardware address behind a network address, if somebody knows it.
     pub mac_of: Arc<dyn Fn(IpAddr) -> Option<Mac> + Send + Sync>,
 }
@@ -263,15 +266,15 @@ struct Session {
 
 impl Session {
     /// Reads at an offset; fewer bytes than asked for only at the end.
-    fn read_at(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read_at(&mut self, buffer: &mut [u8], offset: u64, fitness: &Arc<Fitness>) -> io::Result<usize> {
         if buffer.len() > READ_AHEAD / 2 || matches!(self.content.body, Body::Memory(_)) {
-            return self.content.read_at(buffer, offset);
+            return read(&self.content, buffer, offset, fitness);
         }
         let (start, ahead) = &mut self.ahead;
         let is_held = *start <= offset && offset + buffer.len() as u64 <= *start + ahead.len() as u64;
         if !is_held {
             ahead.resize(READ_AHEAD, 0);
-            let count = self.content.read_at(ahead, offset).inspect_err(|_| ahead.clear())?;
+            let count = read(&self.content, ahead, offset, fitness).inspect_err(|_| ahead.clear())?;
             ahead.truncate(count);
             *start = offset;
         }
@@ -280,6 +283,15 @@ impl Session {
         buffer[..count].copy_from_slice(&held[..count]);
         Ok(count)
     }
+}
+
+/// Reads at an offset, and says so where that may wait for the disk.
+fn read(content: &Content, buffer: &mut [u8], offset: u64, fitness: &Arc<Fitness>) -> io::Result<usize> {
+    if content.read_at_once(buffer, offset) {
+        return Ok(buffer.len());
+    }
+    let _working = fitness.begin_read();
+    content.read_at(buffer, offset)
 }
 
 /// The transfers of one worker.
@@ -427,7 +439,7 @@ impl Server {
             }
             transfer::Transmit::Blocks { first, count } => {
                 let (offset, length) = session.transfer.extent(first, count);
-                let read = session.read_at(&mut self.buffer[..length], offset);
+                let read = session.read_at(&mut self.buffer[..length], offset, &self.context.fitness);
                 let reason = match read {
                     Ok(read) if read == length => {
                         let block_size = session.transfer.block_size();
@@ -503,22 +515,26 @@ impl Server {
             }
         };
         let mac = (self.context.mac_of)(address);
-        let content =
-            match self.context.contents.open(&path, &Requester { address, mac, protocol: Protocol::Tftp }) {
-                Ok(content) => content,
-                Err(error) => {
-                    let (code, message) = match &error {
-                        ContentError::NotFound => (ErrorCode::FILE_NOT_FOUND, "file not found"),
-                        ContentError::Forbidden(_) => (ErrorCode::ACCESS_VIOLATION, "access violation"),
-                        ContentError::NotReady => (ErrorCode::NOT_DEFINED, "not read yet; ask again"),
-                        ContentError::Failed { .. } => (ErrorCode::NOT_DEFINED, "the server cannot read it"),
-                        ContentError::Script { .. } => {
-                            (ErrorCode::NOT_DEFINED, "the server cannot make the script")
-                        }
-                    };
-                    return self.refuse_as(key, mac, &path, code, message, &Report::of(&error).line());
-                }
-            };
+        let requester = Requester { address, mac, protocol: Protocol::Tftp };
+        let opened = self.context.contents.open_at_once(&path, &requester).unwrap_or_else(|| {
+            let _working = self.context.fitness.begin_read();
+            self.context.contents.open(&path, &requester)
+        });
+        let content = match opened {
+            Ok(content) => content,
+            Err(error) => {
+                let (code, message) = match &error {
+                    ContentError::NotFound => (ErrorCode::FILE_NOT_FOUND, "file not found"),
+                    ContentError::Forbidden(_) => (ErrorCode::ACCESS_VIOLATION, "access violation"),
+                    ContentError::NotReady => (ErrorCode::NOT_DEFINED, "not read yet; ask again"),
+                    ContentError::Failed { .. } => (ErrorCode::NOT_DEFINED, "the server cannot read it"),
+                    ContentError::Script { .. } => {
+                        (ErrorCode::NOT_DEFINED, "the server cannot make the script")
+                    }
+                };
+                return self.refuse_as(key, mac, &path, code, message, &Report::of(&error).line());
+            }
+        };
         let limits = self.settings.limits(address);
         let transfer = Transfer::new(&request.options, limits, content.length, now);
         let session = Session {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::{self, DriverSettings, Relays};
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
-use goldwire_netboot::member::{MemberConfig, Table};
+use goldwire_netboot::member::{Fitness, MemberConfig, Table};
 use goldwire_netboot::{Network, Observer, TftpClients, http, tftp};
 use goldwire_stdx::Report;
 use nix::ifaddrs::getifaddrs;
@@ -20,9 +20,9 @@ const PROBE: std::time::Duration = std::time::Duration::from_millis(500);
 const HEARTBEAT_CONTEXT: &str = "goldwire 2026-11-24 boot group heartbeat";
 
 /// The folders that are served.
-pub fn library_settings(settings: &Settings) -> LibrarySettings {
+pub fn library_settings(settings: &Settings, fitness: Arc<Fitness>) -> LibrarySettings {
     let server = &settings.server;
-    LibrarySettings { root: server.root.clone(), extra: vec![("ipxe".into(), server.ipxe.clone())] }
+    LibrarySettings { root: server.root.clone(), extra: vec![("ipxe".into(), server.ipxe.clone())], fitness }
 }
 
 /// The members, all of them dead but this one.

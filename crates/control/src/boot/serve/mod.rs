@@ -95,7 +95,11 @@ impl Bound {
         let members: Arc<dyn LiveMembers> = table.clone();
         let policy = Arc::new(Policy::new(rules, members));
         let asked: Arc<dyn BootPolicy> = policy.clone();
-        let library = Library::open(&library_settings(&settings), Arc::clone(&asked), urls.clone())?;
+        let library = Library::open(
+            &library_settings(&settings, Arc::clone(table.fitness())),
+            Arc::clone(&asked),
+            urls.clone(),
+        )?;
         let library = Arc::new(library);
         let contents: Arc<dyn Contents> = library.clone();
         let is_draining = Arc::new(AtomicBool::new(false));
@@ -188,6 +192,7 @@ impl Bound {
             let neighbours = Arc::clone(&shared.neighbours);
             let observer: Arc<dyn Observer> = shared.telemetry.clone();
             tftp.run(tftp::Context {
+                fitness: Arc::clone(shared.table.fitness()),
                 contents: shared.library.clone(),
                 observer,
                 mac_of: Arc::new(move |address| neighbours.mac_of(address)),
@@ -291,6 +296,13 @@ fn start_dhcp(
         Folder::open(&folder).with_context(|| format!("open the lease log in {}", folder.display()))?;
     let (log, opened, clock) = open_leases(&mut server, Box::new(volume))
         .map_err(|error| explained(error).context(format!("open the lease log in {}", folder.display())))?;
+    if log.is_suspect() {
+        let bytes = log.bytes_for(server.table().leases(None).count());
+        error!(
+            folder = %folder.display(), bytes,
+            "the disk is full: the lease log cannot be written, and no addresses are given away until it has so much room"
+        );
+    }
     if opened.scan.torn_bytes > 0 {
         warn!(
             bytes = opened.scan.torn_bytes,

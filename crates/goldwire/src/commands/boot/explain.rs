@@ -45,7 +45,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<Code, Report> {
 
 pub(crate) fn script(args: &ScriptArgs) -> Result<Code, Report> {
     let loaded = load(&args.config)?;
-    let settings: LibrarySettings = library_settings(&loaded.settings);
+    let settings: LibrarySettings = library_settings(&loaded.settings, Arc::default());
     let urls = url_builder(&loaded.settings);
     let device = Device {
         uuid: args.device.uuid,

@@ -76,6 +76,7 @@ fn our_tftp_server_is_reached_in_both_its_modes() {
             ..tftp::Settings::default()
         };
         let context = tftp::Context {
+            fitness: Arc::default(),
             contents: Arc::clone(&contents) as _,
             observer: Arc::new(NoopObserver),
             mac_of: Arc::new(|_| None),

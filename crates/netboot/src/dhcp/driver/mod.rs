@@ -196,7 +196,7 @@ struct Wake(OwnedFd);
 /// `scan.torn_bytes` and `scan.damage`. Also returns the clock to run with.
 ///
 /// # Errors
-/// The log cannot be read, is of a later version, or cannot be repaired.
+/// The log cannot be read, is of a later version, or cannot be repaired. A full disk is none: the log is then suspect.
 pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log, Opened, Clock), LogError> {
     let member = super::lease::MemberId::of(&server.settings().member);
     let mut last = Time(0);
@@ -213,12 +213,7 @@ pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log,
         match rewrite_all(&mut log, table, clock.now()) {
             // The rest of the member serves, nobody is given an address, and the log's thread tries again until there is
             // room: see [`crate::member::Fitness`].
-            Err(LogError::Rewrite(error)) if is_full(&error) => {
-                tracing::error!(
-                    %error,
-                    "the lease log cannot be written; no addresses are given away until there is room"
-                );
-            }
+            Err(LogError::Rewrite(error)) if is_full(&error) => {}
             done => done?,
         }
     }

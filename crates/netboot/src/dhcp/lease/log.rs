@@ -199,6 +199,11 @@ impl Log {
         Ok(())
     }
 
+    /// Bytes that a log of so many leases takes at most.
+    pub fn bytes_for(&self, leases: usize) -> u64 {
+        (HEADER + leases * super::record::LENGTH_MAX) as u64
+    }
+
     /// Whether there is little room for the next batches.
     pub(crate) fn wants_room(&self) -> bool {
         !self.is_suspect && self.file.end - self.file.length < ROOM_MIN
@@ -226,7 +231,7 @@ impl Log {
     }
 
     /// Whether nothing can be acknowledged before the log has been rewritten.
-    pub(crate) fn is_suspect(&self) -> bool {
+    pub fn is_suspect(&self) -> bool {
         self.is_suspect
     }
 

@@ -80,7 +80,15 @@ pub(super) fn files(names: &[(&str, usize)]) -> Files {
 pub(super) fn context(files: Files) -> (Context, Arc<EventLog>) {
     let event_log = Arc::new(EventLog::default());
     let observer: Arc<dyn Observer> = event_log.clone();
-    (Context { contents: Arc::new(files), observer, mac_of: Arc::new(|_| Some(MAC)) }, event_log)
+    (
+        Context {
+            contents: Arc::new(files),
+            observer,
+            fitness: Arc::default(),
+            mac_of: Arc::new(|_| Some(MAC)),
+        },
+        event_log,
+    )
 }
 
 /// A server without sockets.

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::super::server::{Admission, BlockSizeCap, Context, Server, Settings};
 use super::super::wire::{ErrorCode, OptionName, Packet};
-use super::{Harness, ack, files, key, pattern, read_request};
+use super::{Harness, ack, context, files, key, pattern, read_request};
 use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::event::Stage;
+use crate::member::Fitness;
 
 fn error_of(sent: &[Vec<u8>]) -> Option<ErrorCode> {
     match sent {
@@ -248,6 +249,7 @@ fn a_file_that_is_read_ahead_is_sent_as_it_is() {
         let file = Arc::new(file);
         let event_log = Arc::new(super::EventLog::default());
         let context = Context {
+            fitness: Arc::default(),
             contents: Arc::new(OnDisk(Arc::clone(&file), LENGTH as u64)),
             observer: event_log.clone(),
             mac_of: Arc::new(|_| None),
@@ -298,4 +300,41 @@ fn a_file_that_is_read_ahead_is_sent_as_it_is() {
         let line = harness.event_log.lines().into_iter().find(|line| line.contains("shorter"));
         assert_eq!(line.as_deref(), Some("- refused f: the file has become shorter while it was sent"));
     }
+}
+
+/// Answers when it is let go: a disk that hangs.
+struct Hanging(std::sync::mpsc::Receiver<()>);
+
+impl Contents for std::sync::Mutex<Hanging> {
+    fn open(&self, _path: &str, _requester: &Requester) -> Result<Content, ContentError> {
+        let _ = self.lock().unwrap().0.recv();
+        Err(ContentError::NotFound)
+    }
+}
+
+/// A member whose boot tree does not answer knows it while TFTP waits, and is well again afterwards.
+#[test]
+fn a_disk_that_hangs_is_known_to_health() {
+    let (go, hanging) = std::sync::mpsc::channel();
+    let fitness = Arc::new(Fitness::with_patience(Duration::from_millis(1)));
+    let (context, _) = context(files(&[]));
+    let context = Context {
+        contents: Arc::new(std::sync::Mutex::new(Hanging(hanging))),
+        fitness: Arc::clone(&fitness),
+        ..context
+    };
+    let settings = Arc::new(Settings::default());
+    let mut server = Server::new(Arc::clone(&settings), context, Admission::new(&settings));
+    let waiting = goldwire_stdx::spawn("asked", move || {
+        server.handle_datagram(Instant::now(), key(2, 1), &read_request(b"a", &[]));
+        server.poll_transmit(Instant::now()).is_some()
+    })
+    .unwrap();
+    while fitness.trouble().is_none() {
+        std::thread::yield_now();
+    }
+    assert!(fitness.trouble().unwrap().starts_with("the boot tree: its disk has not answered for"));
+    go.send(()).unwrap();
+    assert!(waiting.join().unwrap(), "the client is told");
+    assert_eq!(fitness.trouble(), None);
 }
