@@ -57,6 +57,9 @@ pub trait BlockDevice: Send + Sync {
     /// The run of one kind that starts at `offset`. Runs may be reported in pieces: two neighbours may have the
     /// same kind. Costs no data reads and bounded metadata reads.
     ///
+    /// A walk from end to end is told no more data than the files of the chain have bytes, but for what compression
+    /// makes of them: a small file never stands for a large amount of work. An image that claims more is `Corrupt`.
+    ///
     /// # Errors
     /// `OutOfRange` when `offset` is not inside the disk, `Io`, `Corrupt`.
     fn extent_at(&self, offset: u64) -> Result<Extent>;

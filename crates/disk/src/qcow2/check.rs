@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::Path;
 
 use super::backing_reference;
+use super::claims::Claims;
 use super::header::{CORRUPT, DIRTY, Header, be64};
 use super::host::HostFileExt as _;
 use super::read::read_u64s;
@@ -17,7 +18,7 @@ use crate::error::shown;
 use crate::finding::Finding;
 use crate::host::HostFile;
 use crate::parents::Parents;
-use crate::units::{FileOffset, GuestOffset};
+use crate::units::FileOffset;
 use crate::{ErrorKind, Result};
 
 /// The most memory for counting uses.
@@ -66,6 +67,9 @@ struct Checker<'a> {
     /// Tables of the image: offset, length and name.
     metadata: Vec<(u64, u64, &'static str)>,
     metadata_bytes_read: u64,
+    claims: Claims,
+    /// Data clusters that an entry names after something else did: how many, and the first.
+    shared: Option<(u64, FileOffset)>,
     findings: Vec<Finding>,
     unreported: usize,
 }
@@ -82,6 +86,8 @@ impl<'a> Checker<'a> {
             uses,
             metadata: Vec::new(),
             metadata_bytes_read: 0,
+            claims: Claims::new(header.geometry, header.compression, host_length),
+            shared: None,
             findings: Vec::new(),
             unreported: 0,
         })
@@ -155,7 +161,7 @@ impl<'a> Checker<'a> {
             return Ok(());
         }
         let l1 = read_u64s(self.host, l1_offset, u64::from(l1_entries), "L1 table")?;
-        // Each with the guest byte that its first entry maps.
+        // Each with the L1 entry that names it.
         let mut tables = Vec::new();
         for (index, entry) in l1.into_iter().enumerate() {
             let at = l1_offset + index as u64 * 8;
@@ -164,33 +170,39 @@ impl<'a> Checker<'a> {
                 Ok(Some(host)) => {
                     if self.table("L2 table", Some(at), host.0, geometry.cluster_size()) {
                         self.copied("L1 entry", at, entry, host, refcounts)?;
-                        tables.push((host, geometry.span_start(index)));
+                        tables.push((index, host));
                     }
                 }
                 Err(why) => self.report(Finding::error("L1 entry", at, why)),
             }
         }
         // A table that several entries name is walked once; that they overlap is found later.
-        tables.sort_unstable();
-        tables.dedup_by_key(|(host, _)| *host);
-        for (host, guest) in tables {
+        tables.sort_unstable_by_key(|(index, host)| (*host, *index));
+        tables.dedup_by_key(|(_, host)| *host);
+        for (index, host) in tables {
             if !self.may_read("L2 tables") {
                 break;
             }
-            self.l2(host, guest, refcounts)?;
+            self.l2(index, host, refcounts)?;
+        }
+        if let Some((clusters, first)) = self.shared {
+            let message = format!(
+                "{clusters} times an entry names a cluster that something else names too; QEMU counts that, and no writer makes it"
+            );
+            self.report(Finding::warning("L2 entry", first.0, message));
         }
         Ok(())
     }
 
-    fn l2(
-        &mut self,
-        table_host: FileOffset,
-        table_guest: GuestOffset,
-        refcounts: &Refcounts<'_>,
-    ) -> Result<()> {
+    fn l2(&mut self, l1_index: usize, table_host: FileOffset, refcounts: &Refcounts<'_>) -> Result<()> {
         let geometry = self.header.geometry;
         let mut bytes = vec![0; geometry.cluster_size() as usize];
         self.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
+        let table_guest = geometry.span_start(l1_index);
+        let disk = self.header.size.saturating_sub(table_guest.0);
+        if let Err(why) = self.claims.count(geometry, l1_index, &bytes, disk) {
+            self.report(Finding::error("L1 entry", self.header.l1_offset + l1_index as u64 * 8, why));
+        }
         for index in 0..geometry.cluster_size() / geometry.entry_size() {
             let (in_table, guest) = (index * geometry.entry_size(), index << geometry.cluster_bits());
             let at = table_host.0 + in_table;
@@ -221,12 +233,25 @@ impl<'a> Checker<'a> {
             }
             if let Some(host) = geometry.held_cluster(entry)
                 && host.0.is_multiple_of(geometry.cluster_size())
-                && self.used("L2 entry", at, host.0, 1)
             {
+                self.note_shared(host);
+                if !self.used("L2 entry", at, host.0, 1) {
+                    continue;
+                }
                 self.copied("L2 entry", at, entry, host, refcounts)?;
             }
         }
         Ok(())
+    }
+
+    /// Notes a cluster of data that is in use already. Of the second use of a cluster the refcounts say whether it is an
+    /// error.
+    fn note_shared(&mut self, host: FileOffset) {
+        let cluster = (host.0 >> self.header.geometry.cluster_bits()) as usize;
+        if self.uses.as_ref().and_then(|uses| uses.get(cluster)).is_some_and(|uses| *uses > 0) {
+            let (times, first) = self.shared.unwrap_or((0, host));
+            self.shared = Some((times + 1, first));
+        }
     }
 
     /// The copied flag of an entry says that the refcount of what it points at is exactly 1.

@@ -12,6 +12,7 @@
 //! - [`read`]: every image, with compressed clusters ([`compressed`]) and backing files.
 //! - [`write`]: images of one simple shape, crash-safe; [`space`] hands out clusters, [`adopt`] opens an image
 //!   that exists.
+//! - [`claims`]: that tables do not claim more data than the file holds.
 //! - [`check`]: whether the image is consistent.
 //!
 //! An image is taken for hostile: no offset, count or length is used before it is within its limit, and every
@@ -20,6 +21,7 @@
 mod adopt;
 mod cache;
 mod check;
+mod claims;
 mod compressed;
 mod header;
 mod host;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::Cache;
+use super::claims::Claims;
 use super::header::{Header, be64};
 use super::host::HostFileExt as _;
 use super::tables::{Mapping, Run};
@@ -16,6 +17,8 @@ const TABLE_BYTES_MAX: usize = 16 << 20;
 
 const HINT_CUT: &str =
     "the file was cut short: copy it again from where it is whole, and compare the lengths";
+const HINT_SHARED: &str =
+    "if you trust the image, `qemu-img convert -O qcow2` makes one of it that shares nothing";
 
 /// An image opened for reading.
 pub(super) struct Reader {
@@ -27,6 +30,7 @@ pub(super) struct Reader {
     /// Length of the file when it was opened. What an entry points at must begin before it.
     host_length: u64,
     tables: Cache,
+    claims: Claims,
 }
 
 impl Reader {
@@ -44,8 +48,11 @@ impl Reader {
         }
         let l1 = read_l1(&host, header, host_length)?;
         refuse_shared_tables(&host, header, &l1)?;
-        let view = View::new(host, header, backing);
-        Ok(Self { view, l1_offset: header.l1_offset, l1, host_length, tables: Cache::new(TABLE_BYTES_MAX) })
+        let claims = Claims::new(header.geometry, header.compression, host_length);
+        let mut view = View::new(host, header, backing);
+        view.tells_holes = true;
+        let tables = Cache::new(TABLE_BYTES_MAX);
+        Ok(Self { view, l1_offset: header.l1_offset, l1, host_length, tables, claims })
     }
 
     /// Where the guest bytes from `offset` on lie, at most `limit` of them. The range is inside the disk.
@@ -53,18 +60,22 @@ impl Reader {
         let Self { view, l1, .. } = self;
         let (index, within) = view.geometry.table_of(offset);
         let entry_offset = self.l1_offset + index as u64 * 8;
-        let bad_l1 = |why| view.host.corrupt("L1 entry", entry_offset, why);
-        let entry = l1.get(index).copied().ok_or_else(|| bad_l1("is outside of the table"))?;
-        let Some(table_host) = view.geometry.l2_table(entry).map_err(bad_l1)? else {
+        let bad_l1 = |why: String| view.host.corrupt("L1 entry", entry_offset, why);
+        let entry = l1.get(index).copied().ok_or_else(|| bad_l1("is outside of the table".into()))?;
+        let Some(table_host) = view.geometry.l2_table(entry).map_err(|why| bad_l1(why.into()))? else {
             return Ok(view.missing_tables(l1, offset, limit));
         };
         let cluster_size = view.geometry.cluster_size();
         if table_host.0 + cluster_size > self.host_length {
-            return Err(bad_l1("the L2 table is not inside the file"));
+            return Err(bad_l1("the L2 table is not inside the file".into()));
         }
         let table = self.tables.get(table_host, || {
             let mut bytes = vec![0; cluster_size as usize];
             view.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
+            let disk = view.size.saturating_sub(view.geometry.span_start(index).0);
+            self.claims
+                .count(view.geometry, index, &bytes, disk)
+                .map_err(|why| bad_l1(why).with_hint(HINT_SHARED))?;
             Ok::<_, Error>(Arc::from(bytes))
         })?;
         let bad_l2 = |at, why| view.host.corrupt("L2 entry", table_host.0 + at, why);

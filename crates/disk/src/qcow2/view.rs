@@ -31,6 +31,9 @@ pub(super) struct View {
     compression: Compression,
     backing: Option<Arc<dyn BlockDevice>>,
     inflated: Cache,
+    /// Whether clusters that have a place and were never written, which are holes of the file, are told as zero: no work
+    /// for whoever reads. Who writes wants to know what has a place.
+    pub(super) tells_holes: bool,
 }
 
 impl View {
@@ -43,6 +46,7 @@ impl View {
             compression: header.compression,
             backing,
             inflated: Cache::new(INFLATED_BYTES_MAX),
+            tells_holes: false,
         }
     }
 
@@ -88,6 +92,10 @@ impl View {
         self.check_range(offset, 1)?;
         let Run { mapping, length } = lookup(GuestOffset(offset), self.size - offset)?;
         match mapping {
+            Mapping::Data { host } if self.tells_holes => {
+                let (is_data, length) = self.host.data_run(host.0, length)?;
+                Ok(Extent { length, kind: if is_data { ExtentKind::Data } else { ExtentKind::Zero } })
+            }
             Mapping::Data { .. } | Mapping::Compressed { .. } => {
                 Ok(Extent { length, kind: ExtentKind::Data })
             }

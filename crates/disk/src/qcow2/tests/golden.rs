@@ -92,7 +92,7 @@ fn zero_clusters_and_extents() {
         "write -z 64k 64k",
         "write -z 512k 128k",
         "write -z -u 128k 64k",
-        "write -P 0x22 1100M 70k",
+        "write -P 0x22 1100M 128k",
     ];
     qemu_io(folder.path(), "a.qcow2", &commands);
     let (device, _) = open_image(&folder.path().join("a.qcow2"), Access::Read).unwrap();

@@ -1,6 +1,7 @@
 //! Our view of QEMU's images, QEMU's view of ours, and what crashes and strangers do to them.
 
 mod checked;
+mod claims;
 mod crash;
 mod golden;
 mod hostile;

@@ -116,7 +116,7 @@ fn allocation_fixes_the_layout() {
 }
 
 #[test]
-fn allocated_clusters_read_as_zero_and_are_data() {
+fn allocated_clusters_have_a_place_and_are_no_data() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.qcow2");
     let device = create_image(&path, 4 * MIB);
@@ -125,8 +125,14 @@ fn allocated_clusters_read_as_zero_and_are_data() {
     device.flush().unwrap();
     let (reopened, _) = open_image(&path, Access::Read).unwrap();
     assert_holds(&*reopened, &vec![0; 4 * MIB as usize]);
-    assert_eq!(extents(&*reopened), extents(&*device));
     assert_eq!(extents(&*device)[1], (MIB, 2 * CLUSTER, ExtentKind::Data));
+    // Who only reads is spared what was never written, where the file system tells.
+    let (start, length, kind) = extents(&*reopened)[1];
+    assert_eq!((start, length), (MIB, 2 * CLUSTER));
+    if kind == ExtentKind::Data {
+        return goldwire_stdx::testing::excuse(goldwire_stdx::testing::Excuse::NoHoles);
+    }
+    assert_eq!(kind, ExtentKind::Zero);
 }
 
 #[test]
