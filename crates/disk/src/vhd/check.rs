@@ -26,8 +26,9 @@ use crate::host::HostFile;
 use crate::parents::Parents;
 use crate::units::{BlockIndex, FileSector};
 
-/// The creators whose disks QEMU shows by their current size; of all others it shows what the geometry describes (its
-/// `block/vpc.c`; a test asks it).
+/// The creators of whose disks QEMU shows what the geometry describes (its `block/vpc.c`; a test asks it).
+const GEOMETRY_CREATORS: [&[u8; 4]; 2] = [b"vpc ", b"qemu"];
+/// The creators whose disks QEMU before 10.0 showed by their current size; all others it showed by their geometry.
 const SIZED_CREATORS: [&[u8; 4]; 5] = [b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS"];
 
 /// How far in the future a time stamp may lie: `vhd-util` grants half an hour of clock skew.
@@ -175,8 +176,10 @@ impl Check {
             self.warning("geometry", base + 56, message);
         } else if geometry.size() < size && !SIZED_CREATORS.contains(&&footer.creator()) {
             let creator = String::from_utf8_lossy(&footer.creator()).into_owned();
+            let qemu =
+                if GEOMETRY_CREATORS.contains(&&footer.creator()) { "QEMU" } else { "QEMU before 10.0" };
             let message = format!(
-                "QEMU shows only {} of {size} bytes of a disk by {creator:?}; XenServer, Hyper-V and we show all",
+                "{qemu} shows only {} of {size} bytes of a disk by {creator:?}; XenServer, Hyper-V and we show all",
                 geometry.size()
             );
             self.warning("geometry", base + 56, message);

@@ -169,7 +169,8 @@ fn warnings(folder: &Folder, bytes: &[u8]) -> Vec<String> {
     findings.into_iter().filter(|f| f.severity == Severity::Warning).map(|f| f.field).collect()
 }
 
-/// QEMU is asked what it shows.
+/// QEMU is asked what it shows. Version 10.0 changed its mind about all creators but two, and there may be others that
+/// took that over: what is told of every version must be true of this one, and what this one does must be told.
 #[test]
 fn a_disk_of_which_qemu_shows_less_is_told() {
     let folder = Folder::new();
@@ -178,7 +179,9 @@ fn a_disk_of_which_qemu_shows_less_is_told() {
         [b"vpc ", b"qemu", b"vbox", b"vs  ", b"xo  ", b"simh", b"win ", b"qem2", b"d2v ", b"tap\0", b"CTXS"]
     {
         let vhd = Vhd { creator: *creator, timestamp: NOW, ..Vhd::dynamic(64 * MIB) };
-        let warnings = warnings(&folder, &vhd.bytes());
+        let findings = findings(&folder.file("odd.vhd", &vhd.bytes()));
+        let told =
+            findings.iter().find(|finding| finding.field == "geometry").map(|finding| &finding.message);
         let output = std::process::Command::new(&qemu_img)
             .args(["info", "-f", "vpc", "--output", "json"])
             .arg(folder.path("odd.vhd"))
@@ -187,8 +190,12 @@ fn a_disk_of_which_qemu_shows_less_is_told() {
         let text = String::from_utf8(output.stdout).unwrap();
         let shows_all = text.contains(&format!("\"virtual-size\": {}", 64 * MIB));
         assert!(output.status.success() && text.contains("virtual-size"), "{text}");
-        let is_told = warnings.iter().any(|field| field == "geometry");
-        assert_eq!(is_told, !shows_all, "{:?}: {text}", String::from_utf8_lossy(creator));
+        let creator = String::from_utf8_lossy(creator);
+        assert!(shows_all || told.is_some(), "{creator:?}: {text}");
+        assert!(
+            !shows_all || !told.is_some_and(|told| told.starts_with("QEMU shows")),
+            "{creator:?}: {told:?}"
+        );
     }
 }
 
