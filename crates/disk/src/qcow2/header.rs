@@ -117,6 +117,10 @@ impl Header {
     pub(super) fn read(host: &HostFile) -> Result<Self> {
         let mut start = [0; 24];
         host.read_whole(&mut start, 0, "header")?;
+        if start.starts_with(MAGIC) && be32(&start, 4) == Some(1) {
+            // Its fields lie elsewhere.
+            return Parser { bytes: &start, path: host.path() }.header();
+        }
         let cluster_bits = be32(&start, 20).unwrap_or(0);
         Geometry::check_cluster_bits(cluster_bits).map_err(|why| host.corrupt("cluster_bits", 20, why))?;
         // Extensions and the backing name have to lie in the first cluster.

@@ -68,6 +68,32 @@ fn a_parent_may_be_smaller_or_larger() {
     }
 }
 
+/// vhd-util, libvhdi and dissect read such a disk; QEMU does not.
+#[test]
+fn a_file_may_end_with_the_disk_inside_its_last_block() {
+    let folder = Folder::new();
+    let size = 2 * MIB + 1536;
+    let whole = Vhd::dynamic(size).block(1, &ALL, 0x5b).bytes();
+    let mut expected = vec![0; size as usize];
+    expected[2 << 20..].fill(0x5b);
+    let footer = whole.len() - 512;
+    let behind_the_disk = footer - ((2 << 20) - 1536);
+    let cut = |end: usize| [&whole[..end], &whole[footer..]].concat();
+    let path = folder.file("a.vhd", &cut(behind_the_disk));
+    conformance_read(&*open(&path).unwrap().device, &expected);
+    let findings = crate::check(&path, &OpenOptions::default()).unwrap();
+    assert!(findings.iter().all(|finding| finding.severity == crate::Severity::Warning), "{findings:?}");
+    let disk = open_writable(&path).unwrap().device;
+    disk.write_at(&[0x5c; 1024], 1 << 20).unwrap();
+    disk.flush().unwrap();
+    expected[1 << 20..][..1024].fill(0x5c);
+    conformance_read(&*disk, &expected);
+    conformance_read(&*open(&path).unwrap().device, &expected);
+    // A sector less, and some of the disk is gone.
+    let short = folder.file("short.vhd", &cut(behind_the_disk - 512));
+    assert_eq!(open(&short).err().unwrap().kind(), ErrorKind::Corrupt);
+}
+
 #[test]
 fn a_fixed_disk_has_its_footer_behind() {
     let data = crate::testing::pattern(1, 0, 70_000 / 512 * 512);
@@ -133,7 +159,7 @@ fn a_renamed_parent_is_found_by_its_uuid() {
     for name in ["renamed.VHD", "Win_1A2B.AVHD", "win_1a2b.avhd"] {
         let parent = folder.file(name, &Vhd::dynamic(2 * MIB).block(0, &ALL, 0x32).bytes());
         assert_eq!(content(&*open(&path).unwrap().device)[0], 0x32, "{name}");
-        assert_eq!(crate::children(&parent).unwrap(), [path.canonicalize().unwrap()]);
+        assert_eq!(crate::children(&parent).unwrap().found, [path.canonicalize().unwrap()]);
         std::fs::remove_file(parent).unwrap();
     }
     folder.file("renamed.vhd", &Vhd::dynamic(2 * MIB).bytes());
