@@ -1,7 +1,8 @@
 //! What the openings of one chain share: the gate, the files opened so far, the limits.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::fs::{File, Metadata};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
@@ -9,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::detect::NamedBy;
 use crate::error::shown;
 use crate::gate::Gate;
-use crate::image::{Access, ChainFile, FileIdentity, Format, ImageInfo, ParentReference};
+use crate::image::{Access, Allowed, ChainFile, FileIdentity, Format, ImageInfo, ParentReference};
 use crate::parents::Parents;
 use crate::{BlockDevice, Error, ErrorKind, Result, detect, qcow2, raw, vhd};
 
@@ -90,8 +91,9 @@ impl Parents for Chain {
             None => None,
         };
         let mut wrong_uuid = None;
-        for path in self.gate.resolve(child, reference)? {
-            let Some(file) = open_parent_file(&path)? else { continue };
+        for allowed in self.gate.resolve(child, reference)? {
+            let Some(file) = open_parent(&allowed)? else { continue };
+            let path = allowed.path().to_owned();
             let format = match format {
                 Some(ParentFormat::Exactly(format)) => format,
                 Some(ParentFormat::AnyVhd) => match vhd::format(&file, &path)? {
@@ -129,7 +131,7 @@ impl Parents for Chain {
         })
     }
 
-    fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>> {
+    fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<Allowed>> {
         self.gate.resolve(child, reference)
     }
 }
@@ -159,20 +161,33 @@ fn names(reference: &ParentReference) -> String {
     names.join(", ")
 }
 
-/// Opens what an image named: only a regular file, and not through a link that was put there after the gate
-/// looked. Looking before opening keeps us from touching devices at all.
-fn open_parent_file(path: &Path) -> Result<Option<File>> {
-    let refuse = || Error::new(ErrorKind::Denied, path, "is named as a parent but is no regular file");
-    match path.symlink_metadata() {
-        Ok(metadata) if metadata.file_type().is_file() => {}
+/// Opens what an image named and a gate allowed: a file only if it is a regular one, and not through a link that was put
+/// there after the gate looked. Looking before opening keeps us from touching devices that nobody allowed.
+fn open_parent(allowed: &Allowed) -> Result<Option<File>> {
+    let path = allowed.path();
+    let (looked, follow, refuse) = match allowed {
+        Allowed::File(_) => {
+            (path.symlink_metadata(), OFlags::NOFOLLOW, "is named as a parent but is no regular file")
+        }
+        Allowed::Device(_) => {
+            (path.metadata(), OFlags::empty(), "is named as a parent but is no block device")
+        }
+    };
+    let is_right = |data: &Metadata| match allowed {
+        Allowed::File(_) => data.file_type().is_file(),
+        Allowed::Device(_) => data.file_type().is_block_device(),
+    };
+    let refuse = || Error::new(ErrorKind::Denied, path, refuse);
+    match looked {
+        Ok(data) if is_right(&data) => {}
         Ok(_) => return Err(refuse()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(path, "stat the parent", error)),
     }
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | follow;
     let fd = rustix::fs::open(path, flags, Mode::empty())
         .map_err(|e| Error::io(path, "open the parent", e.into()))?;
     let file = File::from(fd);
-    let metadata = file.metadata().map_err(|e| Error::io(path, "stat the parent", e))?;
-    if metadata.file_type().is_file() { Ok(Some(file)) } else { Err(refuse()) }
+    let data = file.metadata().map_err(|e| Error::io(path, "stat the parent", e))?;
+    if is_right(&data) { Ok(Some(file)) } else { Err(refuse()) }
 }

@@ -53,8 +53,12 @@ pub(crate) fn detect_file(file: &File, path: &Path, named_by: NamedBy) -> Result
     let host = HostFile::new(file, path);
     if host.is_block_device()? {
         // The name of a device is its place and promises nothing.
-        let content = Content::of(&host, None)?;
-        return Ok(Detected { format: Format::Raw, notice: device_notice(path, content) });
+        let notice = device_notice(path, Content::of(&host, None)?);
+        // Nobody would hear the notice, and QEMU would read what is inside.
+        if let (Some(notice), NamedBy::Child) = (&notice, named_by) {
+            return Err(Error::new(ErrorKind::Unsupported, path, notice.clone()).with_hint(HINT_RECORD));
+        }
+        return Ok(Detected { format: Format::Raw, notice });
     }
     let judge = Judge { path, named_by };
     // The name that was written; of a link that promises nothing, the name that it leads to.
@@ -102,6 +106,9 @@ fn no_disk(promise: Option<Promise>) -> ErrorKind {
         Some(Promise::Foreign(_)) | None => ErrorKind::Invalid,
     }
 }
+
+const HINT_RECORD: &str =
+    "record its format in the image that names it: qemu-img rebase -u -F FORMAT -b PARENT IMAGE";
 
 struct Judge<'a> {
     path: &'a Path,

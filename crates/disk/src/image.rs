@@ -50,6 +50,24 @@ pub struct ParentReference {
     pub format: Option<String>,
 }
 
+/// What a gate lets an image open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allowed {
+    /// A file by its canonical path: the last component is opened without following links.
+    File(PathBuf),
+    /// A block device by a name that only root can lead elsewhere.
+    Device(PathBuf),
+}
+
+impl Allowed {
+    /// The path.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Device(path) => path,
+        }
+    }
+}
+
 /// What a file is opened for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {

@@ -37,13 +37,15 @@ mod units;
 mod vhd;
 
 pub use check::check;
-pub use children::children;
+pub use children::{Children, children};
 pub use detect::detect;
 pub use device::{BlockDevice, Extent, ExtentKind};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, Severity};
 pub use gate::{DenyAll, Gate, SameFolder, SameFolderOr};
-pub use image::{Access, ChainFile, CreateOptions, FileIdentity, Format, Image, ImageInfo, ParentReference};
+pub use image::{
+    Access, Allowed, ChainFile, CreateOptions, FileIdentity, Format, Image, ImageInfo, ParentReference,
+};
 pub use open::{OpenOptions, create, create_in, open, open_file};
 pub use promise::Promise;
 pub use vhd::set_hidden;

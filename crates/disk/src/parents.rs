@@ -1,9 +1,9 @@
 //! What a format may ask about the files that its image names. The answer lies above the formats, in the chain.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::image::ParentReference;
+use crate::image::{Allowed, ParentReference};
 use crate::{BlockDevice, Result};
 
 /// Opens parents for an image that names them.
@@ -26,5 +26,5 @@ pub(crate) trait Parents {
     ///
     /// # Errors
     /// `Denied` by the gate.
-    fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<PathBuf>>;
+    fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<Allowed>>;
 }

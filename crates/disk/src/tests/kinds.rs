@@ -304,7 +304,7 @@ fn overlays_name_their_base() {
     let path = |name: &str| folder.path().join(name);
     for (name, format) in [("base.raw", Format::Raw), ("base.vhd", Format::VhdDynamic)] {
         fs::write(path(name), file_of(format)).unwrap();
-        assert_eq!(children(path(name)).unwrap(), [] as [PathBuf; 0]);
+        assert_eq!(children(path(name)).unwrap().found, [] as [PathBuf; 0]);
     }
     let Some(program) = testing::program("qemu-img") else { return };
     for (name, base, format) in
@@ -317,10 +317,10 @@ fn overlays_name_their_base() {
     }
     fs::write(path("notes.txt"), "base.raw").unwrap();
     std::os::unix::fs::symlink("base.raw", path("latest.raw")).unwrap();
-    assert_eq!(children(path("base.raw")).unwrap(), [path("a.qcow2"), path("b.qcow2")]);
-    assert_eq!(children(path("latest.raw")).unwrap(), [path("a.qcow2"), path("b.qcow2")]);
-    assert_eq!(children(path("base.vhd")).unwrap(), [path("v.qcow2")]);
-    assert_eq!(children(path("a.qcow2")).unwrap(), [] as [PathBuf; 0]);
+    assert_eq!(children(path("base.raw")).unwrap().found, [path("a.qcow2"), path("b.qcow2")]);
+    assert_eq!(children(path("latest.raw")).unwrap().found, [path("a.qcow2"), path("b.qcow2")]);
+    assert_eq!(children(path("base.vhd")).unwrap().found, [path("v.qcow2")]);
+    assert_eq!(children(path("a.qcow2")).unwrap().found, [] as [PathBuf; 0]);
 }
 
 /// What QEMU wrote before it insisted on a format: the extension that records it becomes one that nobody knows.

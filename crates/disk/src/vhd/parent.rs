@@ -13,7 +13,7 @@ use super::header::Header;
 use super::locator::{PLATFORMS_READ, header_name};
 use crate::gate::folder_of;
 use crate::host::HostFile;
-use crate::image::ParentReference;
+use crate::image::{Allowed, ParentReference};
 use crate::parents::Parents;
 use crate::{BlockDevice, Error, ErrorKind, Result};
 
@@ -61,30 +61,46 @@ pub(crate) fn open(
         Err(error) => return Err(error),
     };
     let Some(uuid) = reference.uuid else { return Err(missing) };
-    let Some(path) = find_by_uuid(child, uuid, parents)? else { return Err(missing) };
+    let path = match find_by_uuid(child, uuid, parents)? {
+        Search::Found(path) => path,
+        Search::Nowhere => return Err(missing),
+        Search::Stopped => {
+            let hint = format!(
+                "only {FOLDER_FILES_MAX} of the VHDs beside it were looked into; a parent that was renamed may be another one"
+            );
+            return Err(missing.with_hint(hint));
+        }
+    };
     let found = ParentReference { paths: vec![path], ..reference.clone() };
     parents.open_parent(child, &found)?.ok_or(missing)
 }
 
+/// What a search for a uuid came to.
+enum Search {
+    Found(PathBuf),
+    Nowhere,
+    /// It looked into as many files as it may, and there are more.
+    Stopped,
+}
+
 /// The VHD beside `child` that carries `uuid`, among those that the gate lets us look into.
-fn find_by_uuid(child: &Path, uuid: Uuid, parents: &dyn Parents) -> Result<Option<PathBuf>> {
+fn find_by_uuid(child: &Path, uuid: Uuid, parents: &dyn Parents) -> Result<Search> {
     let folder = folder_of(child)?;
     let entries = std::fs::read_dir(&folder).map_err(|e| Error::io(&folder, "list the folder", e))?;
-    let mut paths: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            // Hyper-V calls the parents of its checkpoints `avhd`.
-            let is_vhd =
-                |extension: &OsStr| ["vhd", "avhd"].iter().any(|vhd| extension.eq_ignore_ascii_case(vhd));
-            path.extension().is_some_and(is_vhd)
-        })
-        .take(FOLDER_FILES_MAX)
-        .collect();
+    let mut files = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
+        // Hyper-V calls the parents of its checkpoints `avhd`.
+        let is_vhd =
+            |extension: &OsStr| ["vhd", "avhd"].iter().any(|vhd| extension.eq_ignore_ascii_case(vhd));
+        path.extension().is_some_and(is_vhd)
+    });
+    let mut paths: Vec<PathBuf> = files.by_ref().take(FOLDER_FILES_MAX).collect();
+    let otherwise = if files.next().is_some() { Search::Stopped } else { Search::Nowhere };
     paths.sort_unstable();
     let reference = ParentReference { paths, uuid: None, format: None };
     // If a gate allows nothing here, the first error stands.
-    let Ok(allowed) = parents.resolve(child, &reference) else { return Ok(None) };
-    Ok(allowed.into_iter().find(|path| uuid_of(path) == Some(uuid)))
+    let Ok(allowed) = parents.resolve(child, &reference) else { return Ok(otherwise) };
+    let found = allowed.iter().map(Allowed::path).find(|path| uuid_of(path) == Some(uuid));
+    Ok(found.map_or(otherwise, |path| Search::Found(path.to_owned())))
 }
 
 /// The uuid of the VHD at `path`. Whatever keeps us from reading it keeps it from being the parent.

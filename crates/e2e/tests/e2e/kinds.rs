@@ -2,6 +2,7 @@
 //! without a word.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -213,4 +214,93 @@ fn a_block_device_with_a_container_is_told_and_read_if_asked() {
     scene.goldwire(["sync", "--source-format", "vhd", path, "disk.raw"]).expect(0);
     scene.goldwire(["disk", "compare", "g.raw", "disk.raw"]).expect(0);
     disks::assert_same_guest((&scene.path("g.vhd"), "vpc"), (&scene.path("disk.raw"), "raw"));
+}
+
+/// oVirt and Incus put an overlay's base on a logical volume, XenServer whole chains.
+#[test]
+fn a_parent_on_a_block_device_is_read_where_the_user_allows_it() {
+    if !testing::root() || !testing::programs(&["losetup", "qemu-img"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let guest = Guest::random(9, 4, 2);
+    guest.write_raw(&scene.path("base.raw"));
+    guest.write_vhd(&scene.path("base.vhd"), 1);
+    let (Some(raw), Some(vhd)) = (Loop::over(&scene.path("base.raw")), Loop::over(&scene.path("base.vhd")))
+    else {
+        testing::excuse(testing::Excuse::NoLoopDevices);
+        return;
+    };
+    let overlay = |name: &str, format: &[&str], base: &Path| {
+        let mut create = Command::new("qemu-img");
+        create.args(["create", "-q", "-u", "-f", "qcow2", "-b", text(base)]).args(format);
+        scene.run(create).arguments([name, "4M"]).expect(0);
+    };
+    overlay("plain.qcow2", &["-F", "raw"], &raw.0);
+    overlay("inside.qcow2", &["-F", "vpc"], &vhd.0);
+    // A name in a folder in which only root makes names, as udev makes them for logical volumes.
+    let group = scene.folder("group");
+    std::os::unix::fs::symlink(&raw.0, group.join("base")).unwrap();
+    overlay("named.qcow2", &["-F", "raw"], Path::new("group/base"));
+    for (image, allowed) in [
+        ("plain.qcow2", &*raw.0),
+        ("inside.qcow2", &*vhd.0),
+        ("named.qcow2", &*group),
+        ("named.qcow2", &*raw.0),
+    ] {
+        let run = scene.goldwire(["disk", "compare", image, "base.raw"]).expect(1);
+        assert!(run.stderr.contains("block device") && run.stderr.contains("--parents DEVICE"), "{run}");
+        scene.goldwire(["disk", "compare", "--parents", text(allowed), image, "base.raw"]).expect(0);
+        let copy = format!("{image}.raw");
+        scene.goldwire(["sync", "--replace", "--parents", text(allowed), image, &copy]).expect(0);
+        scene.goldwire(["disk", "compare", &copy, "base.raw"]).expect(0);
+    }
+    // Others could lead a name in their folder to any device.
+    fs::set_permissions(&group, fs::Permissions::from_mode(0o777)).unwrap();
+    scene.goldwire(["disk", "info", "--parents", text(&group), "named.qcow2"]).expect(1);
+    // What lies inside is not guessed: QEMU would, and the owner of a raw device could write any header.
+    overlay("guess.qcow2", &[], &vhd.0);
+    let run = scene.goldwire(["disk", "info", "--parents", text(&vhd.0), "guess.qcow2"]).expect(1);
+    assert!(run.stderr.contains("record its format"), "{run}");
+}
+
+/// A QCOW2 image of some hundred kilobytes whose entries all name one cluster was hundreds of gigabytes of work.
+#[test]
+fn a_small_file_never_stands_for_a_large_amount_of_work() {
+    if !testing::programs(&["qemu-img", "qemu-io"]) {
+        return;
+    }
+    let scene = Scene::new();
+    let mut create = Command::new("qemu-img");
+    create.args(["create", "-q", "-f", "qcow2", "bomb.qcow2", "64G"]);
+    scene.run(create).expect(0);
+    let mut write = Command::new("qemu-io");
+    write.args(["-f", "qcow2", "-c", "write -P 7 0 64k", "bomb.qcow2"]);
+    scene.run(write).expect(0);
+    let mut bytes = fs::read(scene.path("bomb.qcow2")).unwrap();
+    let number = |bytes: &[u8], at: usize| u64::from_be_bytes(*bytes[at..].first_chunk().unwrap());
+    let l1 = number(&bytes, 40) as usize;
+    let l2 = (number(&bytes, l1) & 0x00ff_ffff_ffff_fe00) as usize;
+    let data = bytes[l2..l2 + 8].to_vec();
+    let full: Vec<u8> = data.iter().copied().cycle().take(64 << 10).collect();
+    bytes[l2..l2 + (64 << 10)].copy_from_slice(&full);
+    // One table for each of 128 spans, at the end of the file: 8 MiB that claim 64 GiB.
+    for span in 1..128 {
+        let at = (bytes.len() as u64).next_multiple_of(64 << 10);
+        bytes.resize(at as usize, 0);
+        bytes.extend(&full);
+        bytes[l1 + span * 8..l1 + span * 8 + 8].copy_from_slice(&(at | 1 << 63).to_be_bytes());
+    }
+    fs::write(scene.path("bomb.qcow2"), &bytes).unwrap();
+    for command in [
+        &["disk", "convert", "bomb.qcow2", "out.raw"][..],
+        &["disk", "tree", "bomb.qcow2"],
+        &["sync", "bomb.qcow2", "out.vhd"],
+    ] {
+        let run = scene.goldwire(command).expect(1);
+        assert!(run.stderr.contains("several places of the disk"), "{run}");
+    }
+    let run = scene.goldwire(["disk", "check", "bomb.qcow2"]).expect(5);
+    assert!(format!("{run}").contains("several places of the disk"), "{run}");
+    assert!(!scene.path("out.raw").exists() && !scene.path("out.vhd").exists());
 }

@@ -205,11 +205,17 @@ fn replace(
     existing: Result<Seed>,
 ) -> Result<Existing> {
     let path = target.path.display();
-    if let Some(child) = goldwire_disk::children(&target.path)?.first() {
+    let children = goldwire_disk::children(&target.path)?;
+    if let Some(child) = children.found.first() {
         let text =
             format!("{path} is the base of {}, which would hold nonsense over another one", child.display());
         return Err(Failure::new(FailureKind::Exists, text)
             .hint("write under another name, and give the overlays up or rebase them first"));
+    }
+    if let Some(files) = children.stopped_after {
+        (watch.emit)(Event::Notice(format!(
+            "{path} is replaced; only {files} of the files beside it were looked into for overlays that it is the base of"
+        )));
     }
     let notice = match &existing {
         Ok(existing) => {

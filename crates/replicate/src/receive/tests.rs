@@ -43,7 +43,7 @@ impl Run {
 fn run_cut(disk: &Disk, job: &TargetJob, cut: u64) -> Run {
     let (from_target, at_source) = pipe(1, 1 << 16, u64::MAX);
     let (from_source, at_target) = pipe(2, 1 << 16, cut);
-    let local = LocalServer::start(disk.image(), disk.tree(), Some(1), Arc::new(Pace::default()), None);
+    let local = LocalServer::start(disk.image(), disk.tree(), Some(1), Arc::new(Pace::default()), Vec::new());
     let server = Arc::new(SharedServer::new(Arc::new(local.unwrap()), 0));
     let (connection_in, connection_out) = unbounded::<Connection>();
     let mut serving = None;

@@ -15,7 +15,7 @@ use super::device::DeviceWatch;
 use super::{LocalServer, Pace, Server, SharedServer};
 use crate::connection::Connection;
 use crate::failure::Result;
-use crate::wire::{Event, Failure, Frame, Kind, SourceJob, SourceReady, WireFormat};
+use crate::wire::{Event, Failure, FailureKind, Frame, Kind, SourceJob, SourceReady, WireFormat};
 
 /// How often the control side hears how far hashing is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -30,7 +30,7 @@ pub(crate) fn open_source(
     let path =
         fs::canonicalize(&job.path).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
     // Before the first byte is read, so that nothing that is written from then on goes unseen.
-    let watch = DeviceWatch::start(&path)?;
+    let mut watches: Vec<_> = DeviceWatch::start(&path)?.into_iter().collect();
     let folders = job.parent_folders.iter().map(PathBuf::from).collect();
     let options = OpenOptions {
         format: job.format.map(Into::into),
@@ -38,7 +38,19 @@ pub(crate) fn open_source(
         ..OpenOptions::default()
     };
     // By the name that the user wrote, which may promise something that a link's end does not.
-    let opened = goldwire_disk::open(&job.path, &options)?;
+    let mut opened = goldwire_disk::open(&job.path, &options)?;
+    let parents: Vec<PathBuf> = opened.chain.iter().skip(1).map(|file| file.path.clone()).collect();
+    for parent in &parents {
+        watches.extend(DeviceWatch::start(parent)?);
+    }
+    // The tables of a parent that is a device were read before it was watched.
+    if parents.iter().any(|parent| watches.iter().any(|watch| watch.path() == parent)) {
+        opened = goldwire_disk::open(&job.path, &options)?;
+        if !parents.iter().eq(opened.chain.iter().skip(1).map(|file| &file.path)) {
+            let text = format!("{} changed while it was opened", job.path);
+            return Err(Failure::new(FailureKind::SourceChanged, text));
+        }
+    }
     for notice in &opened.notices {
         connection.send(Frame::of(Kind::Event, 0, 0, &Event::Notice(notice.clone())));
     }
@@ -67,7 +79,7 @@ pub(crate) fn open_source(
         mode: std::os::unix::fs::MetadataExt::mode(&data) & 0o777,
         tree_was_cached: cached.was_cached,
     };
-    let local = LocalServer::start(opened, cached.tree, job.level, pace, watch)?;
+    let local = LocalServer::start(opened, cached.tree, job.level, pace, watches)?;
     Ok((ready, Arc::new(SharedServer::new(Arc::new(local), job.keep_bytes))))
 }
 

@@ -26,12 +26,13 @@ struct Served {
     image: Image,
     tree: TreeFile,
     level: LevelChoice,
-    /// If the image is a device.
-    watch: Option<DeviceWatch>,
+    /// Over those of the image's files that are devices.
+    watches: Vec<DeviceWatch>,
 }
 
 impl LocalServer {
-    /// A server for `image` with its `tree`, and the `watch` over it since before the tree was made. `level` is the zstd level; none adapts to what `pace` says.
+    /// A server for `image` with its `tree`, and the `watches` over its devices since before the tree was
+    /// made. `level` is the zstd level; none adapts to what `pace` says.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -40,11 +41,11 @@ impl LocalServer {
         tree: TreeFile,
         level: Option<i32>,
         pace: Arc<Pace>,
-        watch: Option<DeviceWatch>,
+        watches: Vec<DeviceWatch>,
     ) -> Result<Self> {
         let (jobs, queue): (_, Receiver<(Arc<AlignedBuffer>, Callback)>) = unbounded();
         let level = level.map_or(LevelChoice::Adaptive(pace), LevelChoice::Fixed);
-        let served = Arc::new(Served { image, tree, level, watch });
+        let served = Arc::new(Served { image, tree, level, watches });
         for _ in 0..thread::available_parallelism().map_or(2, |count| count.get().min(8)) {
             let served = Arc::clone(&served);
             let queue = queue.clone();
@@ -84,7 +85,7 @@ impl Answerer {
     /// An answerer for `image` with its `tree` that compresses at this zstd level.
     #[cfg(test)]
     pub(crate) fn new(image: Image, tree: TreeFile, level: i32) -> Self {
-        let served = Arc::new(Served { image, tree, level: LevelChoice::Fixed(level), watch: None });
+        let served = Arc::new(Served { image, tree, level: LevelChoice::Fixed(level), watches: Vec::new() });
         Self { served, compressor: None, raw: Raw::new() }
     }
 
@@ -206,10 +207,10 @@ impl Answerer {
 
     fn unchanged(&self) -> Result<()> {
         let mut changed = self.served.image.changed()?;
-        if let Some(watch) = &self.served.watch
-            && watch.has_changed()?
-        {
-            changed = Some(watch.path().to_owned());
+        for watch in &self.served.watches {
+            if watch.has_changed()? {
+                changed = Some(watch.path().to_owned());
+            }
         }
         match changed {
             None => Ok(()),
