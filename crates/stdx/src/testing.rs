@@ -22,6 +22,8 @@ pub enum Excuse {
     NoNamespaces,
     /// The kernel gives no loop device (a container).
     NoLoopDevices,
+    /// There is no `/dev/fuse` (a container).
+    NoFuse,
     /// There is no IPv6 here.
     NoIpv6,
     /// The file system of the temporary folder does not tell about holes.
@@ -41,6 +43,7 @@ impl Excuse {
             Self::Root => "root reads every file",
             Self::NoNamespaces => "no network namespaces",
             Self::NoLoopDevices => "no loop devices",
+            Self::NoFuse => "no /dev/fuse",
             Self::NoIpv6 => "no IPv6",
             Self::NoHoles => "the temporary folder's file system does not tell about holes",
             Self::NoMedium => "the temporary folder's file system keeps every page (tmpfs)",

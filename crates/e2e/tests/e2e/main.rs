@@ -26,6 +26,8 @@ mod servers;
 #[cfg(test)]
 mod site;
 #[cfg(test)]
+mod strange;
+#[cfg(test)]
 mod tool;
 #[cfg(test)]
 mod transcript;
@@ -61,6 +63,8 @@ mod property;
 mod questions;
 #[cfg(test)]
 mod sleeps;
+#[cfg(test)]
+mod strange_targets;
 #[cfg(test)]
 mod sync;
 #[cfg(test)]
