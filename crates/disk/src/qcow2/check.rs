@@ -68,6 +68,7 @@ struct Checker<'a> {
     metadata: Vec<(u64, u64, &'static str)>,
     metadata_bytes_read: u64,
     claims: Claims,
+    is_overclaimed: bool,
     /// Data clusters that an entry names after something else did: how many, and the first.
     shared: Option<(u64, FileOffset)>,
     findings: Vec<Finding>,
@@ -87,6 +88,7 @@ impl<'a> Checker<'a> {
             metadata: Vec::new(),
             metadata_bytes_read: 0,
             claims: Claims::new(header.geometry, header.compression, host_length),
+            is_overclaimed: false,
             shared: None,
             findings: Vec::new(),
             unreported: 0,
@@ -200,8 +202,13 @@ impl<'a> Checker<'a> {
         self.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
         let table_guest = geometry.span_start(l1_index);
         let disk = self.header.size.saturating_sub(table_guest.0);
-        if let Err(why) = self.claims.count(geometry, l1_index, &bytes, disk) {
-            self.report(Finding::error("L1 entry", self.header.l1_offset + l1_index as u64 * 8, why));
+        if let Err(why) = self.claims.count(geometry, l1_index, &bytes, disk)
+            && !self.is_overclaimed
+        {
+            // Once, and whatever else there is to say: it is why the image is not read.
+            self.is_overclaimed = true;
+            let at = self.header.l1_offset + l1_index as u64 * 8;
+            self.findings.insert(0, Finding::error("L1 entry", at, why));
         }
         for index in 0..geometry.cluster_size() / geometry.entry_size() {
             let (in_table, guest) = (index * geometry.entry_size(), index << geometry.cluster_bits());
