@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use goldwire_stdx::{Stop, spawn};
 
 use super::load::{LoadError, Loaded, load_again};
 use super::{Policy, Problems, Settings};
@@ -115,31 +116,27 @@ impl Reloader {
 
     /// Looks at the file each second, on a thread of its own, until the watch is dropped.
     pub fn watch(self: &Arc<Self>) -> io::Result<Watch> {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let thread = thread::Builder::new().name("boot-file".into()).spawn({
-            let (reloader, is_over) = (self.clone(), is_over.clone());
-            move || {
-                while !is_over.load(Ordering::Acquire) {
-                    thread::park_timeout(INTERVAL);
-                    reloader.poll();
-                }
+        let stop = Stop::new();
+        let (reloader, stopping) = (Arc::clone(self), stop.clone());
+        let thread = spawn("boot-file", move || {
+            while !stopping.wait(INTERVAL) {
+                reloader.poll();
             }
         })?;
-        Ok(Watch { is_over, thread: Some(thread) })
+        Ok(Watch { stop, thread: Some(thread) })
     }
 }
 
 /// A thread that watches the boot file.
 pub struct Watch {
-    is_over: Arc<AtomicBool>,
+    stop: Stop,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
+        self.stop.request();
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
             // It only fails if the thread panicked, which has been said already.
             let _ = thread.join();
         }
@@ -166,7 +163,7 @@ fn stamp(path: &Path) -> Option<Stamp> {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use goldwire_netboot::{BootPolicy, Device, Firmware, LiveMembers, Member};
 

@@ -63,19 +63,31 @@ impl Settings {
     /// media are not among them: [`Table::configure`](goldwire_netboot::member::Table::configure) takes new members, and
     /// media are made anew.
     pub fn needs_restart(&self, new: &Self) -> Vec<&'static str> {
+        // Each table has its place here or below, so that a new one is thought of.
+        let Self {
+            server,
+            http,
+            tftp,
+            dhcp,
+            dhcp6_interfaces,
+            metrics_listen,
+            heartbeat,
+            subnets,
+            members: _,
+            media: _,
+            agreement: _,
+        } = self;
+        // Templates are read with the rules.
+        let server = Server { templates: new.server.templates.clone(), ..server.clone() };
         let differs = [
-            // Templates are read with the rules.
-            (
-                "server",
-                Server { templates: new.server.templates.clone(), ..self.server.clone() } != new.server,
-            ),
-            ("http", self.http != new.http),
-            ("tftp", self.tftp != new.tftp),
-            ("dhcp", self.dhcp != new.dhcp),
-            ("dhcp6", self.dhcp6_interfaces != new.dhcp6_interfaces),
-            ("metrics", self.metrics_listen != new.metrics_listen),
-            ("heartbeat", self.heartbeat != new.heartbeat),
-            ("subnet", self.subnets != new.subnets),
+            ("server", server != new.server),
+            ("http", *http != new.http),
+            ("tftp", *tftp != new.tftp),
+            ("dhcp", *dhcp != new.dhcp),
+            ("dhcp6", *dhcp6_interfaces != new.dhcp6_interfaces),
+            ("metrics", *metrics_listen != new.metrics_listen),
+            ("heartbeat", *heartbeat != new.heartbeat),
+            ("subnet", *subnets != new.subnets),
         ];
         differs.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
     }

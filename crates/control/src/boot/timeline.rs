@@ -139,9 +139,7 @@ impl Writer {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&lost);
-        let thread = std::thread::Builder::new()
-            .name("timeline".into())
-            .spawn(move || files.write_all_of(&receiver, &counter))?;
+        let thread = goldwire_stdx::spawn("timeline", move || files.write_all_of(&receiver, &counter))?;
         Ok(Self { sender: Some(sender), lost, thread: Some(thread) })
     }
 

@@ -221,6 +221,8 @@ impl Bound {
         if let Some(heartbeats) = heartbeats.clone() {
             keep_agreement(heartbeats, Arc::clone(&agreed), stop.clone()).context("start a thread")?;
         }
+        // Another boot tree needs a restart: what is served is what members agree on.
+        let served = settings.server.root.clone();
         let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
             if let Err(error) = table.configure(member_configs(new)) {
                 error!(%error, "the members stay as they were");
@@ -229,9 +231,9 @@ impl Bound {
             media::serve(new, &library);
             if let (Some(heartbeats), Some(listen)) = (&beating, listen) {
                 heartbeats.set_peers(convert::peers_of(new, listen));
-                heartbeats.set_digest(new.agreement.digest(&new.server.root));
+                heartbeats.set_digest(new.agreement.digest(&served));
                 *agreed.lock().unwrap_or_else(PoisonError::into_inner) =
-                    (new.agreement.clone(), new.server.root.clone());
+                    (new.agreement.clone(), served.clone());
             }
         }));
         let watch = reloader.watch().context("watch the boot file")?;
