@@ -194,6 +194,8 @@ pub(crate) enum DiskCommand {
     Compare(CompareArgs),
     /// Print an image's root digest; sign it.
     Tree(TreeArgs),
+    /// Take away what syncs left beside images: unfinished work, and what was kept of images that are gone.
+    Tidy(TidyArgs),
 }
 
 /// How the images of a `disk` command are opened.
@@ -290,6 +292,22 @@ pub(crate) struct TreeArgs {
     #[arg(long, value_name = "ROOT", requires = "sign", value_parser = parse_root)]
     pub(crate) parent: Option<goldwire_store::Root>,
     /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct TidyArgs {
+    /// The folders with the images.
+    #[arg(required = true)]
+    pub(crate) folders: Vec<PathBuf>,
+    /// Also take away digests and descriptors, with their signatures, of images that are there.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Say what would be taken away, and take nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON, one object a line.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Disk(DiskCommand::Convert(args)) => commands::disk::convert(*args),
         Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args),
         Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args),
+        Command::Disk(DiskCommand::Tidy(args)) => commands::tidy::run(&args),
         Command::Boot(command) => commands::boot::run(command),
         Command::Key(KeyCommand::New(args)) => commands::key::new(&args),
         Command::Completions { shell } => commands::generate::completions(shell),

@@ -31,4 +31,5 @@ pub use job::{
     SyncReport, TargetEvent, Trust, WriteRules,
 };
 pub use list::matches;
+pub use receive::{Extent, Left, Leftover, Tidying, tidy};
 pub use session::sync;

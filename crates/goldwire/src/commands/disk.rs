@@ -89,7 +89,10 @@ fn tree_of(path: &Path, image: &Image, trust: Trust) -> Result<TreeCache, Report
 }
 
 /// Runs `show` for every image; one that fails is reported and the others still follow.
-fn for_each(images: &[PathBuf], mut show: impl FnMut(&Path) -> Result<Code, Report>) -> Result<Code, Report> {
+pub(super) fn for_each(
+    images: &[PathBuf],
+    mut show: impl FnMut(&Path) -> Result<Code, Report>,
+) -> Result<Code, Report> {
     let mut worst = Code::Success;
     for path in images {
         let code = show(path).unwrap_or_else(|report| {

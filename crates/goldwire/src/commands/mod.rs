@@ -5,3 +5,4 @@ pub(crate) mod disk;
 pub(crate) mod generate;
 pub(crate) mod key;
 pub(crate) mod sync;
+pub(crate) mod tidy;

@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -92,6 +93,12 @@ fn lock_name(target: &OsStr) -> OsString {
     name.push(target);
     name.push(".goldwire-lock");
     name
+}
+
+/// The target whose lock has this name.
+pub(super) fn target_of(lock: &OsStr) -> Option<OsString> {
+    let target = lock.as_bytes().strip_prefix(b".")?.strip_suffix(b".goldwire-lock")?;
+    (!target.is_empty()).then(|| OsStr::from_bytes(target).to_owned())
 }
 
 fn path(parent: &Path, target: &OsStr) -> PathBuf {

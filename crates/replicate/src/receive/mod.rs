@@ -31,6 +31,7 @@ mod shift;
 mod simulation;
 #[cfg(test)]
 mod tests;
+mod tidy;
 mod walk;
 mod work;
 mod workers;
@@ -50,6 +51,7 @@ use self::publish::exists;
 pub(crate) use self::resolve::written_promise;
 use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
+pub use self::tidy::{Extent, Left, Leftover, Tidying, tidy};
 use crate::connection::Connection;
 use crate::failure::Result;
 use crate::wire::{

@@ -1,0 +1,37 @@
+//! `goldwire disk tidy`: takes away what syncs left beside images.
+
+use std::io::{self, Write};
+
+use goldwire_replicate::{Extent, Leftover, Tidying, tidy};
+use goldwire_stdx::{ByteSize, Report, printable_bytes};
+use serde_json::json;
+
+use super::disk::for_each;
+use crate::args::TidyArgs;
+use crate::exit::Code;
+
+pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
+    let extent = if args.all { Extent::Everything } else { Extent::Leftovers };
+    let tidying = if args.dry_run { Tidying::Look } else { Tidying::Remove };
+    for_each(&args.folders, |folder| {
+        let mut stdout = io::stdout().lock();
+        for left in tidy(folder, extent, tidying)? {
+            let what = match left.what {
+                Leftover::Work => "unfinished work",
+                Leftover::Lock => "lock",
+                Leftover::Digests => "digests",
+                Leftover::Descriptor => "descriptor",
+            };
+            if args.json {
+                let line =
+                    json!({"path": left.path, "what": what, "bytes": left.bytes, "removed": !args.dry_run});
+                writeln!(stdout, "{line}")?;
+            } else {
+                let path = printable_bytes(left.path.as_os_str().as_encoded_bytes());
+                let done = if args.dry_run { "would remove" } else { "removed" };
+                writeln!(stdout, "{done} {what}, {}: {path}", ByteSize(left.bytes))?;
+            }
+        }
+        Ok(Code::Success)
+    })
+}
