@@ -27,7 +27,7 @@ use crate::wire::{Failure, FailureKind};
 pub(super) struct TargetLock {
     around: Folder,
     name: OsString,
-    file: File,
+    _file: File,
 }
 
 impl TargetLock {
@@ -38,32 +38,13 @@ impl TargetLock {
         let around = Folder::open(parent).map_err(|error| failed(&error))?;
         let name = lock_name(target);
         loop {
-            let (file, is_new) = open(&around, &name).map_err(|error| failed(&error))?;
+            let (file, origin) = open(&around, &name).map_err(|error| failed(&error))?;
             let Some(file) = file else { return Err(closed(&around, &name)) };
-            if !is_new && has_other_names(&file) {
-                // A lock has one name. This is something else, which stays where its other names are.
-                around.remove_file(&name).map_err(|error| failed(&error))?;
-                continue;
+            match claim(&file, origin, &around, &name).map_err(|error| failed(&error))? {
+                Claim::Ours => return Ok(Self { around, name, _file: file }),
+                Claim::Another => return Err(busy(file, &around.path().join(&name))),
+                Claim::Again => {}
             }
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => return Err(busy(file, &around.path().join(&name))),
-                Err(error) => return Err(failed(&error.into())),
-            }
-            // The previous holder removes the file when it is done: a lock on a removed file guards nothing.
-            if !is_named(&file, &around, &name) {
-                continue;
-            }
-            // One that was not made just now was left by a run that was killed. Who holds it now is written into a file of
-            // our own; in a folder where nobody removes what is another's, it is held as it is.
-            if !is_new && around.remove_file(&name).is_ok() {
-                continue;
-            }
-            let lock = Self { around, name, file };
-            if is_new {
-                introduce(&lock.file, &lock.around).map_err(|error| failed(&error))?;
-            }
-            return Ok(lock);
         }
     }
 
@@ -105,12 +86,63 @@ fn path(parent: &Path, target: &OsStr) -> PathBuf {
     parent.join(lock_name(target))
 }
 
-/// The lock's file, and whether it was made just now; `None` for one that we may not open.
-fn open(around: &Folder, name: &OsStr) -> io::Result<(Option<File>, bool)> {
+/// Where a lock's file is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// Made just now.
+    Ours,
+    /// It was there.
+    Found,
+}
+
+/// What came of a lock's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It is held.
+    Ours,
+    /// Somebody else holds it.
+    Another,
+    /// It is no lock, or none any more.
+    Again,
+}
+
+/// Locks `file`, which had the lock's name a moment ago.
+fn claim(file: &File, origin: Origin, around: &Folder, name: &OsStr) -> io::Result<Claim> {
+    if origin == Origin::Found && has_other_names(file) {
+        // A lock has one name. This is something else, which somebody may well hold; it stays where its other names are.
+        around.remove_file(name)?;
+        return Ok(Claim::Again);
+    }
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(Claim::Another),
+        Err(error) => return Err(error.into()),
+    }
+    // The previous holder removes the file when it is done: a lock on a removed file guards nothing.
+    if !is_named(file, around, name) {
+        return Ok(Claim::Again);
+    }
+    match origin {
+        Origin::Ours => match introduce(file, around) {
+            Ok(()) => Ok(Claim::Ours),
+            Err(error) => {
+                let _ = around.remove_file(name);
+                Err(error)
+            }
+        },
+        // Left by a run that was killed. Who holds it now is written into a file of our own; in a folder where nobody
+        // removes what is another's, it is held as it is.
+        Origin::Found if around.remove_file(name).is_ok() => Ok(Claim::Again),
+        Origin::Found => Ok(Claim::Ours),
+    }
+}
+
+/// The lock's file, made if there is none; `None` for one that we may not open.
+fn open(around: &Folder, name: &OsStr) -> io::Result<(Option<File>, Origin)> {
     loop {
         match around.create_new(name, 0o600) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made.map(|file| (Some(file), true)),
+            made => return made.map(|file| (Some(file), Origin::Ours)),
         }
         // Network file systems lock exclusively only what is open for writing.
         let opened = around.write_file(name).or_else(|error| match error.kind() {
@@ -120,8 +152,10 @@ fn open(around: &Folder, name: &OsStr) -> io::Result<(Option<File>, bool)> {
         match opened {
             // It went in between.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok((None, false)),
-            opened => return opened.map(|file| (Some(file), false)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok((None, Origin::Found));
+            }
+            opened => return opened.map(|file| (Some(file), Origin::Found)),
         }
     }
 }
@@ -204,6 +238,26 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
+    /// Somebody opened the file, or made it, and somebody else came between that and the lock.
+    #[test]
+    fn a_file_that_lost_its_name_is_no_lock_and_its_successor_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (around, name) = (Folder::open(folder.path()).unwrap(), lock_name(OsStr::new(NAME)));
+        let first = take(folder.path()).unwrap();
+        let (found, origin) = open(&around, &name).unwrap();
+        assert_eq!(origin, Origin::Found);
+        drop(first);
+        let (made, ours) = open(&around, &name).unwrap();
+        assert_eq!(ours, Origin::Ours);
+        // What was made and not yet locked looks as if a killed run had left it.
+        let held = take(folder.path()).unwrap();
+        for (file, origin) in [(found, origin), (made, ours)] {
+            assert_eq!(claim(&file.unwrap(), origin, &around, &name).unwrap(), Claim::Again, "{origin:?}");
+            assert_eq!(take(folder.path()).unwrap_err().kind, FailureKind::Busy, "{origin:?}");
+        }
+        drop(held);
+    }
+
     /// Many who come and go at once: never two hold it.
     #[test]
     fn nobody_holds_a_lock_that_was_removed() {
@@ -255,6 +309,9 @@ mod tests {
                 "dangling link" => std::os::unix::fs::symlink(folder.join("new"), &lock).unwrap(),
                 _ => fs::create_dir(&lock).unwrap(),
             }
+            // Somebody holds the victim for reasons of his own.
+            let holder = File::open(&victim).unwrap();
+            flock(&holder, FlockOperation::LockExclusive).unwrap();
             let taken = take(&folder);
             assert_eq!(taken.is_ok(), plant == "hard link", "{plant}: {taken:?}");
             drop(taken);
