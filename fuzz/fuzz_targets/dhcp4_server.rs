@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::{
-    Message, MessageType, Network, Range, Reservation, Server, Settings, Subnet, Time,
+    AddressRange, Message, MessageType, Network, Reservation, Server, Settings, Subnet, Time,
 };
 use goldwire_netboot::fuzzing::dhcp::{Arrival, MemberId, Outputs, Record, Reply, Table};
 use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NoopObserver};
@@ -74,9 +74,9 @@ fuzz_target!(|input: &[u8]| {
 
 fn settings() -> Settings {
     let mut subnet = Subnet::new(Network::new(Ipv4Addr::new(10, 77, 0, 0), 24).expect("a network"));
-    subnet.pools = vec![Range { first: FIRST, last: LAST }];
+    subnet.pools = vec![AddressRange { first: FIRST, last: LAST }];
     subnet.peer_pools =
-        vec![Range { first: Ipv4Addr::new(10, 77, 0, 200), last: Ipv4Addr::new(10, 77, 0, 203) }];
+        vec![AddressRange { first: Ipv4Addr::new(10, 77, 0, 200), last: Ipv4Addr::new(10, 77, 0, 203) }];
     subnet.reservations = vec![(Reservation::Mac(Mac([0x52, 0x54, 0, 0x77, 0, 1])), RESERVED)];
     subnet.search = vec!["lab.example".into()];
     subnet.mtu = Some(1400);

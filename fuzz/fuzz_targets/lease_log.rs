@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use goldwire_netboot::dhcp::{Plan, Range};
+use goldwire_netboot::dhcp::{AddressRange, Plan};
 use goldwire_netboot::fuzzing::dhcp::{MemberId, Record, Table, Terms, scan};
 use libfuzzer_sys::fuzz_target;
 
@@ -54,8 +54,8 @@ fn read(input: &[u8]) {
 
     // Whatever the records say, the table takes them, and its own account of them again.
     let plan = || Plan {
-        pools: vec![Range { first: Ipv4Addr::UNSPECIFIED, last: Ipv4Addr::new(0, 0, 255, 255) }],
-        peer_pools: vec![Range { first: Ipv4Addr::new(0, 1, 0, 0), last: Ipv4Addr::BROADCAST }],
+        pools: vec![AddressRange { first: Ipv4Addr::UNSPECIFIED, last: Ipv4Addr::new(0, 0, 255, 255) }],
+        peer_pools: vec![AddressRange { first: Ipv4Addr::new(0, 1, 0, 0), last: Ipv4Addr::BROADCAST }],
         ..Plan::default()
     };
     let table = || Table::new(MemberId(1), vec![plan()], Terms::default());

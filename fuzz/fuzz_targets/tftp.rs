@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use goldwire_netboot::content::{Body, Content, ContentError, Contents, Requester};
-use goldwire_netboot::fuzzing::tftp::{Admission, Key, OptionName, Options, Packet, Payload, Receiver, Server};
+use goldwire_netboot::fuzzing::tftp::{
+    Admission, Key, OptionName, Options, Packet, Payload, Receiver, Server,
+};
 use goldwire_netboot::tftp::{Context, Settings};
 use goldwire_netboot::{NoopObserver, Stage};
 use libfuzzer_sys::fuzz_target;

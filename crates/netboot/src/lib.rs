@@ -22,6 +22,7 @@ pub mod media;
 pub mod member;
 mod neighbours;
 mod network;
+mod percent;
 mod policy;
 mod proxy_header;
 mod room;

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use goldwire_netboot::dhcp::AddressRange;
 use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use goldwire_netboot::{Member, Network};
 use toml::Spanned;
@@ -18,7 +19,6 @@ use super::media;
 use super::settings::{
     Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
-use super::value::AddressRange;
 use crate::config::{Collector, did_you_mean};
 use crate::config::{Parsed, Secret, Several};
 

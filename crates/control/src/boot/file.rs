@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use goldwire_netboot::dhcp::AddressRange;
 use goldwire_netboot::{Mac, Network};
 use goldwire_stdx::{ByteSize, Uuid};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::value::{AddressRange, Bytes, Oui, Pattern};
+use super::value::{Bytes, Oui, Pattern};
 use crate::config::{
     Collector, Parsed, Several, Wait, document, named_tables, table_of, tables_of, unknown_key,
 };

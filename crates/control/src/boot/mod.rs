@@ -36,6 +36,5 @@ pub use rules::Rules;
 pub use settings::{
     Dhcp, DhcpMode, Heartbeat, Http, Media, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
-pub use value::AddressRange;
 
 pub use crate::config::{Place, Problem, Problems, Secret, Severity};

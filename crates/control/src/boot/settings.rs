@@ -4,14 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goldwire_netboot::dhcp::{self, Plan, Range};
+use goldwire_netboot::dhcp::{self, AddressRange, Plan};
 use goldwire_netboot::media::MediaSettings;
 use goldwire_netboot::member::MemberConfig;
 use goldwire_netboot::{Mac, Member, Network};
 use goldwire_stdx::Uuid;
 
 use super::agreement::Agreement;
-use super::value::AddressRange;
 use crate::config::Secret;
 
 /// Everything that a boot server is told, except what devices boot (that is the [`Policy`](super::Policy)).
@@ -245,7 +244,6 @@ pub struct Subnet {
 impl Subnet {
     /// What the lease table has to know.
     pub fn plan(&self) -> Plan {
-        let range = |range: &AddressRange| Range { first: range.first, last: range.last };
         let mut reservations = Vec::new();
         for reservation in &self.reservations {
             let keys = [
@@ -255,11 +253,7 @@ impl Subnet {
             ];
             reservations.extend(keys.into_iter().flatten().map(|key| (key, reservation.address)));
         }
-        Plan {
-            pools: self.pools.iter().map(range).collect(),
-            peer_pools: self.peer_pools.iter().map(range).collect(),
-            reservations,
-        }
+        Plan { pools: self.pools.clone(), peer_pools: self.peer_pools.clone(), reservations }
     }
 }
 

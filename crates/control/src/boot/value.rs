@@ -1,42 +1,6 @@
-//! Values of a boot file as they are written: address ranges, patterns, makers.
+//! Values of a boot file as they are written: patterns, makers.
 
-use std::fmt;
 use std::str::FromStr;
-
-/// A run of IPv4 addresses: `10.0.0.100-10.0.0.199`, both ends in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct AddressRange {
-    /// The first.
-    pub first: std::net::Ipv4Addr,
-    /// The last.
-    pub last: std::net::Ipv4Addr,
-}
-
-impl AddressRange {
-    /// Whether an address is in it.
-    pub fn contains(&self, address: std::net::Ipv4Addr) -> bool {
-        self.first <= address && address <= self.last
-    }
-}
-
-impl fmt::Display for AddressRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-impl FromStr for AddressRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let ends = text.split_once('-').map(|(first, last)| (first.trim().parse(), last.trim().parse()));
-        match ends {
-            Some((Ok(first), Ok(last))) if first <= last => Ok(Self { first, last }),
-            Some((Ok(_), Ok(_))) => Err(format!("{text:?} ends before it begins")),
-            _ => Err(format!("{text:?} is not a range; write for example 10.0.0.100-10.0.0.199")),
-        }
-    }
-}
 
 /// What a rule compares bytes with: the whole text, its begin (`eth0/*`), or bytes in hexadecimal (`0x0004001e`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,12 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_and_patterns() {
-        let range: AddressRange = "10.0.0.9 - 10.0.0.10".parse().unwrap();
-        assert!(
-            range.contains("10.0.0.10".parse().unwrap()) && !range.contains("10.0.0.11".parse().unwrap())
-        );
-        assert!("10.0.0.9-10.0.0.8".parse::<AddressRange>().is_err());
+    fn patterns() {
         assert!("eth0/*".parse::<Pattern>().unwrap().matches(b"eth0/7"));
         assert!("0x0004ff".parse::<Pattern>().unwrap().matches(&[0, 4, 255]));
         assert!(

@@ -15,12 +15,13 @@ use super::medium::{MediaStore, MediumName};
 use super::path::{AUTOEXEC, Asked, Named, canonical_script, parse};
 use super::small::Small;
 use super::tree::{Found, Tree};
-use super::url_builder::{Digest, UrlBuilder, percent_encode};
+use super::url_builder::{Digest, UrlBuilder};
 use super::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Device;
 use crate::event::Stage;
 use crate::media::Media;
 use crate::member::Fitness;
+use crate::percent::{Plain, percent_encode};
 use crate::policy::{Action, Boot, BootPolicy, Decision, ProtectedFiles, Script, What};
 use crate::script::{Context, render};
 
@@ -136,7 +137,7 @@ impl Library {
             Action::Boot(boot) => match &boot.what {
                 What::Script(template) => self.render(template, device, &boot),
                 What::File(path) => {
-                    let path = percent_encode(&self.urls.path_to(path, &boot, device));
+                    let path = percent_encode(&self.urls.path_to(path, &boot, device), Plain::UNRESERVED);
                     Ok(format!("#!ipxe\nchain --autofree --timeout 8000 /{path}\n"))
                 }
                 What::Literal(url) => elsewhere(url),

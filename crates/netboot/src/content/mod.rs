@@ -23,7 +23,6 @@ pub use library::{Library, LibraryError, LibrarySettings};
 pub use medium::{DISK_PATH, ISO_PATH};
 pub(crate) use path::mac_in;
 pub use token::TokenKey;
-pub(crate) use url_builder::percent_encode;
 pub use url_builder::{Digest, UrlBuilder, without_tokens};
 
 use crate::device::Mac;

@@ -137,19 +137,6 @@ impl UrlBuilder {
     }
 }
 
-/// Percent-encodes a path for a URL: everything but RFC 3986's unreserved characters and the slash.
-pub(crate) fn percent_encode(path: &str) -> String {
-    let mut text = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/') {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
-}
-
 /// A text for a log or a terminal in which no token is good any more: of `t/TOKEN/…` the end and the device stay, the
 /// tag goes. Whoever reads a log shall not be able to fetch what a device was told.
 pub fn without_tokens(text: &str) -> Cow<'_, str> {
@@ -263,7 +250,6 @@ mod tests {
         let path = urls.path_to(&script_path(&device), &boot(true), &device);
         assert!(path.bytes().all(|c| c.is_ascii_alphanumeric() || b"-./".contains(&c)), "{path}");
         assert!(path.len() < 200, "one vendor's firmware takes 255 characters of URL: {path}");
-        assert_eq!(percent_encode("a b/ü?&.efi"), "a%20b/%C3%BC%3F%26.efi");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use dialect::{BootReply, Reason, Role, add_boot};
 pub use driver::{
     BindError, Clock, Counters, DriverSettings, Ports, Running, Service, Sockets, bind, open_leases,
 };
-pub use lease::{Folder, Log, LogError, Opened, Plan, Range, Reservation, Time, Volume};
+pub use lease::{AddressRange, Folder, Log, LogError, Opened, Plan, Reservation, Time, Volume};
 pub use proxy::ProxyResponder;
 pub use relay::Relays;
 pub use server::{Network, Server, Settings, Subnet};

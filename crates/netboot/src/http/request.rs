@@ -2,6 +2,7 @@
 
 pub use crate::http1::BadHead;
 use crate::http1::RequestHead;
+use crate::percent::percent_decode;
 
 /// What is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,26 +131,6 @@ fn path(target: &str) -> Option<String> {
         clean.push_str(part);
     }
     Some(clean)
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    if !text.contains(['%', '\0']) {
-        return Some(text.to_owned());
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        rest = behind;
-        if *first == b'%' {
-            let (digits, behind) = rest.split_at_checked(2)?;
-            let [byte] = goldwire_stdx::from_hex::<1>(std::str::from_utf8(digits).ok()?)?;
-            bytes.push(byte);
-            rest = behind;
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0'))
 }
 
 #[cfg(test)]

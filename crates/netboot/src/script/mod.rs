@@ -26,9 +26,10 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Undefi
 
 pub(crate) use syntax::check;
 
-use crate::content::{ContentError, percent_encode};
+use crate::content::ContentError;
 use crate::device::Device;
 use crate::member::Member;
+use crate::percent::{Plain, percent_encode};
 use crate::policy::{Boot, Script, Template};
 
 /// iPXE gives up on a member that sends nothing for so long, in milliseconds. It counts inactivity, not total time.
@@ -166,7 +167,7 @@ impl Scene<'_> {
             environment.add_template(name, text)?;
         }
         environment.add_filter("words", |text: String| words(&text));
-        environment.add_filter("percent", |text: String| percent_encode(&text));
+        environment.add_filter("percent", |text: String| percent_encode(&text, Plain::UNRESERVED));
         let places = Places::of(self);
         environment.add_function("url", {
             let places = places.clone();
@@ -215,7 +216,7 @@ impl Scene<'_> {
     }
 
     fn script_urls(&self) -> Vec<String> {
-        let path = percent_encode(&self.context.script_path);
+        let path = percent_encode(&self.context.script_path, Plain::UNRESERVED);
         self.bases.iter().map(|base| format!("{base}/{path}")).collect()
     }
 }
@@ -238,7 +239,7 @@ impl Places {
         if place.contains("://") || place.starts_with("iscsi:") {
             return vec![place.to_owned()];
         }
-        let path = percent_encode(&(self.path_of)(place));
+        let path = percent_encode(&(self.path_of)(place), Plain::UNRESERVED);
         self.bases.iter().map(|base| format!("{base}/{path}")).collect()
     }
 

@@ -13,6 +13,7 @@ pub(crate) use profile::{ReplyProfile, UrlPlacement};
 use super::wire::{Message, code};
 use crate::content::UrlBuilder;
 use crate::device::{Device, Firmware};
+use crate::percent::{Plain, percent_encode};
 use crate::policy::{Boot, What};
 
 /// As what we answer.
@@ -174,7 +175,11 @@ pub(crate) fn target(
                 let member = members
                     .find(|member| !boot.is_secure || member.https_port.is_some())
                     .ok_or(Reason::NoMember)?;
-                Target::Url(format!("{}/{}", member.base_url(boot.is_secure), percent_encoded(&path)))
+                Target::Url(format!(
+                    "{}/{}",
+                    member.base_url(boot.is_secure),
+                    percent_encode(&path, Plain::BOOT_FILE)
+                ))
             } else {
                 let server = members.next().ok_or(Reason::NoMember)?;
                 Target::File { server: server.address, file: path }
@@ -282,20 +287,6 @@ fn is_ipxe_itself(name: &str) -> bool {
     let is_program =
         [".kpxe", ".kkpxe", ".kkkpxe", ".pxe", ".efi", ".lkrn", ".0"].iter().any(|end| name.ends_with(end));
     is_program && ["ipxe", "undionly", "snponly", "snp."].iter().any(|start| name.starts_with(start))
-}
-
-/// A path as it stands in a URL. More is escaped than RFC 3986 §3.3 asks for: iPXE expands `${…}` in a boot file, and
-/// management controllers stumble over `&`.
-fn percent_encoded(path: &str) -> String {
-    let mut text = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/:@,+=".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            text.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ mod volume;
 
 pub use identity::{ClientId, Hardware, Key};
 pub use log::{Log, LogError, Opened};
-pub use pool::Range;
+pub use pool::AddressRange;
 pub use record::{MemberId, Record, RecordState};
 pub use scan::{Damage, Header, Scan, scan};
 pub(crate) use subnet::Requester;

@@ -1,17 +1,19 @@
 //! A range of addresses with one bit for each: a free one is found at once among four million.
 
+use std::fmt;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
-/// Addresses from the first to the last, both included.
+/// Addresses from the first to the last, both included; written as `10.0.0.100-10.0.0.199`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Range {
+pub struct AddressRange {
     /// The first one.
     pub first: Ipv4Addr,
     /// The last one.
     pub last: Ipv4Addr,
 }
 
-impl Range {
+impl AddressRange {
     /// Whether the address is in it.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         (self.first..=self.last).contains(&address)
@@ -23,10 +25,29 @@ impl Range {
     }
 }
 
+impl fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl FromStr for AddressRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ends = text.split_once('-').map(|(first, last)| (first.trim().parse(), last.trim().parse()));
+        match ends {
+            Some((Ok(first), Ok(last))) if first <= last => Ok(Self { first, last }),
+            Some((Ok(_), Ok(_))) => Err(format!("{text:?} ends before it begins")),
+            _ => Err(format!("{text:?} is not a range; write for example 10.0.0.100-10.0.0.199")),
+        }
+    }
+}
+
 /// Which addresses of a range are in use. One bit for each: 512 KiB for four million.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {
-    range: Range,
+    range: AddressRange,
     /// A set bit is an address in use, or one behind the end.
     words: Vec<u64>,
     used: u64,
@@ -36,7 +57,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// All of the range is free.
-    pub(crate) fn new(range: Range) -> Self {
+    pub(crate) fn new(range: AddressRange) -> Self {
         let size = range.size();
         let mut words = vec![0; size.div_ceil(64) as usize];
         if let (Some(last), behind @ 1..) = (words.last_mut(), size % 64) {
@@ -46,7 +67,7 @@ impl Pool {
     }
 
     /// The range.
-    pub(crate) fn range(&self) -> Range {
+    pub(crate) fn range(&self) -> AddressRange {
         self.range
     }
 
@@ -106,15 +127,27 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    fn range(first: u32, size: u32) -> Range {
-        Range { first: Ipv4Addr::from(first), last: Ipv4Addr::from(first + size - 1) }
+    fn range(first: u32, size: u32) -> AddressRange {
+        AddressRange { first: Ipv4Addr::from(first), last: Ipv4Addr::from(first + size - 1) }
+    }
+
+    #[test]
+    fn a_range_is_read_as_it_is_written() {
+        let range: AddressRange = "10.0.0.9 - 10.0.0.10".parse().unwrap();
+        assert_eq!((range.to_string().as_str(), range.size()), ("10.0.0.9-10.0.0.10", 2));
+        assert_eq!(range.to_string().parse(), Ok(range));
+        for text in
+            ["", "10.0.0.9", "10.0.0.9-", "10.0.0.9-10.0.0.8", "10.0.0.9-10.0.0.10-10.0.0.11", "::1-::2"]
+        {
+            assert!(text.parse::<AddressRange>().is_err(), "{text}");
+        }
     }
 
     #[test]
     fn a_range_that_ends_before_it_starts_is_empty() {
-        let mut pool = Pool::new(Range { first: Ipv4Addr::from(9), last: Ipv4Addr::from(8) });
+        let mut pool = Pool::new(AddressRange { first: Ipv4Addr::from(9), last: Ipv4Addr::from(8) });
         assert_eq!((pool.free(), pool.lowest_free()), (0, None));
-        assert_eq!(Pool::new(Range { first: 0.into(), last: 63.into() }).free(), 64);
+        assert_eq!(Pool::new(AddressRange { first: 0.into(), last: 63.into() }).free(), 64);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use goldwire_stdx::Uuid;
 
 use super::Time;
 use super::identity::{ClientId, Key};
-use super::pool::{Pool, Range};
+use super::pool::{AddressRange, Pool};
 use super::table::{Lease, State};
 use crate::device::Mac;
 
@@ -29,9 +29,9 @@ pub enum Reservation {
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The ranges from which this server gives addresses.
-    pub pools: Vec<Range>,
+    pub pools: Vec<AddressRange>,
     /// The ranges of the subnet's other servers.
-    pub peer_pools: Vec<Range>,
+    pub peer_pools: Vec<AddressRange>,
     /// Addresses for certain clients; in a pool or not.
     pub reservations: Vec<(Reservation, Ipv4Addr)>,
 }
@@ -72,7 +72,7 @@ pub(crate) struct Requester<'a> {
 #[derive(Debug)]
 pub(super) struct Subnet {
     pub(super) pools: Vec<Pool>,
-    pub(super) peer_pools: Vec<Range>,
+    pub(super) peer_pools: Vec<AddressRange>,
     pub(super) reservations: HashMap<Reservation, Ipv4Addr>,
     pub(super) reserved: HashSet<Ipv4Addr>,
     /// Whether any of them is by UUID.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::dhcp::lease::{Plan, Range, Reservation, Terms};
+use crate::dhcp::lease::{AddressRange, Plan, Reservation, Terms};
 use crate::dhcp::relay::Relays;
 
 /// A network: its address and the length of its prefix.
@@ -65,9 +65,9 @@ pub struct Subnet {
     /// The link that it shares with other subnets of this name: a client there gets an address of any of them.
     pub shared_network: Option<String>,
     /// What of them this server gives away.
-    pub pools: Vec<Range>,
+    pub pools: Vec<AddressRange>,
     /// What of them other members give away.
-    pub peer_pools: Vec<Range>,
+    pub peer_pools: Vec<AddressRange>,
     /// Addresses for certain clients.
     pub reservations: Vec<(Reservation, Ipv4Addr)>,
     /// Routers (option 3), the best first.
@@ -161,9 +161,9 @@ impl Settings {
             }) {
                 problem(format!("it overlaps {}", other.network));
             }
-            let ranges: Vec<Range> = subnet.pools.iter().chain(&subnet.peer_pools).copied().collect();
+            let ranges: Vec<AddressRange> = subnet.pools.iter().chain(&subnet.peer_pools).copied().collect();
             for (at, range) in ranges.iter().enumerate() {
-                let name = format!("{}-{}", range.first, range.last);
+                let name = range;
                 if range.first > range.last {
                     problem(format!("the range {name} ends before it starts"));
                 }
@@ -181,7 +181,7 @@ impl Settings {
                 }
                 for other in &ranges[..at] {
                     if range.first <= other.last && other.first <= range.last {
-                        problem(format!("the ranges {name} and {}-{} overlap", other.first, other.last));
+                        problem(format!("the ranges {name} and {other} overlap"));
                     }
                 }
             }

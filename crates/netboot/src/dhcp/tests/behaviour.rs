@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::setup::*;
 use crate::dhcp::destination::Destination;
-use crate::dhcp::lease::{Range, Reservation};
+use crate::dhcp::lease::{AddressRange, Reservation};
 use crate::dhcp::server::{Arrival, Network, Outputs, Probe, Server};
 use crate::dhcp::testing::{boot, discover as discover_of, file};
 use crate::dhcp::wire::{BROADCAST, Message, MessageType, SIZE_MIN, code};
@@ -94,7 +94,7 @@ fn nak_is_said_about_what_is_surely_wrong_and_nothing_else() {
     let ack = Some(MessageType::ACK);
     let nak = Some(MessageType::NAK);
     let mut settings = settings();
-    settings.subnets[0].peer_pools = vec![Range { first: ip("10.0.0.150"), last: ip("10.0.0.199") }];
+    settings.subnets[0].peer_pools = vec![AddressRange { first: ip("10.0.0.150"), last: ip("10.0.0.199") }];
     let mut server = server_of(settings.clone(), Action::LocalDisk);
     let own = lease(&mut server, at(0), mac(1));
     let theirs = lease(&mut server, at(0), mac(2));
@@ -333,7 +333,7 @@ fn what_is_no_request_is_not_answered() {
 fn settings_that_cannot_be_right_are_told() {
     let mut settings = settings();
     settings.addresses = vec![ip("10.0.0.120")];
-    settings.subnets[0].peer_pools = vec![Range { first: ip("10.0.0.140"), last: ip("10.0.0.160") }];
+    settings.subnets[0].peer_pools = vec![AddressRange { first: ip("10.0.0.140"), last: ip("10.0.0.160") }];
     settings.subnets[0].domain = Some("no name".into());
     settings.subnets[1].network = Network::new(ip("10.0.0.128"), 25).unwrap();
     let problems = settings.problems().join("\n");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::setup::*;
 use crate::device::Mac;
 use crate::dhcp::driver::{DriverSettings, Ports, Running, Service, bind, open_leases};
-use crate::dhcp::lease::{CrashingVolume, Log, MemberId, Range, Record, Volume, scan};
+use crate::dhcp::lease::{AddressRange, CrashingVolume, Log, MemberId, Record, Volume, scan};
 use crate::dhcp::server::{Network, Settings, Subnet};
 use crate::dhcp::wire::{Message, MessageType};
 use crate::member::Fitness;
@@ -91,7 +91,7 @@ impl Link {
         let relay = UdpSocket::bind((RELAY, 0)).unwrap();
         relay.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut subnet = Subnet::new(Network::new(ip("127.0.0.0"), 8).unwrap());
-        subnet.pools = vec![Range { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
+        subnet.pools = vec![AddressRange { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
         let settings = DriverSettings {
             addresses: vec![SocketAddrV4::new(SERVER, 0)],
             ports: Ports { relay: relay.local_addr().unwrap().port(), binl: None, ..Ports::default() },

@@ -96,7 +96,7 @@ proptest! {
         renewing in 0_u8..20,
     ) {
         let plan = || vec![crate::dhcp::lease::Plan {
-            pools: vec![crate::dhcp::lease::Range { first: ip("10.0.0.1"), last: ip("10.0.0.40") }],
+            pools: vec![crate::dhcp::lease::AddressRange { first: ip("10.0.0.1"), last: ip("10.0.0.40") }],
             ..Default::default()
         }];
         let mut table = Table::new(MemberId(1), plan(), Terms::default());

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use crate::device::Mac;
 use crate::dhcp::lease::{
-    ClientId, Denied, Held, MemberId, Plan, Range, Requester, Reservation, State, Table, Terms, Time,
+    AddressRange, ClientId, Denied, Held, MemberId, Plan, Requester, Reservation, State, Table, Terms, Time,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -17,8 +17,8 @@ fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, last)
 }
 
-fn range(first: u8, last: u8) -> Range {
-    Range { first: address(first), last: address(last) }
+fn range(first: u8, last: u8) -> AddressRange {
+    AddressRange { first: address(first), last: address(last) }
 }
 
 fn terms() -> Terms {
@@ -344,7 +344,7 @@ proptest! {
 fn a_large_pool_that_is_nearly_full_is_as_quick_as_an_empty_one() {
     let first = Ipv4Addr::new(10, 0, 0, 0);
     let last = Ipv4Addr::new(10, 1, 255, 255);
-    let mut table = table(Plan { pools: vec![Range { first, last }], ..Plan::default() });
+    let mut table = table(Plan { pools: vec![AddressRange { first, last }], ..Plan::default() });
     let client_of = |number: u32| {
         let [a, b, c, d] = number.to_be_bytes();
         ClientId::new(Some(Mac([2, 0, a, b, c, d]).into()), None, &[], false).unwrap()
