@@ -72,6 +72,11 @@ impl Report {
     pub fn line(&self) -> String {
         self.chain.join(": ")
     }
+
+    /// The chain and the hints on one line, as a log wants it.
+    pub fn log_line(&self) -> String {
+        self.hints.iter().fold(self.line(), |line, hint| format!("{line}; hint: {hint}"))
+    }
 }
 
 impl fmt::Display for Report {

@@ -112,6 +112,8 @@ pub enum BalanceError {
     Start(#[source] io::Error),
 }
 
+impl goldwire_stdx::Hints for BalanceError {}
+
 /// A front with its sockets bound. Privileges can be dropped now.
 pub struct Balance {
     http: Vec<TcpListener>,

@@ -146,3 +146,5 @@ pub enum ContentError {
         reason: String,
     },
 }
+
+impl goldwire_stdx::Hints for ContentError {}

@@ -80,6 +80,8 @@ pub enum DoctorError {
     Random(#[source] getrandom::Error),
 }
 
+impl goldwire_stdx::Hints for DoctorError {}
+
 /// Plays each client in turn. Takes a few seconds for each; every address that is taken is given back.
 pub fn examine(settings: &DoctorSettings) -> Result<Vec<Diagnosis>, DoctorError> {
     let mut random = [0; 10];

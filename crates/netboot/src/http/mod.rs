@@ -42,6 +42,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use goldwire_stdx::Hints;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Runtime;
@@ -178,6 +179,15 @@ pub enum HttpError {
     /// The worker threads cannot be started.
     #[error("start the HTTP server's threads")]
     Start(#[source] io::Error),
+}
+
+impl Hints for HttpError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Tls(error) => error.hints(),
+            Self::Listen { .. } | Self::NoCertificate(_) | Self::Start(_) => Vec::new(),
+        }
+    }
 }
 
 /// Sockets that listen and do not answer yet: between binding and running, privileges are dropped.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::{Hints, Report};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -61,24 +62,14 @@ pub enum TlsError {
     },
 }
 
-impl TlsError {
-    /// What to do, where that is known.
-    pub fn hint(&self) -> Option<String> {
+impl Hints for TlsError {
+    fn hints(&self) -> Vec<String> {
         match self {
-            Self::Read { path, source } if source.kind() == io::ErrorKind::PermissionDenied => Some(format!(
+            Self::Read { path, source } if source.kind() == io::ErrorKind::PermissionDenied => vec![format!(
                 "let the group of the server's user read it and enter its folder: chgrp GROUP {0} && chmod g+r {0}",
                 path.display()
-            )),
-            _ => None,
-        }
-    }
-
-    /// The error with its causes and what to do, in one line.
-    pub fn line(&self) -> String {
-        let line = goldwire_stdx::Report::of(self).line();
-        match self.hint() {
-            Some(hint) => format!("{line}; hint: {hint}"),
-            None => line,
+            )],
+            Self::Read { .. } | Self::Pem { .. } | Self::Use { .. } => Vec::new(),
         }
     }
 }
@@ -129,7 +120,9 @@ impl Reloading {
                 match self.take(&mut state) {
                     Ok(true) => tracing::info!("the new certificate is in use"),
                     Ok(false) => {}
-                    Err(error) => tracing::warn!("the old certificate stays in use: {}", error.line()),
+                    Err(error) => {
+                        tracing::warn!("the old certificate stays in use: {}", Report::from(error).log_line())
+                    }
                 }
             }
         }
@@ -228,10 +221,10 @@ mod tests {
     fn who_may_not_read_a_key_is_told_what_to_do() {
         let denied =
             TlsError::Read { path: "/a/k.pem".into(), source: io::ErrorKind::PermissionDenied.into() };
-        let line = denied.line();
+        let line = Report::from(denied).log_line();
         assert!(line.starts_with("read /a/k.pem: ") && line.contains("; hint: "), "{line}");
         assert!(line.ends_with("chgrp GROUP /a/k.pem && chmod g+r /a/k.pem"), "{line}");
         let gone = TlsError::Read { path: "/a/k.pem".into(), source: io::ErrorKind::NotFound.into() };
-        assert!(gone.hint().is_none() && !gone.line().contains("hint"));
+        assert!(gone.hints().is_empty() && !Report::from(gone).log_line().contains("hint"));
     }
 }

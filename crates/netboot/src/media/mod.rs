@@ -19,6 +19,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use goldwire_stdx::Hints;
+
 use crate::member::Member;
 use loader::Payload;
 use programs::Programs;
@@ -203,6 +205,17 @@ pub enum MediaError {
         #[source]
         source: io::Error,
     },
+}
+
+impl Hints for MediaError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::NoPrograms { .. } => {
+                vec!["install the package ipxe, or name the folder with its programs as --programs".into()]
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// Whether media can be made, without making one: the programs that would be on them, and how each would come by its

@@ -90,6 +90,8 @@ pub enum TableError {
     NotOne(String),
 }
 
+impl goldwire_stdx::Hints for TableError {}
+
 /// The members of a group.
 pub struct Table {
     known: RwLock<Arc<Vec<Known>>>,

@@ -56,6 +56,8 @@ pub enum BindError {
     Prepare(#[source] io::Error),
 }
 
+impl goldwire_stdx::Hints for BindError {}
+
 /// A server that listens and does not answer yet: time to drop privileges.
 #[derive(Debug)]
 pub struct Bound {

@@ -28,7 +28,7 @@ pub fn library_settings(settings: &Settings, fitness: Arc<Fitness>) -> LibrarySe
 /// The members, all of them dead but this one.
 pub fn table_of(settings: &Settings, observer: Arc<dyn Observer>) -> Result<Table, Report> {
     let own = Some(settings.server.name.clone());
-    Table::new(member_configs(settings), own, observer).map_err(|error| Report::of(&error))
+    Ok(Table::new(member_configs(settings), own, observer)?)
 }
 
 /// The members with their parts.

@@ -23,7 +23,7 @@ use goldwire_netboot::dhcp::{self, Clock, Folder, ProxyResponder, Server, Servic
 use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
-use goldwire_stdx::{Context, Report, Stop, spawn};
+use goldwire_stdx::{Context, Hints, Report, Stop, spawn};
 use tracing::{error, info, warn};
 
 pub use self::convert::{library_settings, member_configs, table_of, tftp_clients};
@@ -394,7 +394,7 @@ impl Running {
     /// # Errors
     /// It cannot be read or does not fit its key; the old one stays in use.
     pub fn reload_certificate(&self) -> Result<bool, Report> {
-        self.http.reload_certificate().map_err(|error| Report::new(error.line()))
+        Ok(self.http.reload_certificate()?)
     }
 
     /// DHCP first, so that nobody is sent here any more; then the group is told; then transfers end.
@@ -423,20 +423,25 @@ impl Running {
 }
 
 /// What the usual reasons for which a server cannot start call for.
-fn explained(error: impl std::error::Error + 'static) -> Report {
-    let report = Report::of(&error);
+fn explained(error: impl Hints + 'static) -> Report {
     let mut causes =
         std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     let system = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>());
     let port = (&error as &(dyn std::error::Error + 'static))
         .downcast_ref::<dhcp::BindError>()
         .and_then(dhcp::BindError::port);
-    if system.and_then(std::io::Error::raw_os_error) == Some(rustix::io::Errno::NODEV.raw_os_error()) {
+    let (code, kind) = (system.and_then(std::io::Error::raw_os_error), system.map(std::io::Error::kind));
+    let report = Report::from(error);
+    // The error knows better than its cause what it calls for.
+    if !report.hints.is_empty() {
+        return report;
+    }
+    if code == Some(rustix::io::Errno::NODEV.raw_os_error()) {
         let hint =
             "`ip -br link` shows this machine's interfaces; dhcp.interfaces and dhcp6.interfaces name some";
         return report.hint(hint);
     }
-    match system.map(std::io::Error::kind) {
+    match kind {
         Some(ErrorKind::PermissionDenied) => report.hint(
             "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service",
         ),

@@ -28,8 +28,7 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
     let settings = loaded.settings;
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
     let observer: Arc<dyn Observer> = Arc::new(Telemetry::new("balance".into(), Arc::new(Neighbours::new())));
-    let table =
-        Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer)).map_err(Report::plain)?);
+    let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer))?);
     let balance = Balance::bind(BalanceSettings {
         http: args.http.clone(),
         tftp: args.tftp.clone(),
@@ -38,8 +37,7 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
         tftp_clients: tftp_clients(&settings),
         proxies: args.proxy_protocol_from.clone(),
         sends_proxy_header: args.send_proxy_protocol,
-    })
-    .map_err(Report::plain)?;
+    })?;
     if let Some(user) = &settings.server.user
         && let Some(account) = privileges::account(user)?
     {
@@ -51,7 +49,7 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
         ..ProbeSettings::default()
     };
     let prober = Prober::run(&table, &probes).context("start to ask members for their health")?;
-    let running = balance.run().map_err(Report::plain)?;
+    let running = balance.run()?;
     for address in running.http_addresses() {
         info!(%address, "HTTP");
     }

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Code, Report> {
         None => Vec::new(),
     };
     let settings = DoctorSettings { reach, mac: args.mac, clients, members, wait: args.wait };
-    let diagnoses = examine(&settings).map_err(Report::plain)?;
+    let diagnoses = examine(&settings)?;
     let mut out = std::io::stdout().lock();
     if args.json {
         let list: Vec<_> = diagnoses.iter().map(as_json).collect();

@@ -54,7 +54,7 @@ pub(crate) fn script(args: &ScriptArgs) -> Result<Code, Report> {
         ..Device::new(Some(args.device.mac), Firmware::Ipxe)
     };
     let policy = Arc::new(policy_of(loaded)?);
-    let text = Library::open(&settings, policy, urls)?.script_of(&device).map_err(Report::plain)?;
+    let text = Library::open(&settings, policy, urls)?.script_of(&device)?;
     write!(std::io::stdout(), "{text}")?;
     Ok(Code::Success)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 
 use goldwire_netboot::media::{
-    Address, CA_MAX, MediaError, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
+    Address, CA_MAX, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
 };
 use goldwire_stdx::{ByteSize, Context, Report, read_bounded};
 use serde_json::json;
@@ -39,17 +39,9 @@ pub(crate) fn run(args: MediaArgs) -> Result<Code, Report> {
         // clap asks for one of the three.
         (None, None, None) => return Ok(Code::Usage),
     };
-    let report = written.map_err(with_hint)?;
+    let report = written?;
     show(&report, &path.display().to_string(), args.json)?;
     Ok(Code::Success)
-}
-
-fn with_hint(error: MediaError) -> Report {
-    if !matches!(error, MediaError::NoPrograms { .. }) {
-        return Report::plain(error);
-    }
-    Report::new(error.to_string())
-        .hint("install the package ipxe, or name the folder with its programs as --programs")
 }
 
 fn address_of(args: &MediaArgs) -> Result<Address, Report> {

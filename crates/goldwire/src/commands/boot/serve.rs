@@ -35,7 +35,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Code, Report> {
     }
     let running = bound.start(&args.config)?;
     if let Err(error) = running.reload_certificate() {
-        warn!("a renewed certificate will need a restart: {}", error.line());
+        warn!("a renewed certificate will need a restart: {}", error.log_line());
     }
     info!(name = running.name(), "ready");
     for signal in signals.forever() {
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Code, Report> {
         match running.reload_certificate() {
             Ok(true) => info!("the new certificate is in use"),
             Ok(false) => {}
-            Err(error) => error!("the old certificate stays in use: {}", error.line()),
+            Err(error) => error!("the old certificate stays in use: {}", error.log_line()),
         }
     }
     info!("stopping");

@@ -127,6 +127,8 @@ pub enum BindError {
     Start(#[source] io::Error),
 }
 
+impl goldwire_stdx::Hints for BindError {}
+
 impl BindError {
     /// The UDP port that could not be had.
     pub fn port(&self) -> Option<u16> {

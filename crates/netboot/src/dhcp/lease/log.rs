@@ -58,6 +58,8 @@ pub enum LogError {
     Suspect,
 }
 
+impl goldwire_stdx::Hints for LogError {}
+
 /// What was found when the log was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {

@@ -57,6 +57,8 @@ pub enum HeartbeatError {
     Start(#[source] io::Error),
 }
 
+impl goldwire_stdx::Hints for HeartbeatError {}
+
 /// A bound heartbeat.
 pub struct Heartbeats {
     socket: UdpSocket,
