@@ -38,6 +38,8 @@ mod agent;
 #[cfg(test)]
 mod attacks;
 #[cfg(test)]
+mod attacks_kept;
+#[cfg(test)]
 mod boot;
 #[cfg(test)]
 mod boot_commands;
