@@ -33,3 +33,9 @@ pub use job::{
 pub use list::matches;
 pub use receive::{Extent, Left, Leftover, Tidying, tidy};
 pub use session::sync;
+
+/// What the fuzz targets reach: what lies in a work folder as anybody may have left it.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    pub use crate::receive::fuzzing::*;
+}

@@ -70,7 +70,7 @@ impl Journal {
     }
 }
 
-fn encode(root: &Root, first: u64, count: u64) -> [u8; RECORD_LENGTH] {
+pub(super) fn encode(root: &Root, first: u64, count: u64) -> [u8; RECORD_LENGTH] {
     let mut covered = [0; 48];
     covered[..8].copy_from_slice(&first.to_le_bytes());
     covered[8..16].copy_from_slice(&count.to_le_bytes());

@@ -17,6 +17,8 @@ mod client;
 mod container;
 mod destination;
 mod driver;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod hand;
 mod journal;
 mod lock;

@@ -25,7 +25,7 @@ use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, WireFormat};
 
 /// Bytes that a recorded state may have.
-const STATE_MAX: u64 = 4096;
+pub(super) const STATE_MAX: u64 = 4096;
 
 /// What determines the bytes of the work file. Only an equal state may be continued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +92,11 @@ impl WorkPlace {
     /// attempt at something else moves to `previous`.
     pub(crate) fn prepare(&self, state: &State) -> Result<bool> {
         let clear = || -> io::Result<bool> {
-            let found = self.folder.read_bounded("state", STATE_MAX)?;
+            let found = match self.folder.read_bounded("state", STATE_MAX) {
+                // No state of ours: it is in the way as any other.
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => None,
+                found => found?,
+            };
             if found.as_deref().and_then(|bytes| postcard::from_bytes::<State>(bytes).ok()).as_ref()
                 == Some(state)
             {
@@ -205,6 +209,19 @@ mod tests {
         place.release();
         drop(place);
         assert!(folder.path().join(".goldwire/work/a.vhd/disk").is_file(), "unfinished work stays");
+    }
+
+    /// Whatever has the state's name, the next attempt begins.
+    #[test]
+    fn a_state_of_any_bytes_is_no_obstacle() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = WorkPlace::claim(&folder.path().join("a.vhd")).unwrap();
+        for bytes in [&b""[..], b"\xff\xff", &[1; 4096], &[1; 4097], &[0; 100_000]] {
+            std::fs::write(place.shown("state"), bytes).unwrap();
+            assert!(!place.prepare(&state(1)).unwrap(), "{} bytes", bytes.len());
+            place.record(&state(1)).unwrap();
+            assert!(place.prepare(&state(1)).unwrap());
+        }
     }
 
     #[test]

@@ -281,14 +281,16 @@ impl TreeFile {
     /// What the header seals.
     ///
     /// # Errors
-    /// `DamagedTree` for an unsealed file, a wrong checksum, another version or another disk size.
+    /// `DamagedTree` for an unsealed file, a wrong checksum, another version or another disk size, more
+    /// chunks than the disk has.
     pub fn read_seal(&self) -> Result<Seal> {
         let mut header = [0; HEADER_LENGTH];
         self.file.read_exact_at(&mut header, 0).map_err(|source| error("read", &self.path, source))?;
         let fits = &header[..8] == MAGIC
             && header[8..12] == FORMAT_VERSION.to_le_bytes()
             && header[96..128] == *blake3::hash(&header[..96]).as_bytes()
-            && u64_at(&header, 16) == self.shape.size();
+            && u64_at(&header, 16) == self.shape.size()
+            && u64_at(&header, 24) <= self.shape.chunks();
         if !fits {
             return Err(damaged(&self.path, "the header is not sealed for this disk"));
         }
@@ -354,6 +356,12 @@ mod tests {
         let opened = TreeFile::open(&folder, "tree", 40 << 20).unwrap();
         assert_eq!(opened.read_seal().unwrap(), seal);
         opened.verify(&root).unwrap();
+        // A right checksum proves no number.
+        for (chunks_used, is_read) in [(640, true), (641, false), (u64::MAX, false)] {
+            tree.seal(&Seal { chunks_used, ..seal }).unwrap();
+            assert_eq!(opened.read_seal().is_ok(), is_read, "{chunks_used}");
+        }
+        tree.seal(&seal).unwrap();
         assert_eq!(TreeFile::claimed_size(&folder, "tree").unwrap(), 40 << 20);
 
         let bytes = std::fs::read(&path).unwrap();
