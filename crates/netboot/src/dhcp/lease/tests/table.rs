@@ -259,18 +259,21 @@ proptest! {
                 Step::Hold(client, wanted) => {
                     let open = table.leases(None).filter(|(_, lease)| lease.state == State::Offered).count();
                     let result = table.hold(&[0], at(now), by(&client_of(client)), wanted.map(address));
+                    if let Ok(held) = result
+                        && let Some((machine, until)) = leases.get(&held.address)
+                    {
+                        prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
+                    }
+                    // An offer ends before its time only if too many stand open, or it is old and all are taken. It may
+                    // end for somebody who gets none in its place: an address that is reserved is for one alone.
+                    holds.retain(|address, (machine, until)| {
+                        let hardware = table.lease(*address).and_then(|lease| lease.client.hardware);
+                        let is_kept = hardware.and_then(|it| it.mac()).is_some_and(|mac| mac.0[5] == *machine);
+                        let is_old = at(now).after(Duration::from_secs(24)) >= *until;
+                        assert!(is_kept || open >= 4 || is_old, "{machine} loses {address} of {open}");
+                        is_kept
+                    });
                     if let Ok(held) = result {
-                        if let Some((machine, until)) = leases.get(&held.address) {
-                            prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
-                        }
-                        // An offer ends before its time only if too many stand open, or it is old and all are taken.
-                        holds.retain(|address, (machine, until)| {
-                            let hardware = table.lease(*address).and_then(|lease| lease.client.hardware);
-                            let is_kept = hardware.and_then(|it| it.mac()).is_some_and(|mac| mac.0[5] == *machine);
-                            let is_old = at(now).after(Duration::from_secs(24)) >= *until;
-                            assert!(is_kept || open >= 4 || is_old, "{machine} loses {address} of {open}");
-                            is_kept
-                        });
                         holds.insert(held.address, (client / 2, at(now + 30)));
                         offered.entry(held.address).or_default().push(client / 2);
                     }
