@@ -20,6 +20,8 @@ pub enum Excuse {
     Root,
     /// Network namespaces cannot be made (a container without `CAP_SYS_ADMIN`, an ordinary user).
     NoNamespaces,
+    /// The kernel gives no virtual network cards, on which guests are plugged in (a container).
+    NoTun,
     /// The kernel gives no loop device (a container).
     NoLoopDevices,
     /// There is no `/dev/fuse` (a container).
@@ -42,6 +44,7 @@ impl Excuse {
             Self::NotRoot => "not root",
             Self::Root => "root reads every file",
             Self::NoNamespaces => "no network namespaces",
+            Self::NoTun => "no /dev/net/tun",
             Self::NoLoopDevices => "no loop devices",
             Self::NoFuse => "no /dev/fuse",
             Self::NoIpv6 => "no IPv6",
@@ -69,12 +72,22 @@ pub fn root() -> bool {
     is_root
 }
 
+/// What set-up installs. A judge that it does not name would be absent on every new machine.
+const SETUP: &str = include_str!("../../../tools/setup");
+
+/// A line of set-up's lists begins with what is looked for.
+fn assert_promised(judge: &str) {
+    let is_promised = SETUP.lines().any(|line| line.split(' ').next() == Some(judge));
+    assert!(is_promised, "tools/setup does not name the judge {judge}: add it there, with its package");
+}
+
 /// Where the program `name` is, also in the folders that only root has in its path. `None`, with a word, if it is absent
 /// and need not be here.
 ///
 /// # Panics
-/// If it is absent and every judge is required.
+/// If it is absent and every judge is required, and if set-up does not name it.
 pub fn program(name: &str) -> Option<PathBuf> {
+    assert_promised(name);
     let found = find(name);
     if found.is_none() {
         absent(name);
@@ -96,6 +109,7 @@ pub fn programs(names: &[&str]) -> bool {
 /// As [`program`].
 pub fn file(path: impl AsRef<Path>) -> bool {
     let path = path.as_ref();
+    assert_promised(&path.display().to_string());
     if !path.exists() {
         absent(&path.display().to_string());
     }
