@@ -65,7 +65,8 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
     symlink("../outside", root.join("out")).expect("make a link");
     symlink(&around, root.join("up")).expect("make a link");
     symlink("a", root.join("in")).expect("make a link");
-    let settings = LibrarySettings { root, extra: vec![("x".into(), around.join("extra"))] };
+    let settings =
+        LibrarySettings { root, extra: vec![("x".into(), around.join("extra"))], fitness: Arc::default() };
     let urls = UrlBuilder::new(TokenKey::from_secret(b"fuzz"), Duration::from_secs(600));
     Library::open(&settings, Arc::new(Policy), urls).expect("open the folders")
 });

@@ -50,6 +50,7 @@ fn converse(mut input: &[u8]) {
     let context = Context {
         contents: Arc::new(Everything),
         observer: Arc::new(NoopObserver),
+        fitness: Arc::default(),
         mac_of: Arc::new(|_| None),
     };
     let admission = Admission::new(&settings);
