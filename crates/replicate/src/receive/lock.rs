@@ -5,13 +5,15 @@
 //! nobody else, so that nobody who could not sync there anyway can hold a sync up.
 //!
 //! The folder may be somebody else's, who could have put anything under the lock's name, a hard link to a file of root's
-//! too. So nothing is written to, nor given away, but what was just made here.
+//! too. So nothing is written to, nor given away, but what was just made here. And a lock may have more names than its
+//! own: somebody copied the folder by hard links. Who holds a lock is what the system says of its file, and nothing that
+//! is held is taken away.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use goldwire_disk::FileIdentity;
@@ -27,21 +29,20 @@ use crate::wire::{Failure, FailureKind};
 pub(super) struct TargetLock {
     around: Folder,
     name: OsString,
-    _file: File,
+    file: File,
 }
 
 impl TargetLock {
     /// Takes the lock of the target `name` in the folder `around`, or says who has it.
     pub(super) fn take(parent: &Path, target: &OsStr) -> Result<Self> {
-        let failed =
-            |error: &io::Error| Failure::io(format!("lock {}", path(parent, target).display()), error);
+        let failed = |error: &io::Error| failed(parent, target, error);
         let around = Folder::open(parent).map_err(|error| failed(&error))?;
         let name = lock_name(target);
         loop {
             let (file, origin) = open(&around, &name).map_err(|error| failed(&error))?;
             let Some(file) = file else { return Err(closed(&around, &name)) };
             match claim(&file, origin, &around, &name).map_err(|error| failed(&error))? {
-                Claim::Ours => return Ok(Self { around, name, _file: file }),
+                Claim::Ours => return Ok(Self { around, name, file }),
                 Claim::Another => return Err(busy(file, &around.path().join(&name))),
                 Claim::Again => {}
             }
@@ -57,6 +58,7 @@ impl TargetLock {
                 Err(busy(file, &around.path().join(&name)))
             }
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(closed(&around, &name)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(parent, target, &error)),
             _ => Ok(()),
         }
     }
@@ -64,8 +66,11 @@ impl TargetLock {
 
 impl Drop for TargetLock {
     fn drop(&mut self) {
-        // It is still locked. One that cannot be removed is taken over by the next run.
-        let _ = self.around.remove_file(&self.name);
+        // It is still locked. One that cannot be removed is taken over by the next run. If somebody took its name away,
+        // what has the name now is another's.
+        if is_named(&self.file, &self.around, &self.name) {
+            let _ = self.around.remove_file(&self.name);
+        }
     }
 }
 
@@ -84,6 +89,10 @@ pub(super) fn target_of(lock: &OsStr) -> Option<OsString> {
 
 fn path(parent: &Path, target: &OsStr) -> PathBuf {
     parent.join(lock_name(target))
+}
+
+fn failed(parent: &Path, target: &OsStr, error: &io::Error) -> Failure {
+    Failure::io(format!("lock {}", path(parent, target).display()), error)
 }
 
 /// Where a lock's file is from.
@@ -108,11 +117,6 @@ enum Claim {
 
 /// Locks `file`, which had the lock's name a moment ago.
 fn claim(file: &File, origin: Origin, around: &Folder, name: &OsStr) -> io::Result<Claim> {
-    if origin == Origin::Found && has_other_names(file) {
-        // A lock has one name. This is something else, which somebody may well hold; it stays where its other names are.
-        around.remove_file(name)?;
-        return Ok(Claim::Again);
-    }
     match flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Ok(Claim::Another),
@@ -123,15 +127,12 @@ fn claim(file: &File, origin: Origin, around: &Folder, name: &OsStr) -> io::Resu
         return Ok(Claim::Again);
     }
     match origin {
-        Origin::Ours => match introduce(file, around) {
-            Ok(()) => Ok(Claim::Ours),
-            Err(error) => {
-                let _ = around.remove_file(name);
-                Err(error)
-            }
-        },
-        // Left by a run that was killed. Who holds it now is written into a file of our own; in a folder where nobody
-        // removes what is another's, it is held as it is.
+        Origin::Ours => {
+            introduce(file, around);
+            Ok(Claim::Ours)
+        }
+        // Left by a run that was killed, or something else that nobody holds. Who holds it now is written into a file of
+        // our own; in a folder where nobody removes what is another's, it is held as it is.
         Origin::Found if around.remove_file(name).is_ok() => Ok(Claim::Again),
         Origin::Found => Ok(Claim::Ours),
     }
@@ -160,10 +161,6 @@ fn open(around: &Folder, name: &OsStr) -> io::Result<(Option<File>, Origin)> {
     }
 }
 
-fn has_other_names(file: &File) -> bool {
-    file.metadata().is_ok_and(|data| data.nlink() > 1)
-}
-
 fn is_named(file: &File, around: &Folder, name: &OsStr) -> bool {
     let named = around.read_file(name).ok().and_then(|file| FileIdentity::of(&file).ok());
     let held = FileIdentity::of(file).ok();
@@ -171,18 +168,21 @@ fn is_named(file: &File, around: &Folder, name: &OsStr) -> bool {
         && held.map(|held| (held.device, held.inode)) == named.map(|named| (named.device, named.inode))
 }
 
-/// Writes into a lock's file that was just made who we are, and opens it to whoever may write to the folder.
-fn introduce(mut file: &File, around: &Folder) -> io::Result<()> {
+/// Writes into a lock's file that was just made who we are, and opens it to whoever may write to the folder. The lock is
+/// held without either: a full disk, or one without owners and modes, keeps nobody from it.
+fn introduce(mut file: &File, around: &Folder) {
     let host = rustix::system::uname();
     let (process, user) = (std::process::id(), rustix::process::geteuid().as_raw());
-    writeln!(file, "process {process} of user {user} on {}", host.nodename().to_string_lossy())?;
-    // Best effort, as far as the file system has owners and modes.
-    let owner = around.owner()?;
+    let who = format!("process {process} of user {user} on {}\n", host.nodename().to_string_lossy());
+    if file.write_all(who.as_bytes()).is_err() {
+        // Half a name is nobody's.
+        let _ = file.set_len(0);
+    }
+    let Ok(owner) = around.owner() else { return };
     let _ = fchown(file, (user == 0).then_some(owner.user), Some(owner.group));
     let group = if owner.mode & 0o020 != 0 { 0o060 } else { 0 };
     let others = if owner.mode & 0o002 != 0 { 0o006 } else { 0 };
     let _ = file.set_permissions(std::fs::Permissions::from_mode(0o600 | group | others));
-    Ok(())
 }
 
 /// Somebody else holds the lock in `file`, and has written there who it is.
@@ -207,6 +207,7 @@ fn closed(around: &Folder, name: &OsStr) -> Failure {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::process::Command;
 
     use super::*;
@@ -291,6 +292,62 @@ mod tests {
         assert!(!lock_in(folder.path()).exists());
     }
 
+    /// Whether both names are of one file.
+    fn is_one_file(lock: &Path, other: &Path) -> bool {
+        fs::metadata(lock).unwrap().ino() == fs::metadata(other).unwrap().ino()
+    }
+
+    /// A folder of images was copied by hard links (`cp -al`, rsnapshot) while a sync ran: its lock had another name, was
+    /// taken for none and removed, and a second sync wrote into the first one's work.
+    #[test]
+    fn a_held_lock_is_held_whatever_other_names_it_has() {
+        let scene = tempfile::tempdir().unwrap();
+        let [folder, copy] = ["images", "copy"].map(|name| scene.path().join(name));
+        for made in [&folder, &copy] {
+            fs::create_dir(made).unwrap();
+        }
+        let held = take(&folder).unwrap();
+        fs::hard_link(lock_in(&folder), lock_in(&copy)).unwrap();
+        for around in [&folder, &copy] {
+            assert_eq!(take(around).unwrap_err().kind, FailureKind::Busy, "{around:?}");
+            let checked = TargetLock::check_free(around, OsStr::new(NAME)).unwrap_err();
+            assert_eq!(checked.kind, FailureKind::Busy, "{around:?}");
+            assert!(lock_in(around).exists(), "{around:?}");
+        }
+        drop(held);
+        // The copy's is one that nobody holds any more.
+        for around in [&folder, &copy] {
+            drop(take(around).unwrap());
+            assert!(!lock_in(around).exists(), "{around:?}");
+        }
+    }
+
+    /// Somebody removed a lock that was held. Its holder, when it ends, removed its successor's.
+    #[test]
+    fn who_lost_the_locks_name_takes_nobody_elses_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = take(folder.path()).unwrap();
+        fs::remove_file(lock_in(folder.path())).unwrap();
+        let second = take(folder.path()).unwrap();
+        drop(first);
+        assert_eq!(take(folder.path()).unwrap_err().kind, FailureKind::Busy);
+        drop(second);
+        assert!(!lock_in(folder.path()).exists());
+    }
+
+    /// As on a full disk: every write to the file fails, and it is a lock all the same.
+    #[test]
+    fn a_lock_that_cannot_be_written_to_is_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let (around, name) = (Folder::open(folder.path()).unwrap(), lock_name(OsStr::new(NAME)));
+        around.create_new(&name, 0o600).unwrap();
+        let unwritable = around.read_file(&name).unwrap();
+        assert_eq!(claim(&unwritable, Origin::Ours, &around, &name).unwrap(), Claim::Ours);
+        let refused = take(folder.path()).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Busy);
+        assert!(refused.to_string().contains("another process"), "{refused}");
+    }
+
     /// Whatever somebody put under the lock's name, it is neither written to nor given away.
     #[test]
     fn a_planted_lock_leads_nowhere() {
@@ -309,12 +366,21 @@ mod tests {
                 "dangling link" => std::os::unix::fs::symlink(folder.join("new"), &lock).unwrap(),
                 _ => fs::create_dir(&lock).unwrap(),
             }
-            // Somebody holds the victim for reasons of his own.
-            let holder = File::open(&victim).unwrap();
-            flock(&holder, FlockOperation::LockExclusive).unwrap();
             let taken = take(&folder);
-            assert_eq!(taken.is_ok(), plant == "hard link", "{plant}: {taken:?}");
-            drop(taken);
+            let checked = TargetLock::check_free(&folder, OsStr::new(NAME));
+            if plant == "hard link" {
+                assert!(taken.is_ok() && !is_one_file(&lock, &victim), "{taken:?}");
+                drop(taken);
+                // Who holds the victim, for reasons of his own, holds it up.
+                fs::hard_link(&victim, &lock).unwrap();
+                let holder = File::open(&victim).unwrap();
+                flock(&holder, FlockOperation::LockExclusive).unwrap();
+                assert_eq!(take(&folder).unwrap_err().kind, FailureKind::Busy);
+                assert!(is_one_file(&lock, &victim));
+            } else {
+                // What can be no lock is said before a sync, too.
+                assert!(taken.is_err() && checked.is_err(), "{plant}: {taken:?} {checked:?}");
+            }
             assert_eq!(fs::read(&victim).unwrap(), b"precious", "{plant}");
             assert_eq!(fs::metadata(&victim).unwrap().mode() & 0o777, 0o600, "{plant}");
             assert!(!folder.join("new").exists());
