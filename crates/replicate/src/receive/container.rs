@@ -48,7 +48,8 @@ impl ContainerFile {
         job: &TargetJob,
     ) -> Result<Self> {
         Ok(Self {
-            place: WorkPlace::claim(&target.path)?,
+            place: WorkPlace::claim(&target.path)
+                .map_err(|failure| or_what_it_needs(failure, &target, version))?,
             target,
             shape,
             version: version.clone(),
@@ -62,13 +63,7 @@ impl ContainerFile {
     /// Readies the place for this version and refuses before the first byte if the version cannot be published there. From
     /// here on a killed run can be continued.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        let state = State {
-            layout: 1,
-            root: self.version.root.0,
-            size: self.version.size,
-            created: self.version.created,
-            format: self.target.format,
-        };
+        let state = state_of(&self.version, self.target.format);
         self.is_continued = self.place.prepare(&state)?;
         let begun = self.refuse_unless_fit().and_then(|()| self.place.record(&state));
         if begun.is_err() {
@@ -345,6 +340,21 @@ fn check_space(target: &TargetFile, version: &Version, have: u64, holes: Holes) 
     );
     Err(Failure::new(FailureKind::Space, text)
         .hint("free some space, or choose another target; nothing was sent"))
+}
+
+/// `failure` to claim the place; where there was no space for that, how much the version needs.
+fn or_what_it_needs(failure: Failure, target: &TargetFile, version: &Version) -> Failure {
+    if failure.kind != FailureKind::Space {
+        return failure;
+    }
+    let have = WorkPlace::occupied(&target.path, &state_of(version, target.format));
+    check_space(target, version, have, Holes::Kept).err().unwrap_or(failure)
+}
+
+/// What determines the work file for `version`.
+fn state_of(version: &Version, format: WireFormat) -> State {
+    let Version { root, size, created, .. } = *version;
+    State { layout: 1, root: root.0, size, created, format }
 }
 
 /// Upper bound of what the new file and its tree occupy.

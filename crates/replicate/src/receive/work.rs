@@ -14,10 +14,11 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use goldwire_stdx::{Existing, Folder};
-use goldwire_store::{Kept, make_own, remove_empty};
+use goldwire_store::{Kept, find_own, make_own, remove_empty};
 use serde::{Deserialize, Serialize};
 
 use super::lock::TargetLock;
@@ -88,18 +89,25 @@ impl WorkPlace {
         }
     }
 
+    /// Bytes that an unfinished attempt of ours at exactly this state occupies beside `target`; nothing is claimed.
+    pub(crate) fn occupied(target: &Path, state: &State) -> u64 {
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return 0 };
+        let Ok(around) = Folder::open(parent) else { return 0 };
+        let places = find_own(&around, Kept::Work, &[]);
+        let disks = places.iter().filter_map(|all| {
+            let folder = all.child(name).ok()?;
+            let is_it = recorded(&folder).is_ok_and(|found| found.as_ref() == Some(state));
+            is_it.then(|| folder.read_file("disk").ok()?.metadata().ok()).flatten()
+        });
+        disks.map(|disk| disk.blocks() * 512).max().unwrap_or(0)
+    }
+
     /// Whether an unfinished attempt at exactly this state is here. Otherwise clears the place: an unfinished
     /// attempt at something else moves to `previous`.
     pub(crate) fn prepare(&self, state: &State) -> Result<bool> {
         let clear = || -> io::Result<bool> {
-            let found = match self.folder.read_bounded("state", STATE_MAX) {
-                // No state of ours: it is in the way as any other.
-                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => None,
-                found => found?,
-            };
-            if found.as_deref().and_then(|bytes| postcard::from_bytes::<State>(bytes).ok()).as_ref()
-                == Some(state)
-            {
+            let found = recorded(&self.folder)?;
+            if found.as_ref() == Some(state) {
                 return Ok(true);
             }
             let is_worth_keeping = found.is_some() && self.has("disk") && self.has("tree");
@@ -152,8 +160,8 @@ impl WorkPlace {
     /// The unfinished attempt at another version, if there is one, with its state.
     pub(crate) fn previous(&self) -> Option<(Folder, State)> {
         let folder = self.folder.child("previous").ok()?;
-        let bytes = folder.read_bounded("state", STATE_MAX).ok()??;
-        Some((folder, postcard::from_bytes(&bytes).ok()?))
+        let state = recorded(&folder).ok()??;
+        Some((folder, state))
     }
 
     /// Gives the place up again when there was nothing to do. Unfinished work stays.
@@ -167,6 +175,14 @@ impl WorkPlace {
         // What cannot be removed is cleared by the next run; the version is published either way.
         let _ = self.all.remove_tree(&self.name);
         remove_empty(&self.around);
+    }
+}
+
+/// The state that a work folder records; `None` if there is none, or it is no state of ours.
+fn recorded(folder: &Folder) -> io::Result<Option<State>> {
+    match folder.read_bounded("state", STATE_MAX) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(None),
+        read => Ok(read?.and_then(|bytes| postcard::from_bytes(&bytes).ok())),
     }
 }
 

@@ -171,3 +171,29 @@ fn a_version_that_does_not_fit_is_refused_before_the_first_byte() {
     assert_eq!(tables, 1000 * 4096 + (1 << 20));
     assert_eq!(needed(WireFormat::Raw, u64::MAX), u64::MAX);
 }
+
+/// On a file system so full that not even the lock could be made.
+#[test]
+fn where_nothing_can_be_made_it_is_said_what_the_version_needs() {
+    let disk = Disk::new(content(25, 4, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let job = job(&disk, folder.path(), WireFormat::Raw);
+    let target = resolve(&job, &disk.version.root).unwrap();
+    let many = free_bytes(&target.path).unwrap() / CHUNK_SIZE as u64 + 1;
+    let version = |chunks_used: u64| Version { chunks_used, size: 1 << 45, ..disk.version.clone() };
+    let full = Failure::io("lock a", &rustix::io::Errno::NOSPC.into());
+    let said = or_what_it_needs(full.clone(), &target, &version(many));
+    assert!(said.kind == FailureKind::Space && said.to_string().contains("free there"), "{said}");
+    // It is full of something else than bytes, or the failure is another one.
+    assert_eq!(or_what_it_needs(full.clone(), &target, &version(1)), full);
+    let busy = Failure::new(FailureKind::Busy, "busy");
+    assert_eq!(or_what_it_needs(busy.clone(), &target, &version(many)), busy);
+    // What an unfinished attempt occupies does not count again, and only that of this version.
+    let place = WorkPlace::claim(&target.path).unwrap();
+    std::fs::write(place.shown("disk"), vec![1; 1 << 20]).unwrap();
+    let state = state_of(&version(many), target.format);
+    assert_eq!(WorkPlace::occupied(&target.path, &state), 0);
+    place.record(&state).unwrap();
+    assert!(WorkPlace::occupied(&target.path, &state) >= 1 << 20);
+    assert_eq!(WorkPlace::occupied(&target.path, &State { size: 1, ..state }), 0);
+}
