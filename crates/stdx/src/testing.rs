@@ -116,6 +116,30 @@ pub fn file(path: impl AsRef<Path>) -> bool {
     path.exists()
 }
 
+/// The first of these files that is here; as [`program`]. Releases of one system keep the same file at different places.
+///
+/// # Panics
+/// As [`program`].
+pub fn any_file(paths: &[&str]) -> Option<PathBuf> {
+    let judge = format!("any:{}", paths.join(","));
+    assert_promised(&judge);
+    let found = paths.iter().map(PathBuf::from).find(|path| path.exists());
+    if found.is_none() {
+        absent(&judge);
+    }
+    found
+}
+
+/// UEFI firmware for QEMU on x86-64: its code, and the variables of a new machine.
+///
+/// # Panics
+/// As [`program`].
+pub fn uefi() -> Option<(PathBuf, PathBuf)> {
+    let code = any_file(&["/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_CODE_4M.fd"])?;
+    let variables = any_file(&["/usr/share/OVMF/OVMF_VARS.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"])?;
+    Some((code, variables))
+}
+
 /// Says that a judge is absent that was looked for in another way, such as a module of a program.
 ///
 /// # Panics

@@ -81,11 +81,13 @@ impl Guest {
         if firmware.is_uefi() {
             // What the firmware writes down is forgotten with the machine.
             let variables = lab.folder().join(format!("variables{port}"));
-            fs::copy("/usr/share/OVMF/OVMF_VARS.fd", &variables).unwrap();
+            let (code, new) = goldwire_stdx::testing::uefi().unwrap();
+            fs::copy(new, &variables).unwrap();
             command
                 .args(["-M", "q35", "-object", "rng-random,filename=/dev/urandom,id=rng0"])
                 .args(["-device", "virtio-rng-pci,rng=rng0"])
-                .args(["-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd"])
+                .arg("-drive")
+                .arg(format!("if=pflash,format=raw,unit=0,readonly=on,file={}", code.display()))
                 .arg("-drive")
                 .arg(format!("if=pflash,format=raw,unit=1,file={}", variables.display()))
                 .args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);

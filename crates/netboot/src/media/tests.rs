@@ -364,11 +364,9 @@ fn boot_server() -> (u16, mpsc::Receiver<String>) {
 fn boots(board: Board, is_iso: bool, is_stick: bool, address: Address) -> Option<(String, String)> {
     const LIMIT: Duration = Duration::from_secs(400);
     let qemu = testing::program("qemu-system-x86_64")?;
-    let (code, variables) = ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd");
-    for path in [PROGRAMS, code, variables] {
-        if !testing::file(path) {
-            return None;
-        }
+    let (code, variables) = testing::uefi()?;
+    if !testing::file(PROGRAMS) {
+        return None;
     }
     // A port that nobody listens on any more refuses.
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -390,7 +388,10 @@ fn boots(board: Board, is_iso: bool, is_stick: bool, address: Address) -> Option
                 "-M q35 -object rng-random,filename=/dev/urandom,id=rng -device virtio-rng-pci,rng=rng"
                     .split(' '),
             );
-            command.args(["-drive", &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}")]);
+            command.args([
+                "-drive",
+                &format!("if=pflash,format=raw,unit=0,readonly=on,file={}", code.display()),
+            ]);
             command.args(["-drive", &format!("if=pflash,format=raw,unit=1,file={}", store.display())])
         }
     };
