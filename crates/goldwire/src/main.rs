@@ -57,7 +57,7 @@ fn print_error(report: &Report) {
     let (bold, red, plain) =
         if stderr.is_terminal() { ("\x1b[1m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
     let _ = writeln!(stderr, "{red}{bold}error{plain}: {}", report.line());
-    for hint in &report.hints {
+    for hint in report.shown_hints() {
         let _ = writeln!(stderr, "{bold}hint{plain}: {hint}");
     }
 }

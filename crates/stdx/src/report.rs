@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use crate::printable;
+
 /// An error type whose variants know what their reader can do.
 pub trait Hints: Error {
     /// What the reader can do, most promising first. None by default: not every failure has a remedy.
@@ -68,25 +70,36 @@ impl Report {
         self
     }
 
-    /// The chain on one line.
+    /// The chain on one line, fit to be shown: names that others chose are in it.
     pub fn line(&self) -> String {
-        self.chain.join(": ")
+        shown(&self.chain.join(": "))
+    }
+
+    /// The hints, fit to be shown.
+    pub fn shown_hints(&self) -> impl Iterator<Item = String> {
+        self.hints.iter().map(|hint| shown(hint))
     }
 
     /// The chain and the hints on one line, as a log wants it.
     pub fn log_line(&self) -> String {
-        self.hints.iter().fold(self.line(), |line, hint| format!("{line}; hint: {hint}"))
+        self.shown_hints().fold(self.line(), |line, hint| format!("{line}; hint: {hint}"))
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line())?;
-        for hint in &self.hints {
+        for hint in self.shown_hints() {
             write!(f, "\nhint: {hint}")?;
         }
         Ok(())
     }
+}
+
+/// [`printable`] for each line: lists and diagnostics have several.
+fn shown(text: &str) -> String {
+    let lines: Vec<_> = text.split('\n').map(printable).collect();
+    lines.join("\n")
 }
 
 /// Not for [`Report`] itself, which is the end of the way.

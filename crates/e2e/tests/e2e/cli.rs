@@ -42,6 +42,61 @@ fn help_completions_and_manual_are_there() {
     assert!(scene.goldwire(["--version"]).expect(0).stdout.starts_with("goldwire 0."));
 }
 
+/// Whoever makes files may name them as he likes; every command that tells paths tells these, too.
+#[test]
+fn a_name_that_is_no_text_is_told_by_every_command() {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+    let scene = Scene::new();
+    for (number, name) in
+        [&b"a\xff.raw"[..], b"\xc3(.raw", b"\xed\xa0\x80.raw", b"a\nb\x1b[31m.raw"].iter().enumerate()
+    {
+        let folder = scene.folder(&number.to_string());
+        let image = folder.join(OsString::from_vec(name.to_vec()));
+        crate::disks::Guest::random(3, 1, 1).write_raw(&image);
+        let lock = folder.join(OsString::from_vec([b".", &name[..], b".goldwire-lock"].concat()));
+        std::fs::write(lock, "").unwrap();
+        let commands: [&[&str]; 5] = [
+            &["disk", "info"],
+            &["disk", "check"],
+            &["disk", "tree"],
+            &["disk", "compare"],
+            &["disk", "convert"],
+        ];
+        for words in commands {
+            for json in [&[][..], &["--json"]] {
+                let mut words: Vec<OsString> = words.iter().chain(json).map(OsString::from).collect();
+                words.push(image.clone().into());
+                match words[1].to_str() {
+                    Some("compare") => words.push(image.clone().into()),
+                    Some("convert") => words.push(folder.join(format!("copy{}.raw", json.len())).into()),
+                    _ => {}
+                }
+                let run = scene.goldwire(&words).finish();
+                // What keeps something under the name, or names it to a host, refuses one that is no text, in words.
+                let is_refused = match run.status.code() {
+                    Some(1) => {
+                        run.stderr.contains("it has no name in UTF-8")
+                            || run.stderr.contains("rename the image")
+                    }
+                    Some(2) => run.stderr.contains("invalid UTF-8"),
+                    _ => false,
+                };
+                assert!(run.status.success() || is_refused, "{words:?}: {run}");
+                assert!(!run.stdout.contains('\x1b') && !run.stderr.contains('\x1b'), "{words:?}: {run}");
+            }
+        }
+        for words in [
+            &["disk", "tidy", "--dry-run", "--json"][..],
+            &["disk", "tidy", "--json"],
+            &["disk", "tidy", "--all"],
+        ] {
+            let run = scene.goldwire([words, &[folder.to_str().unwrap()]].concat()).expect(0);
+            assert!(!run.stdout.contains('\x1b') && !run.stderr.contains('\x1b'), "{words:?}: {run}");
+        }
+    }
+}
+
 #[test]
 fn wrong_usage_is_exit_code_2_and_touches_nothing() {
     let scene = Scene::new();

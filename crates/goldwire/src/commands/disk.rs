@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::agents::agents;
 use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
-use crate::commands::{key, sync};
+use crate::commands::{json_path, key, sync};
 use crate::exit::Code;
 use crate::progress::Mode;
 use crate::time::format_time;
@@ -125,12 +125,12 @@ fn info_json(path: &Path, image: &Image, kept: Option<&TreeCache>) -> Value {
     let chain: Vec<_> = image
         .chain
         .iter()
-        .map(|file| json!({"path": file.path, "format": file.format.name(), "file_length": file.identity.length}))
+        .map(|file| json!({"path": json_path(&file.path), "format": file.format.name(), "file_length": file.identity.length}))
         .collect();
     let details: serde_json::Map<_, _> =
         info.details.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     json!({
-        "path": path, "format": info.format.name(), "size": info.size, "file_length": file_length(image),
+        "path": json_path(path), "format": info.format.name(), "size": info.size, "file_length": file_length(image),
         "uuid": info.uuid.map(|uuid| uuid.to_string()), "created": info.created,
         "hidden": info.hidden, "chain": chain, "details": details, "notices": image.notices,
         "root": kept.map(|tree| tree.root.to_string()),
@@ -189,8 +189,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
                            "offset": finding.offset, "message": finding.message})
                 })
                 .collect();
-            let value =
-                json!({"path": path, "errors": errors, "findings": findings, "signature_fits": signature});
+            let value = json!({"path": json_path(path), "errors": errors, "findings": findings, "signature_fits": signature});
             writeln!(stdout, "{value}")?;
         } else {
             print_findings(&mut stdout, &shown(path), &findings)?;
@@ -327,7 +326,7 @@ pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
 
 fn tree_json(path: &Path, version: &Version, tree: &TreeCache) -> Value {
     json!({
-        "path": path, "root": version.root.to_string(), "size": version.size,
+        "path": json_path(path), "root": version.root.to_string(), "size": version.size,
         "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,
         "parent": version.parent.map(|parent| parent.to_string()), "note": version.note,
         "signer": version.signer.map(|signer| signer.to_string()), "was_cached": tree.was_cached,

@@ -7,6 +7,7 @@ use goldwire_stdx::{ByteSize, Report, printable_bytes};
 use serde_json::json;
 
 use super::disk::for_each;
+use super::json_path;
 use crate::args::TidyArgs;
 use crate::exit::Code;
 
@@ -23,8 +24,7 @@ pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
                 Leftover::Descriptor => "descriptor",
             };
             if args.json {
-                let line =
-                    json!({"path": left.path, "what": what, "bytes": left.bytes, "removed": !args.dry_run});
+                let line = json!({"path": json_path(&left.path), "what": what, "bytes": left.bytes, "removed": !args.dry_run});
                 writeln!(stdout, "{line}")?;
             } else {
                 let path = printable_bytes(left.path.as_os_str().as_encoded_bytes());

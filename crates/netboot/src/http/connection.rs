@@ -184,7 +184,7 @@ pub(super) struct Connection {
     /// The room that a long head takes.
     room: Option<Room>,
     phase: watch::Receiver<Phase>,
-    requester: Requester,
+    pub(super) requester: Requester,
     /// The path of the last event of a stage: a disk's thousand reads reach it once.
     reached: String,
     reads: Reads,
@@ -261,7 +261,7 @@ impl Connection {
             }
             let before = self.buffer.len();
             if before >= SHORT_HEAD && self.room.is_none() {
-                self.room = self.shared.gate.rooms.take(HEAD_MAX);
+                self.room = self.shared.gate.rooms.take(self.requester.address, HEAD_MAX);
                 if self.room.is_none() {
                     self.shared.dropped(self.requester.address, "too many long heads at a time");
                     return Next::End;

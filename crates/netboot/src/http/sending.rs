@@ -1,6 +1,7 @@
 //! How an answer leaves: at the client's pace, with no more memory than there is room for.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -52,19 +53,23 @@ impl Connection {
         timeout(self.shared.limits.stall, self.wire.flush()).await.map_err(|_| too_slow())?
     }
 
+    fn take_room(&self, bytes: usize) -> Option<Room> {
+        self.shared.gate.rooms.take(self.requester.address, bytes)
+    }
+
     /// Room for what only this answer is made of.
     fn room_for(&self, bytes: usize) -> io::Result<Option<Room>> {
         if bytes <= COPY_LEAST {
             return Ok(None);
         }
-        let room = self.shared.gate.rooms.take(bytes);
+        let room = self.take_room(bytes);
         room.map(Some).ok_or_else(|| io::Error::other("too many clients take their bytes slowly"))
     }
 
     /// Room for a copy of a small answer. Without it the answer goes piece by piece, which needs next to none.
     fn room_to_copy(&self, answer: &Answer) -> Option<Room> {
         let length = answer.body_length();
-        (length <= ONE_WRITE_MAX).then(|| self.shared.gate.rooms.take(answer.head.len() + length as usize))?
+        (length <= ONE_WRITE_MAX).then(|| self.take_room(answer.head.len() + length as usize))?
     }
 
     async fn send_part(&mut self, content: Option<&Content>, part: &Part, pace: &mut Pace) -> io::Result<()> {
@@ -86,7 +91,7 @@ impl Connection {
                 Ok(())
             }
             Body::File(_) => {
-                let room = self.shared.gate.rooms.take(COPY);
+                let room = self.take_room(COPY);
                 let most = if room.is_some() { COPY } else { COPY_LEAST };
                 let mut bytes = Vec::new();
                 while offset < end {
@@ -171,14 +176,17 @@ fn slice<'a>(bytes: &'a [u8], part: &Part) -> io::Result<&'a [u8]> {
     rest.get(..part.length as usize).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Bytes in memory that nobody but this answer needs. What is long is kept for all who ask: a boot medium.
+/// Bytes in memory that nobody but this answer needs: not those of a file or a boot medium that is kept for all who ask.
 fn made_for(answer: &Answer, content: Option<&Content>) -> usize {
-    let pieces = answer.pieces.iter().map(|piece| match (piece, content.map(|content| &content.body)) {
-        (Piece::Bytes(bytes), _) => bytes.len(),
-        (Piece::Part(_), Some(Body::Memory(bytes))) if bytes.len() as u64 <= ONE_WRITE_MAX => bytes.len(),
+    let own = match content.map(|content| &content.body) {
+        Some(Body::Memory(bytes)) if Arc::strong_count(bytes) == 1 => bytes.len(),
         _ => 0,
+    };
+    let pieces = answer.pieces.iter().map(|piece| match piece {
+        Piece::Bytes(bytes) => bytes.len(),
+        Piece::Part(_) => 0,
     });
-    pieces.sum()
+    own + pieces.sum::<usize>()
 }
 
 /// Appends a part of a content, all of it.
@@ -198,8 +206,6 @@ async fn append(bytes: &mut Vec<u8>, content: Option<&Content>, part: &Part, dis
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::event::Stage;
     use crate::http::testing::evicted;

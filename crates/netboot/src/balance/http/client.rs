@@ -185,7 +185,7 @@ impl Client<'_> {
             }
         }
         let mut upstream =
-            Upstream::connect(config, self.proxy_header.as_deref(), &self.shared.rooms).await?;
+            Upstream::connect(config, self.proxy_header.as_deref(), &self.shared.rooms, self.address).await?;
         let head = upstream.ask(request, is_head, patience).await?;
         Ok((upstream, head))
     }

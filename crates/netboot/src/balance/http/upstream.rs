@@ -1,7 +1,7 @@
 //! One request to one member, up to its answer's head.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub(super) struct Upstream {
     /// What was read and not yet used.
     pub(super) rest: Vec<u8>,
     rooms: Arc<Rooms>,
+    /// For whom it is asked.
+    client: IpAddr,
     /// The room that a whole buffer takes.
     room: Option<Room>,
 }
@@ -56,6 +58,7 @@ impl Upstream {
         config: &MemberConfig,
         proxy_header: Option<&[u8]>,
         rooms: &Arc<Rooms>,
+        client: IpAddr,
     ) -> Result<Self, Failure> {
         let address = SocketAddr::new(config.member.address, config.member.http_port);
         let deadline = Instant::now() + CONNECT_TIMEOUT;
@@ -70,7 +73,7 @@ impl Upstream {
         match within(deadline, connecting).await {
             Ok(stream) => {
                 let (name, rooms) = (config.member.name.clone(), Arc::clone(rooms));
-                Ok(Self { name, stream, rest: Vec::new(), rooms, room: None })
+                Ok(Self { name, stream, rest: Vec::new(), rooms, client, room: None })
             }
             Err(error) => Err(Failure::of("connect", &error)),
         }
@@ -117,7 +120,7 @@ impl Upstream {
     /// Reads more into `rest`. The end of the connection is an error.
     pub(super) async fn fill(&mut self, deadline: Instant) -> io::Result<()> {
         if self.room.is_none() {
-            self.room = self.rooms.take(BUFFER);
+            self.room = self.rooms.take(self.client, BUFFER);
         }
         let most = if self.room.is_some() { BUFFER } else { BUFFER_LEAST };
         self.rest.reserve_exact(most);
