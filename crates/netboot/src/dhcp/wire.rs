@@ -20,7 +20,12 @@
 //! never exceeds the size it is given: it moves into `file` and `sname` what does not fit, and drops from the end what
 //! fits nowhere.
 
+pub mod code;
+mod options;
+
 use std::net::Ipv4Addr;
+
+pub use options::Options;
 
 use crate::device::Mac;
 
@@ -37,52 +42,6 @@ pub const SIZE_MAX: usize = 1500 - 28;
 pub(crate) const RECEIVE_MAX: usize = 4096;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
-
-/// Option codes, by the names of RFC 2132 and later.
-#[expect(
-    missing_docs,
-    reason = "the names are the documentation; the RFC that defines each stands behind it"
-)]
-pub mod code {
-    pub const PAD: u8 = 0;
-    pub const SUBNET_MASK: u8 = 1;
-    pub const ROUTER: u8 = 3;
-    pub const DNS: u8 = 6;
-    pub const HOST_NAME: u8 = 12;
-    pub const DOMAIN_NAME: u8 = 15;
-    pub const ROOT_PATH: u8 = 17;
-    pub const MTU: u8 = 26;
-    pub const BROADCAST: u8 = 28;
-    pub const NTP: u8 = 42;
-    pub const VENDOR_SPECIFIC: u8 = 43;
-    pub const REQUESTED_ADDRESS: u8 = 50;
-    pub const LEASE_TIME: u8 = 51;
-    pub const OVERLOAD: u8 = 52;
-    pub const MESSAGE_TYPE: u8 = 53;
-    pub const SERVER_ID: u8 = 54;
-    pub const PARAMETER_LIST: u8 = 55;
-    pub const MESSAGE: u8 = 56;
-    pub const MESSAGE_SIZE_MAX: u8 = 57;
-    pub const RENEWAL_TIME: u8 = 58;
-    pub const REBINDING_TIME: u8 = 59;
-    pub const VENDOR_CLASS: u8 = 60;
-    pub const CLIENT_ID: u8 = 61;
-    pub const TFTP_SERVER: u8 = 66;
-    pub const BOOT_FILE: u8 = 67;
-    pub const USER_CLASS: u8 = 77; // RFC 3004
-    pub const RELAY_AGENT: u8 = 82; // RFC 3046
-    pub const LEASE_QUERY_LAST: u8 = 91; // RFC 4388 client-last-transaction-time
-    pub const ASSOCIATED_IP: u8 = 92; // RFC 4388
-    pub const CLIENT_ARCH: u8 = 93; // RFC 4578
-    pub const CLIENT_NDI: u8 = 94; // RFC 4578
-    pub const CLIENT_UUID: u8 = 97; // RFC 4578
-    pub const SUBNET_SELECTION: u8 = 118; // RFC 3011
-    pub const DOMAIN_SEARCH: u8 = 119; // RFC 3397
-    pub const CLASSLESS_ROUTES: u8 = 121; // RFC 3442
-    pub const IPXE: u8 = 175; // Etherboot's encapsulated options, ipxe src/include/ipxe/dhcp.h
-    pub const IPXE_INITIATOR: u8 = 203; // iSCSI initiator name
-    pub const END: u8 = 255;
-}
 
 /// The kind of a message: option 53. Unknown numbers survive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -102,59 +61,6 @@ impl MessageType {
     pub const LEASE_UNASSIGNED: Self = Self(11);
     pub const LEASE_UNKNOWN: Self = Self(12);
     pub const LEASE_ACTIVE: Self = Self(13);
-}
-
-/// Options in the order in which they came or are to be sent, each code once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options(Vec<(u8, Vec<u8>)>);
-
-impl Options {
-    /// The value of an option.
-    pub fn get(&self, code: u8) -> Option<&[u8]> {
-        self.0.iter().find(|(known, _)| *known == code).map(|(_, value)| value.as_slice())
-    }
-
-    /// Whether the option is there.
-    pub fn has(&self, code: u8) -> bool {
-        self.get(code).is_some()
-    }
-
-    /// An option's value, if it has exactly this length.
-    pub(crate) fn array<const N: usize>(&self, code: u8) -> Option<[u8; N]> {
-        self.get(code)?.try_into().ok()
-    }
-
-    /// An option that holds one address.
-    pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
-        self.array::<4>(code).map(Ipv4Addr::from)
-    }
-
-    /// Sets an option; it goes to the end unless it was there.
-    pub fn set(&mut self, code: u8, value: impl Into<Vec<u8>>) {
-        match self.0.iter_mut().find(|(known, _)| *known == code) {
-            Some((_, old)) => *old = value.into(),
-            None => self.0.push((code, value.into())),
-        }
-    }
-
-    /// Takes an option out.
-    pub fn remove(&mut self, code: u8) -> Option<Vec<u8>> {
-        let at = self.0.iter().position(|(known, _)| *known == code)?;
-        Some(self.0.remove(at).1)
-    }
-
-    /// Each option, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
-        self.0.iter().map(|(code, value)| (*code, value.as_slice()))
-    }
-
-    /// Joins what belongs to one option (RFC 3396 §7).
-    fn append(&mut self, code: u8, part: &[u8]) {
-        match self.0.iter_mut().find(|(known, _)| *known == code) {
-            Some((_, value)) => value.extend_from_slice(part),
-            None => self.0.push((code, part.to_vec())),
-        }
-    }
 }
 
 /// A DHCP message.
@@ -514,153 +420,4 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn message() -> Message {
-        let mut message = Message::request(MessageType::DISCOVER, Mac([2, 0, 0, 0, 0, 1]), 7);
-        message.options.set(code::VENDOR_CLASS, *b"PXEClient");
-        message
-    }
-
-    #[test]
-    fn long_options_are_split_and_joined() {
-        let mut long = message();
-        long.options.set(code::BOOT_FILE, vec![b'x'; 600]);
-        let bytes = long.encode(SIZE_MAX);
-        assert_eq!(Message::decode(&bytes), Ok(long));
-    }
-
-    #[test]
-    fn what_does_not_fit_goes_into_file_and_sname() {
-        let mut large = message();
-        large.options.set(code::BOOT_FILE, vec![b'u'; 230]);
-        large.options.set(code::DOMAIN_NAME, vec![b'd'; 100]);
-        large.options.set(code::ROOT_PATH, vec![b'r'; 50]);
-        let bytes = large.encode(SIZE_MIN);
-        assert!(bytes.len() <= SIZE_MIN);
-        let read = Message::decode(&bytes).unwrap();
-        for (code, value) in large.options.iter() {
-            assert_eq!(read.options.get(code), Some(value), "{code}");
-        }
-        // A field that is in use is left alone, and then the last option is what gives way.
-        large.file = b"undionly.kpxe".to_vec();
-        large.sname = b"boot".to_vec();
-        let read = Message::decode(&large.encode(SIZE_MIN)).unwrap();
-        assert_eq!((read.file.as_slice(), read.sname.as_slice()), (&b"undionly.kpxe"[..], &b"boot"[..]));
-        assert!(read.options.has(code::BOOT_FILE) && !read.options.has(code::DOMAIN_NAME));
-    }
-
-    #[test]
-    fn nonsense_is_refused_with_its_place() {
-        let good = message().encode(SIZE_MIN);
-        assert_eq!(Message::decode(&good[..239]), Err(DecodeError::Short(239)));
-        assert_eq!(Message::decode(&vec![0; 5000]), Err(DecodeError::Long(5000)));
-        let mut bad = good.clone();
-        bad[236] = 0;
-        assert_eq!(Message::decode(&bad), Err(DecodeError::NoCookie));
-        let mut bad = good.clone();
-        bad[2] = 17;
-        assert_eq!(Message::decode(&bad), Err(DecodeError::HardwareLength(17)));
-        let mut bad = good[..246].to_vec();
-        bad[243] = 67;
-        bad[244] = 9;
-        assert_eq!(Message::decode(&bad), Err(DecodeError::Truncated { code: 67, at: 243 }));
-    }
-
-    #[test]
-    fn sizes_follow_option_57() {
-        let mut message = message();
-        assert_eq!(message.reply_size_max(), 548);
-        for (announced, size) in [(100_u16, 548), (576, 548), (1472, 1444), (65280, 1472)] {
-            message.options.set(code::MESSAGE_SIZE_MAX, announced.to_be_bytes());
-            assert_eq!(message.reply_size_max(), size, "{announced}");
-        }
-    }
-
-    proptest! {
-        /// The rule: whatever else there is, and however little room, what an answer is none without is in it, and what the
-        /// relay needs is last in the message proper, where relays look for it.
-        #[test]
-        fn what_must_not_be_lost_has_its_room_first(
-            circuit in 1..250_usize,
-            url in 0..250_usize,
-            others in prop::collection::btree_map(
-                prop_oneof![Just(3_u8), Just(6), Just(12), Just(15), Just(43), Just(60), Just(97), Just(119), Just(61)],
-                prop::collection::vec(any::<u8>(), 0..120),
-                0..8,
-            ),
-            size_max in prop_oneof![Just(0), Just(548), 548..1473_usize],
-            is_first in any::<bool>(),
-        ) {
-            let mut request = Message::request(MessageType::DISCOVER, Mac([2; 6]), 1);
-            request.giaddr = Ipv4Addr::new(10, 0, 0, 1);
-            let mut reply = Message::reply_to(&request, MessageType::OFFER);
-            let set_url = |reply: &mut Message| {
-                if url > 0 {
-                    reply.options.set(code::BOOT_FILE, vec![b'u'; url]);
-                }
-            };
-            if is_first {
-                set_url(&mut reply);
-            }
-            others.iter().for_each(|(code, value)| reply.options.set(*code, value.clone()));
-            reply.options.set(code::SERVER_ID, [10, 0, 0, 1]);
-            reply.options.set(code::LEASE_TIME, [0, 0, 1, 0]);
-            reply.options.set(code::SUBNET_MASK, [255, 255, 255, 0]);
-            set_url(&mut reply);
-            reply.options.set(code::RELAY_AGENT, vec![7; circuit]);
-            let bytes = reply.encode(size_max);
-            prop_assert!(bytes.len() <= size_max.max(548));
-            let read = Message::decode(&bytes).unwrap();
-            for code in ESSENTIAL {
-                prop_assert_eq!(read.options.get(code), reply.options.get(code), "option {}", code);
-            }
-            for (code, value) in read.options.iter() {
-                prop_assert_eq!(reply.options.get(code), Some(value), "option {} is whole or left out", code);
-            }
-            let mut proper = Options::default();
-            decode_options(&bytes, HEADER + 4..bytes.len(), &mut proper).unwrap();
-            prop_assert_eq!(proper.iter().last().map(|(code, _)| code), Some(code::RELAY_AGENT));
-            // What there is room for is there.
-            if is_first && url > 0 && url + circuit <= 250 {
-                prop_assert!(read.options.has(code::BOOT_FILE));
-            }
-        }
-    }
-
-    /// The relay's option is written last. That a message had it before another one is no difference.
-    #[test]
-    fn the_place_of_the_relays_option_is_no_difference() {
-        let mut sent = Message::request(MessageType::REQUEST, Mac([2, 0, 0, 0, 0, 9]), 0);
-        sent.options.set(code::RELAY_AGENT, []);
-        sent.options.set(83, []);
-        assert_eq!(Message::decode(&sent.encode(SIZE_MAX)), Ok(sent));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..700)) {
-            let _ = Message::decode(&bytes);
-            let mut framed = message().encode(SIZE_MIN);
-            framed.truncate(240);
-            framed.extend(&bytes);
-            let _ = Message::decode(&framed);
-        }
-
-        #[test]
-        fn what_is_read_is_written_the_same(
-            options in proptest::collection::btree_map(1_u8..255, proptest::collection::vec(any::<u8>(), 0..40), 0..12),
-            xid: u32, flags: u16, file in "[a-z]{0,20}",
-        ) {
-            let mut sent = Message::request(MessageType::REQUEST, Mac([2, 0, 0, 0, 0, 9]), xid);
-            sent.flags = flags;
-            sent.file = file.into_bytes();
-            for (code, value) in options.into_iter().filter(|(code, _)| *code != code::OVERLOAD && *code != code::MESSAGE_TYPE) {
-                sent.options.set(code, value);
-            }
-            prop_assert_eq!(Message::decode(&sent.encode(SIZE_MAX)), Ok(sent));
-        }
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ mod log;
 mod pool;
 mod record;
 mod scan;
+mod state;
 mod subnet;
 mod table;
 mod volume;
@@ -16,10 +17,11 @@ pub use log::{Log, LogError, Opened};
 pub use pool::AddressRange;
 pub use record::{MemberId, Record, RecordState};
 pub use scan::{Damage, Header, Scan, scan};
+pub use state::{Lease, State};
 pub(crate) use subnet::Requester;
 pub use subnet::{Plan, Reservation, Terms};
 pub(crate) use table::Denied;
-pub use table::{Lease, State, Table};
+pub use table::Table;
 pub use volume::{Folder, Volume};
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use goldwire_stdx::Uuid;
 use super::Time;
 use super::identity::{ClientId, Key};
 use super::pool::{AddressRange, Pool};
-use super::table::{Lease, State};
+use super::state::{Lease, State};
 use crate::device::Mac;
 
 /// For whom an address is reserved.

@@ -16,60 +16,22 @@
 //! Memory is bounded by the pools, the other members' ranges and the reservations: one entry and at most four index
 //! entries for each address, of at most 255 bytes of client identifier and as many of what a relay told.
 
+mod hold;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::ops::Bound;
 use std::time::Duration;
 
+#[cfg(test)]
+pub(crate) use hold::Held;
+
 use super::Time;
 use super::identity::{ClientId, Hardware, Key};
-use super::record::{MemberId, Record, RecordState, RelayAgent};
+use super::record::{MemberId, Record, RelayAgent};
+use super::state::{Lease, State};
 use super::subnet::{Plan, Requester, Subnet, Terms};
-
-/// The state of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Held for a client that has not asked for it yet. Not logged.
-    Offered,
-    /// A client has it, or had it.
-    Granted,
-    /// A client gave it back.
-    Released,
-    /// A client, or our probe, found it in use.
-    Declined,
-}
-
-/// What is known of an address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Its state.
-    pub state: State,
-    /// Whose it is, or was.
-    pub client: ClientId,
-    /// What the relay told when the client asked last.
-    pub(crate) relay_agent: RelayAgent,
-    /// The member that decided this.
-    pub member: MemberId,
-    /// The number that this member gave it.
-    pub(crate) member_sequence: u64,
-    /// The client's last transaction.
-    pub changed: Time,
-    /// When the lease ends.
-    pub(crate) expires: Time,
-    /// Until when the address's owner keeps it for the client.
-    pub(crate) grace_until: Time,
-    /// Until when an offer of it stands.
-    pub(crate) held_until: Time,
-    key: Key,
-}
-
-impl Lease {
-    /// Whether a client has the address now.
-    pub(crate) fn is_active(&self, now: Time) -> bool {
-        self.state == State::Granted && self.expires > now
-    }
-}
 
 /// Why a client does not get an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -105,20 +67,6 @@ pub struct Table {
     /// The latest lease of a client identifier in a subnet.
     by_client_id: HashMap<(usize, Key), Ipv4Addr>,
 }
-
-/// An address that is held for a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Whether the client had it before, or it is reserved for it: then nobody else can be using it.
-    pub(crate) is_known: bool,
-}
-
-/// Most holds that end in one call, so that no call takes long after a flood.
-const PURGE_MAX: usize = 64;
-/// A client takes an offer within this time, or not at all: iPXE and EDK2 wait four seconds for others.
-const OFFER_AGE_MIN: Duration = Duration::from_secs(6);
 
 impl Table {
     /// An empty table for these subnets, which are known by their number from here on.
@@ -197,95 +145,6 @@ impl Table {
             records.extend(lease.record(address));
         }
         (records, last)
-    }
-
-    /// Finds an address for a client and holds it: its reservation, the one that it has or had, the one that it wants,
-    /// one that nobody had, the one that has been unused for longest; each of the first subnet of the client's link that
-    /// has one.
-    ///
-    /// # Errors
-    /// `Exhausted`.
-    pub(crate) fn hold(
-        &mut self,
-        link: &[usize],
-        now: Time,
-        requester: Requester<'_>,
-        wanted: Option<Ipv4Addr>,
-    ) -> Result<Held, Denied> {
-        link.iter().for_each(|subnet| self.end_holds(*subnet, now));
-        let client = self.with_uuid(link, requester.client);
-        let requester = Requester { client: &client, ..requester };
-        if let Some((subnet, address)) = self.known_address(link, now, requester) {
-            self.hold_address(subnet, now, requester.client, address);
-            return Ok(Held { address, is_known: true });
-        }
-        let roomy = self.with_room(link);
-        let found = self.free_address(&roomy, now, requester, wanted);
-        // Taken back only if it has to be, and put behind all others: its client may still be on its way.
-        let (subnet, address) = match found {
-            Some(found) => found,
-            None if self.has_old_offer(link, now) => self.take_back(link).ok_or(Denied::Exhausted)?,
-            None => return Err(Denied::Exhausted),
-        };
-        self.hold_address(subnet, now, requester.client, address);
-        Ok(Held { address, is_known: false })
-    }
-
-    /// The subnets of a link in which one more offer may stand open. Where there is none, the oldest offer of the link
-    /// ends.
-    fn with_room(&mut self, link: &[usize]) -> Vec<usize> {
-        let roomy = |table: &Self| -> Vec<usize> {
-            let has_room = |subnet: &usize| {
-                let entry = &table.subnets[*subnet];
-                entry.holds.len() < entry.holds_max
-            };
-            link.iter().copied().filter(has_room).collect()
-        };
-        let found = roomy(self);
-        if !found.is_empty() {
-            return found;
-        }
-        self.take_back(link);
-        roomy(self)
-    }
-
-    /// Whether the oldest offer of a link is so old that its client has most likely gone elsewhere.
-    fn has_old_offer(&self, link: &[usize], now: Time) -> bool {
-        let until = link.iter().filter_map(|subnet| self.subnets[*subnet].holds.first()).min();
-        until.is_some_and(|(until, _)| until.remaining(now) + OFFER_AGE_MIN <= self.terms.hold)
-    }
-
-    /// Ends the oldest offer of a link that nobody came back for, and says of which address.
-    fn take_back(&mut self, link: &[usize]) -> Option<(usize, Ipv4Addr)> {
-        let oldest = link.iter().filter_map(|subnet| {
-            self.subnets[*subnet].holds.first().map(|(until, address)| (*until, *subnet, *address))
-        });
-        let (_, subnet, address) = oldest.min()?;
-        let from = self.leases.get(&address)?.key;
-        self.forget(subnet, address);
-        self.subnets[subnet].take_back(address, from);
-        Some((subnet, address))
-    }
-
-    /// An address for a client that has none: the one that it wants, one that nobody had, the one that has been unused
-    /// for longest.
-    fn free_address(
-        &mut self,
-        roomy: &[usize],
-        now: Time,
-        requester: Requester<'_>,
-        wanted: Option<Ipv4Addr>,
-    ) -> Option<(usize, Ipv4Addr)> {
-        let wanted = wanted.and_then(|address| {
-            let subnet = roomy.iter().copied().find(|subnet| self.subnets[*subnet].has(address))?;
-            self.usable(subnet, now, requester, address).ok().map(|()| (subnet, address))
-        });
-        wanted
-            .or_else(|| {
-                let Self { subnets, leases, .. } = self;
-                roomy.iter().find_map(|subnet| Some((*subnet, subnets[*subnet].fresh(leases)?)))
-            })
-            .or_else(|| roomy.iter().find_map(|subnet| Some((*subnet, self.subnets[*subnet].reusable(now)?))))
     }
 
     /// The clock was wrong by so much (milliseconds) since `since`: what this member decided in that time moves with it, so
@@ -471,34 +330,6 @@ impl Table {
         subnet.is_of_peer(address) && !subnet.reserved.contains(&address)
     }
 
-    /// The address that a client has a claim to, with its subnet: reserved for it, or its own from earlier.
-    fn known_address(
-        &self,
-        link: &[usize],
-        now: Time,
-        requester: Requester<'_>,
-    ) -> Option<(usize, Ipv4Addr)> {
-        let client = requester.client;
-        let reserved = link
-            .iter()
-            .filter_map(|subnet| Some((*subnet, self.subnets[*subnet].reservation_for(requester)?)));
-        let key = client.key();
-        let own = link.iter().flat_map(|subnet| {
-            let by_key = self.by_key.get(&(*subnet, key));
-            let by_hardware = client.hardware.and_then(|known| self.by_hardware.get(&(*subnet, known)));
-            by_key.into_iter().chain(by_hardware).map(|address| (*subnet, *address))
-        });
-        let lease = |address: &Ipv4Addr| self.leases.get(address);
-        let own = own.filter(|(_, address)| lease(address).is_some_and(|lease| lease.is_of(client)));
-        // The address that the machine uses now comes first: a disk may hang on it.
-        let is_active = |address: &Ipv4Addr| lease(address).is_some_and(|lease| lease.is_active(now));
-        let active = own.clone().filter(|(_, address)| is_active(address));
-        reserved
-            .chain(active)
-            .chain(own)
-            .find(|(subnet, address)| self.usable(*subnet, now, requester, *address).is_ok())
-    }
-
     /// Whether a client can have an address now.
     fn usable(
         &self,
@@ -543,26 +374,6 @@ impl Table {
         is_offered && self.subnets[subnet].taken_from.get(&address) == Some(&client.key())
     }
 
-    fn hold_address(&mut self, subnet: usize, now: Time, client: &ClientId, address: Ipv4Addr) {
-        let held_until = now.after(self.terms.hold);
-        let lease = match self.leases.get(&address).filter(|lease| lease.is_of(client)) {
-            Some(known) if known.state != State::Offered => Lease { held_until, ..known.clone() },
-            _ => Lease {
-                state: State::Offered,
-                client: client.clone(),
-                relay_agent: RelayAgent::default(),
-                member: self.member,
-                member_sequence: 0,
-                changed: now,
-                expires: Time(0),
-                grace_until: Time(0),
-                held_until,
-                key: client.key(),
-            },
-        };
-        self.put(subnet, address, lease);
-    }
-
     /// Ends what an address is now.
     fn end(
         &mut self,
@@ -589,18 +400,6 @@ impl Table {
         let record = lease.record(address);
         self.put(subnet, address, lease);
         record
-    }
-
-    fn end_holds(&mut self, subnet: usize, now: Time) {
-        for _ in 0..PURGE_MAX {
-            match self.subnets[subnet].holds.first() {
-                Some((until, address)) if *until <= now => {
-                    let address = *address;
-                    self.forget(subnet, address);
-                }
-                _ => break,
-            }
-        }
     }
 
     fn next_number(&mut self) -> u64 {
@@ -658,57 +457,5 @@ impl Table {
 fn remove_if<K: std::hash::Hash + Eq>(index: &mut HashMap<K, Ipv4Addr>, key: &K, address: Ipv4Addr) {
     if index.get(key) == Some(&address) {
         index.remove(key);
-    }
-}
-
-impl Lease {
-    /// Whether it is this client's: by its key, or because one of a machine's boot stages has it. An operating system
-    /// takes over what its firmware has, and firmware what the machine had before it was restarted.
-    fn is_of(&self, client: &ClientId) -> bool {
-        let is_same_hardware = client.hardware.is_some() && client.hardware == self.client.hardware;
-        self.key == client.key() || (is_same_hardware && (client.is_boot || self.client.is_boot))
-    }
-
-    /// What the log says of it; nothing of an offer.
-    fn record(&self, address: Ipv4Addr) -> Option<Record> {
-        let state = match self.state {
-            State::Offered => return None,
-            State::Granted => RecordState::Granted,
-            State::Released => RecordState::Released,
-            State::Declined => RecordState::Declined,
-        };
-        Some(Record {
-            address,
-            state,
-            client: self.client.clone(),
-            relay_agent: self.relay_agent.clone(),
-            member: self.member,
-            member_sequence: self.member_sequence,
-            changed: self.changed,
-            expires: self.expires,
-            grace_until: self.grace_until,
-        })
-    }
-}
-
-impl From<Record> for Lease {
-    fn from(record: Record) -> Self {
-        let state = match record.state {
-            RecordState::Granted => State::Granted,
-            RecordState::Released => State::Released,
-            RecordState::Declined => State::Declined,
-        };
-        Self {
-            state,
-            key: record.client.key(),
-            client: record.client,
-            relay_agent: record.relay_agent,
-            member: record.member,
-            member_sequence: record.member_sequence,
-            changed: record.changed,
-            expires: record.expires,
-            grace_until: record.grace_until,
-            held_until: Time(0),
-        }
     }
 }

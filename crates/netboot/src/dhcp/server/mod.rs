@@ -17,24 +17,30 @@
 //! An ACK must not leave before the record of its lease is durable: [`Outputs`] keeps the two apart.
 
 mod answer;
+mod outputs;
 mod query;
+mod request;
 mod settings;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use outputs::{Outputs, Probe, Reply};
+pub use request::Arrival;
 pub use settings::{Network, Settings, Subnet};
+
+use request::{Request, is_asked_of};
 
 use super::client::{classify, sub_option};
 use super::destination::Destination;
 use super::dialect::{Role, add_boot};
-use super::lease::{ClientId, Denied, Hardware, MemberId, Record, Requester, Table, Time};
+use super::lease::{ClientId, Denied, Hardware, MemberId, Table, Time};
 use super::wire::{BROADCAST, Message, MessageType, code};
 use crate::content::UrlBuilder;
-use crate::device::{Device, Firmware, Mac};
+use crate::device::{Firmware, Mac};
 use crate::event::{Event, EventKind, Observer, Protocol, Stage};
 use crate::policy::{Action, BootPolicy, Decision};
 
@@ -46,55 +52,6 @@ const PROBES_MAX: usize = 256;
 const PROBES_EACH_MAX: u32 = 4;
 /// The relay's link, a sub-option of option 82 (RFC 3527).
 const LINK_SELECTION: u8 = 5;
-
-/// How a request came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrival {
-    /// Our address to which it came; of the interface, where it was broadcast.
-    pub received_on: Ipv4Addr,
-    /// Whether it was broadcast.
-    pub is_broadcast: bool,
-    /// Who sent it.
-    pub from: SocketAddrV4,
-    /// A number by which the driver knows where it heard it.
-    pub link: usize,
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// What it says.
-    pub message: Message,
-    /// Most bytes of UDP payload that the client takes.
-    pub size_max: usize,
-    /// Where it goes.
-    pub destination: Destination,
-    /// How the request came: the answer leaves there.
-    pub arrival: Arrival,
-}
-
-/// What follows from requests. First send `replies`; then make `records` durable, all at once; then send
-/// `durable_replies`, or nothing of them if the records could not be made durable.
-#[derive(Debug, Default)]
-pub struct Outputs {
-    /// Answers that promise nothing.
-    pub replies: Vec<Reply>,
-    /// What has to be logged.
-    pub records: Vec<Record>,
-    /// Answers that promise what is in `records`.
-    pub durable_replies: Vec<Reply>,
-    /// Addresses to probe, in the order in which they were found.
-    pub probes: Vec<Probe>,
-}
-
-/// An address of which somebody should say whether it is in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probe {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// The number of the link on which its client was heard; none if a relay stands in between.
-    pub link: Option<usize>,
-}
 
 /// Gives addresses to clients and tells them what to boot.
 pub struct Server {
@@ -120,18 +77,6 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("settings", &self.settings).finish_non_exhaustive()
     }
-}
-
-/// What is known of a request before it is answered.
-struct Request<'a> {
-    message: &'a Message,
-    arrival: Arrival,
-    device: Device,
-    client: ClientId,
-    /// The subnet of the address that it is about; before there is one, that of where the client was heard.
-    subnet: usize,
-    /// The subnets of which the client can have an address.
-    link: Arc<[usize]>,
 }
 
 impl Server {
@@ -512,31 +457,4 @@ impl Server {
         let own = Some(message.ciaddr).filter(|address| !address.is_unspecified());
         self.observer.observe(&Event { mac: message.mac(), address: address.or(own).map(IpAddr::V4), kind });
     }
-}
-
-impl Request<'_> {
-    fn requester(&self) -> Requester<'_> {
-        let sent = self.message.options.get(code::RELAY_AGENT);
-        let is_direct = self.message.giaddr.is_unspecified() && !self.arrival.is_broadcast;
-        let relay_agent = sent.or((!is_direct).then_some(&[]));
-        Requester { client: &self.client, circuit_id: &self.device.circuit_id, relay_agent }
-    }
-
-    fn answer(&self, message: Message) -> Reply {
-        Reply {
-            size_max: self.message.reply_size_max(),
-            destination: Destination::of(self.message, &message),
-            message,
-            arrival: self.arrival,
-        }
-    }
-}
-
-/// Whether a message names us in option 54, by any of our addresses or by the one that its relay made of ours.
-fn is_asked_of(settings: &Settings, message: &Message, received_on: Ipv4Addr) -> bool {
-    message.options.address(code::SERVER_ID).is_some_and(|named| {
-        named == received_on
-            || named == answer::server_id(message, received_on)
-            || settings.addresses.contains(&named)
-    })
 }

@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use super::answer;
+use super::request::is_asked_of;
 use super::settings::Settings;
-use super::{answer, is_asked_of};
 use crate::dhcp::lease::{Hardware, Lease, Table, Time};
 use crate::dhcp::wire::{Message, MessageType, code};
 
