@@ -47,7 +47,8 @@ pub mod proxy_header {
 
 /// Packets of TFTP and both ends of a transfer.
 pub mod tftp {
+    pub use crate::tftp::admission::Admission;
     pub use crate::tftp::receive::{Receiver, Step};
-    pub use crate::tftp::server::{Admission, Key, Payload, Server, Transmit};
+    pub use crate::tftp::server::{Key, Payload, Server, Transmit};
     pub use crate::tftp::wire::{DecodeError, ErrorCode, Mode, OptionName, Options, Packet, Request};
 }

@@ -3,34 +3,27 @@
 //! about its transfers and nothing of the others'.
 
 use std::collections::HashMap;
-use std::io::{self, IoSliceMut, PipeReader};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, PipeReader};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use goldwire_stdx::Stop;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
+use super::admission::Admission;
 use super::send::{Batch, Route, SendMethod, send};
-use super::server::{Admission, Context, Key, Mode, Server, Settings, Transmit};
+use super::server::{Context, Key, Server, Transmit};
+use super::settings::{Mode, Settings};
+use super::socket::{DATAGRAM_MAX, connect, listen, receive, receive_connected, unreachable};
 
-/// No request and no ACK is longer; what is cut off was no packet of a client.
-const DATAGRAM_MAX: usize = 1024;
 /// Datagrams that are taken from one socket before the others are looked at.
 const BATCH: usize = 32;
-/// Requests of a boot storm wait here.
-const RECEIVE_BUFFER: usize = 1 << 20;
-/// Several windows of large blocks.
-const SEND_BUFFER: usize = 4 << 20;
-/// How long a full socket is waited for before a packet counts as lost.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a worker looks for the next packet of a transfer before it goes to sleep. A client on the same network
 /// answers sooner than a sleeping thread wakes up, and without a window it does so for every block.
 const LOOK_FOR: Duration = Duration::from_micros(50);
@@ -156,61 +149,6 @@ impl Drop for Running {
             let _ = worker.join();
         }
     }
-}
-
-/// A datagram socket for a server.
-fn listen(address: SocketAddr, is_shared: bool) -> io::Result<Socket> {
-    let socket = open(address)?;
-    socket.set_reuse_port(is_shared)?;
-    match address {
-        SocketAddr::V4(_) => {
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4PacketInfo, &true)?
-        }
-        SocketAddr::V6(_) => {
-            socket.set_only_v6(true)?;
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvPacketInfo, &true)?;
-        }
-    }
-    socket.bind(&address.into())?;
-    Ok(socket)
-}
-
-fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
-    // More than the kernel's limit becomes the limit.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.set_send_buffer_size(SEND_BUFFER)?;
-    socket.set_write_timeout(Some(SEND_TIMEOUT))?;
-    // What ICMP says of a client is heard on a socket for many clients only with this.
-    match address {
-        SocketAddr::V4(_) => {
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv4RecvErr, &true)?
-        }
-        SocketAddr::V6(_) => {
-            nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::Ipv6RecvErr, &true)?
-        }
-    }
-    // Without the bit that forbids fragments: ROMs do not take part in finding a path's MTU.
-    match address {
-        SocketAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DONT)?,
-        SocketAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DONT)?,
-    }
-    Ok(socket)
-}
-
-/// A transfer's own socket, in [`Mode::PortPerTransfer`].
-fn connect(key: Key) -> io::Result<Socket> {
-    let local = match (key.local, key.peer) {
-        // A link-local address is one only together with its interface.
-        (IpAddr::V6(address), SocketAddr::V6(peer)) => {
-            SocketAddrV6::new(address, 0, 0, peer.scope_id()).into()
-        }
-        (address, _) => SocketAddr::new(address, 0),
-    };
-    let socket = open(local)?;
-    socket.bind(&local.into())?;
-    socket.connect(&key.peer.into())?;
-    Ok(socket)
 }
 
 /// One thread's part.
@@ -444,79 +382,9 @@ impl Listening {
     }
 }
 
-/// A datagram on a listening socket.
-fn receive(
-    socket: BorrowedFd<'_>,
-    listener: usize,
-    bound: IpAddr,
-    buffer: &mut [u8],
-) -> io::Result<Option<(Key, usize)>> {
-    // Room for one of the two; the one of IPv6 is the larger.
-    let mut control = [0; nix::sys::socket::cmsg_space::<nix::libc::in6_pktinfo>()];
-    let mut slices = [IoSliceMut::new(buffer)];
-    let message = recvmsg::<SockaddrStorage>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_DONTWAIT,
-    )?;
-    let mut local = bound;
-    for control in message.cmsgs()? {
-        match control {
-            // What the packet was sent to, or for a broadcast the address of the interface.
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                local = Ipv4Addr::from_bits(u32::from_be(info.ipi_spec_dst.s_addr)).into();
-            }
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                local = Ipv6Addr::from(info.ipi6_addr.s6_addr).into()
-            }
-            _ => {}
-        }
-    }
-    let peer = message.address.and_then(|address| {
-        let v4 = address.as_sockaddr_in().map(|peer| SocketAddr::V4((*peer).into()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|peer| SocketAddr::V6((*peer).into())))
-    });
-    let key = peer.filter(|_| !local.is_multicast()).map(|peer| Key { listener, local, peer });
-    Ok(key.map(|key| (key, message.bytes)))
-}
-
-/// The next entry of a socket's error queue (ip(7), IP_RECVERR): whom an earlier packet did not reach, if his host or a
-/// router says so (RFC 792, RFC 4443: destination unreachable).
-fn unreachable(socket: BorrowedFd<'_>) -> io::Result<Option<SocketAddr>> {
-    let mut buffer = [0; DATAGRAM_MAX];
-    let mut control = nix::cmsg_space!([u8; 128]);
-    let mut slices = [IoSliceMut::new(&mut buffer)];
-    let message = recvmsg::<SockaddrStorage>(
-        socket.as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_ERRQUEUE,
-    )?;
-    let is_unreachable = message.cmsgs()?.any(|control| match control {
-        ControlMessageOwned::Ipv4RecvErr(error, _) => {
-            error.ee_origin == nix::libc::SO_EE_ORIGIN_ICMP && error.ee_type == 3 && error.ee_code != 4
-        }
-        ControlMessageOwned::Ipv6RecvErr(error, _) => {
-            error.ee_origin == nix::libc::SO_EE_ORIGIN_ICMP6 && error.ee_type == 1
-        }
-        _ => false,
-    });
-    let peer = message.address.and_then(|address| {
-        let v4 = address.as_sockaddr_in().map(|peer| SocketAddr::V4((*peer).into()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|peer| SocketAddr::V6((*peer).into())))
-    });
-    Ok(peer.filter(|_| is_unreachable))
-}
-
 /// Whether a datagram is a request (RFC 1350 §5), and not part of a transfer.
 fn starts_transfer(datagram: &[u8]) -> bool {
     matches!(datagram, [0, 1 | 2, ..])
-}
-
-/// A datagram on a transfer's own socket: from its client, or the kernel would not have put it there.
-fn receive_connected(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
 fn report(peer: Option<SocketAddr>, error: &io::Error) {

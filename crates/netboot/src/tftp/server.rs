@@ -12,114 +12,26 @@
 //! mistake (`tftp` of tftp-hpa without `-m binary`) would be given a broken file; it is told what to do instead.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use goldwire_stdx::Report;
 
-use super::transfer::{self, Limits, Outcome, Transfer};
-use super::wire::{self, BLOCK_SIZE_DEFAULT, ErrorCode, FILE_NAME_MAX, Packet, Request};
-use crate::content::{Body, Content, ContentError, Contents, Requester};
+use super::admission::{Admission, Full};
+use super::session::Session;
+use super::settings::Settings;
+use super::transfer::{self, Outcome, Transfer};
+use super::wire::{self, ErrorCode, FILE_NAME_MAX, Packet, Request};
+use crate::content::{ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
 use crate::member::Fitness;
-use crate::network::Network;
 
 /// Most blocks that are sent at once: what the kernel takes in one call (UDP_MAX_SEGMENTS).
 const BURST_BLOCKS_MAX: usize = 64;
 /// Most bytes that are sent at once: an IP datagram's length is a 16-bit number, also that of many segments together.
 const BURST_BYTES_MAX: usize = 65_000;
-/// Bytes that are read from a file at once for a client without windows, to which they go block by block. A read costs
-/// about a tenth of what a block costs in all; every transfer may hold this much.
-const READ_AHEAD: usize = 16 << 10;
-/// An IPv6 header is so much longer than one of IPv4.
-const IPV6_HEADER_EXTRA: u16 = 20;
-
-/// From which port the data comes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// From the port that was asked: goes through NAT, firewalls and UDP load balancers. Whoever can send in a client's
-    /// name knows all that its ACKs hold.
-    SinglePort,
-    /// From a new port for each transfer, as RFC 1350 §4 has it. The kernel draws it at random, so that ACKs can be sent
-    /// only by who has heard an answer.
-    #[default]
-    PortPerTransfer,
-}
-
-/// A smaller block for some clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockSizeCap {
-    /// Where the clients are.
-    pub network: Network,
-    /// Most bytes in a block, in this network.
-    pub block_size_max: u16,
-}
-
-/// How the server behaves.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where it listens. A wildcard address is answered from the address that was asked.
-    pub listen: Vec<SocketAddr>,
-    /// From which port the data comes.
-    pub mode: Mode,
-    /// Most bytes in a block; 1468 fills an Ethernet frame. More is split into IP fragments, which some ROMs cannot
-    /// join. Clients with an IPv6 address get 20 bytes less, the difference of the headers.
-    pub block_size_max: u16,
-    /// Most blocks in a window (RFC 7440). More than a client's network card has buffers for is lost and sent again.
-    pub window_size_max: u16,
-    /// Networks with smaller blocks, where a tunnel or an overlay leaves less room. The longest prefix counts.
-    pub block_size_caps: Vec<BlockSizeCap>,
-    /// Most transfers at a time. Each holds an open file.
-    pub transfers_max: usize,
-    /// Most transfers at a time to one address. Behind NAT, one address may be a whole site.
-    pub transfers_per_address_max: usize,
-    /// Networks whose clients are answered; empty: all. Whoever asks can name somebody else as who asks.
-    pub allow_from: Vec<Network>,
-    /// How long an answer is waited for before something is sent again, at first; it doubles three times.
-    pub timeout: Duration,
-    /// How often something is sent again without an answer before the transfer is given up.
-    pub retries: u32,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            listen: vec![SocketAddr::from(([0; 4], 69)), SocketAddr::from(([0_u16; 8], 69))],
-            mode: Mode::default(),
-            block_size_max: 1468,
-            window_size_max: 64,
-            block_size_caps: Vec::new(),
-            transfers_max: 4096,
-            transfers_per_address_max: 256,
-            allow_from: Vec::new(),
-            timeout: Duration::from_secs(1),
-            retries: 6,
-        }
-    }
-}
-
-impl Settings {
-    /// What is agreed to with a client at this address. Never less than 512 bytes, which need no agreement.
-    fn limits(&self, client: IpAddr) -> Limits {
-        let cap = self
-            .block_size_caps
-            .iter()
-            .filter(|cap| cap.network.contains(client))
-            .max_by_key(|cap| cap.network.prefix());
-        let header_extra = if client.is_ipv6() { IPV6_HEADER_EXTRA } else { 0 };
-        let usual = self.block_size_max.saturating_sub(header_extra);
-        let block_size_max = cap.map_or(usual, |cap| cap.block_size_max.min(usual)).max(BLOCK_SIZE_DEFAULT);
-        Limits {
-            block_size_max,
-            window_size_max: self.window_size_max,
-            timeout: self.timeout,
-            retries: self.retries,
-        }
-    }
-}
 
 /// Whom the server asks and tells.
 #[derive(Clone)]
@@ -132,81 +44,6 @@ pub struct Context {
     pub fitness: Arc<Fitness>,
     /// Tells the hardware address behind a network address, if somebody knows it.
     pub mac_of: Arc<dyn Fn(IpAddr) -> Option<Mac> + Send + Sync>,
-}
-
-/// Counts the transfers of all workers.
-#[derive(Debug)]
-pub struct Admission {
-    transfers_max: usize,
-    transfers_per_address_max: usize,
-    counts: Mutex<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    all: usize,
-    of_address: HashMap<IpAddr, usize>,
-}
-
-impl Admission {
-    /// Nobody is there yet.
-    pub fn new(settings: &Settings) -> Arc<Self> {
-        Arc::new(Self {
-            transfers_max: settings.transfers_max,
-            transfers_per_address_max: settings.transfers_per_address_max,
-            counts: Mutex::default(),
-        })
-    }
-
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Full> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.all >= self.transfers_max {
-            return Err(Full::All);
-        }
-        let of_address = counts.of_address.get(&address).copied().unwrap_or(0);
-        if of_address >= self.transfers_per_address_max {
-            return Err(Full::Address);
-        }
-        counts.all += 1;
-        counts.of_address.insert(address, of_address + 1);
-        Ok(Permit { admission: Arc::clone(self), address })
-    }
-}
-
-/// Which limit is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Full {
-    All,
-    Address,
-}
-
-impl Full {
-    fn reason(self) -> &'static str {
-        match self {
-            Self::All => "there are as many transfers as may be at a time",
-            Self::Address => "this address has as many transfers as it may have at a time",
-        }
-    }
-}
-
-/// A place among the transfers, given back when it is dropped.
-#[derive(Debug)]
-struct Permit {
-    admission: Arc<Admission>,
-    address: IpAddr,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let mut counts = self.admission.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.all -= 1;
-        if let Some(count) = counts.of_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.of_address.remove(&self.address);
-            }
-        }
-    }
 }
 
 /// What tells one transfer from all others.
@@ -245,53 +82,6 @@ pub enum Payload<'a> {
         /// The bytes of all of them. The last may have fewer than the others, or none.
         bytes: &'a [u8],
     },
-}
-
-/// One transfer with what it needs.
-struct Session {
-    transfer: Transfer,
-    content: Content,
-    path: String,
-    mac: Option<Mac>,
-    /// The request as it came, to know it again.
-    request: Box<[u8]>,
-    started: Instant,
-    heard: Instant,
-    /// Whether it stands in [`Server::ready`].
-    is_ready: bool,
-    /// What was read of a file for the next blocks, and where it begins.
-    ahead: (u64, Vec<u8>),
-    _permit: Permit,
-}
-
-impl Session {
-    /// Reads at an offset; fewer bytes than asked for only at the end.
-    fn read_at(&mut self, buffer: &mut [u8], offset: u64, fitness: &Arc<Fitness>) -> io::Result<usize> {
-        if buffer.len() > READ_AHEAD / 2 || matches!(self.content.body, Body::Memory(_)) {
-            return read(&self.content, buffer, offset, fitness);
-        }
-        let (start, ahead) = &mut self.ahead;
-        let is_held = *start <= offset && offset + buffer.len() as u64 <= *start + ahead.len() as u64;
-        if !is_held {
-            ahead.resize(READ_AHEAD, 0);
-            let count = read(&self.content, ahead, offset, fitness).inspect_err(|_| ahead.clear())?;
-            ahead.truncate(count);
-            *start = offset;
-        }
-        let held = &ahead[(offset - *start) as usize..];
-        let count = held.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&held[..count]);
-        Ok(count)
-    }
-}
-
-/// Reads at an offset, and says so where that may wait for the disk.
-fn read(content: &Content, buffer: &mut [u8], offset: u64, fitness: &Arc<Fitness>) -> io::Result<usize> {
-    if content.read_at_once(buffer, offset) {
-        return Ok(buffer.len());
-    }
-    let _working = fitness.begin_read();
-    content.read_at(buffer, offset)
 }
 
 /// The transfers of one worker.

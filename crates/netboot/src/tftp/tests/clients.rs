@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use goldwire_stdx::testing;
 
-use super::super::server::{Mode, Settings};
+use super::super::settings::{Mode, Settings};
 use super::super::{SendMethod, bind};
 use super::complaints::{fetch_in, on_loopback, serve};
 use super::{context, files, pattern};

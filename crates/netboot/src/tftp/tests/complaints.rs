@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::super::receive::{Receiver, Step};
-use super::super::server::{BlockSizeCap, Settings};
+use super::super::settings::{BlockSizeCap, Settings};
 use super::super::wire::{OptionName, Options, Packet};
 use super::super::{Mode, Running, bind};
 use super::link::{NetworkFaults, fetch};

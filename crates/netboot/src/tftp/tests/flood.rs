@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::super::server::Settings;
+use super::super::settings::Settings;
 use super::super::wire::OptionName;
 use super::{Harness, ack, files, key, read_request};
 
@@ -138,7 +138,7 @@ fn only_networks_that_are_named_are_answered() {
 fn a_client_whose_port_is_closed_is_sent_no_more() {
     use super::super::driver::bind;
     use super::context;
-    for mode in [super::super::server::Mode::SinglePort, super::super::server::Mode::PortPerTransfer] {
+    for mode in [super::super::settings::Mode::SinglePort, super::super::settings::Mode::PortPerTransfer] {
         // Nothing but ICMP ends it before an hour has passed.
         let settings = Settings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::receive::{Receiver, Step};
-use super::super::server::Settings;
+use super::super::settings::Settings;
 use super::super::wire::{OptionName, Options, Packet};
 use super::{Harness, files, key, pattern};
 

@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::server::{Admission, Context, Key, Payload, Server, Settings};
+use super::admission::Admission;
+use super::server::{Context, Key, Payload, Server};
+use super::settings::Settings;
 use super::wire::{Mode, OptionName, Options, Packet, Request};
 use crate::content::{Body, Content, ContentError, Contents, Requester};
 use crate::device::Mac;

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::server::{Admission, BlockSizeCap, Context, Server, Settings};
+use super::super::admission::Admission;
+use super::super::server::{Context, Server};
+use super::super::settings::{BlockSizeCap, Settings};
 use super::super::wire::{ErrorCode, OptionName, Packet};
 use super::{Harness, ack, context, files, key, pattern, read_request};
 use crate::content::{Body, Content, ContentError, Contents, Requester};
