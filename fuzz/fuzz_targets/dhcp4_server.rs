@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::dhcp::{
-    AddressRange, Message, MessageType, Network, Reservation, Server, Settings, Subnet, Time,
+    AddressRange, Message, MessageType, Reservation, Server, Settings, Subnet, Time,
 };
 use goldwire_netboot::fuzzing::dhcp::{Arrival, MemberId, Outputs, Record, Reply, Table};
-use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NoopObserver};
+use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NetworkV4, NoopObserver};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -73,7 +73,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn settings() -> Settings {
-    let mut subnet = Subnet::new(Network::new(Ipv4Addr::new(10, 77, 0, 0), 24).expect("a network"));
+    let mut subnet = Subnet::new(NetworkV4::new(Ipv4Addr::new(10, 77, 0, 0), 24).expect("a network"));
     subnet.pools = vec![AddressRange { first: FIRST, last: LAST }];
     subnet.peer_pools =
         vec![AddressRange { first: Ipv4Addr::new(10, 77, 0, 200), last: Ipv4Addr::new(10, 77, 0, 203) }];

@@ -34,5 +34,5 @@ pub use device::{Architecture, Device, Firmware, Mac};
 pub use event::{Event, EventKind, NoopObserver, Observer, Protocol, Stage};
 pub use member::one::{LiveMembers, Member, MemberState};
 pub use neighbours::Neighbours;
-pub use network::Network;
+pub use network::{Network, NetworkV4};
 pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, ProtectedFiles, Script, Template, What};

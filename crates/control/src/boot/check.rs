@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use goldwire_netboot::dhcp::AddressRange;
 use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
-use goldwire_netboot::{Member, Network};
+use goldwire_netboot::{Member, NetworkV4};
 use toml::Spanned;
 
 use super::agreement::Agreement;
@@ -388,20 +388,19 @@ fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Co
             continue;
         };
         let span = span_of(&subnet.network);
-        if !network.address().is_ipv4() {
-            problems.error(
-                span.clone(),
-                "addresses are given out by DHCPv4 only; leave IPv6 to router advertisements",
-            );
-        }
-        if let Some(other) = subnets.iter().find(|other| other.network.overlaps(&network)) {
+        let Some(network) = network.v4() else {
+            problems
+                .error(span, "addresses are given out by DHCPv4 only; leave IPv6 to router advertisements");
+            continue;
+        };
+        if let Some(other) = subnets.iter().find(|other| other.network.overlaps(network)) {
             problems.error(span, format!("overlaps the subnet {}", other.network));
         }
         let (pools, peer_pools) = pools(subnet, own, members, file.unread.members, problems);
         let routers: Vec<Ipv4Addr> = list(&subnet.router);
         let all: Vec<AddressRange> = pools.iter().chain(&peer_pools).copied().collect();
-        check_pools(subnet, &network, &all, &routers, &subnets, problems);
-        for router in routers.iter().filter(|router| !network.contains((**router).into())) {
+        check_pools(subnet, network, &all, &routers, &subnets, problems);
+        for router in routers.iter().filter(|router| !network.contains(**router)) {
             problems.error(span_of(&subnet.router), format!("the router {router} is outside {network}"));
         }
         if let Some(mtu) = subnet.mtu.as_ref().filter(|mtu| *mtu.get_ref() < 576) {
@@ -478,7 +477,7 @@ fn pools(
 
 fn check_pools(
     subnet: &file::Subnet,
-    network: &Network,
+    network: NetworkV4,
     pools: &[AddressRange],
     routers: &[Ipv4Addr],
     others: &[Subnet],
@@ -487,7 +486,7 @@ fn check_pools(
     let of_member = subnet.pools_of.keys().next().map(Spanned::span);
     let span = subnet.pools.as_ref().map(Spanned::span).or(of_member).unwrap_or(0..0);
     for (at, pool) in pools.iter().enumerate() {
-        if !network.contains(pool.first.into()) || !network.contains(pool.last.into()) {
+        if !network.contains(pool.first) || !network.contains(pool.last) {
             problems.error(span.clone(), format!("the pool {pool} is outside {network}"));
         }
         let earlier = pools[..at]
@@ -502,9 +501,9 @@ fn check_pools(
     }
 }
 
-fn route(table: &Spanned<file::Route>, problems: &mut Collector<'_>) -> Option<(Network, Ipv4Addr)> {
+fn route(table: &Spanned<file::Route>, problems: &mut Collector<'_>) -> Option<(NetworkV4, Ipv4Addr)> {
     let route = table.get_ref();
-    let found = value(&route.to).filter(|to| to.address().is_ipv4()).zip(value(&route.via));
+    let found = value(&route.to).and_then(|to| to.v4()).zip(value(&route.via));
     if found.is_none() {
         problems.error(table.span(), "a route is { to = \"10.9.0.0/16\", via = \"10.0.0.1\" }");
     }
@@ -530,7 +529,7 @@ fn reservation(table: &Spanned<file::Reservation>, problems: &mut Collector<'_>)
 fn reserve_for_devices(file: &File, subnets: &mut [Subnet], problems: &mut Collector<'_>) {
     for device in file.devices.iter().map(Spanned::get_ref) {
         let Some(address) = value(&device.address) else { continue };
-        match subnets.iter_mut().find(|subnet| subnet.network.contains(address.into())) {
+        match subnets.iter_mut().find(|subnet| subnet.network.contains(address)) {
             Some(subnet) => subnet.reservations.push(Reservation {
                 mac: value(&device.mac),
                 uuid: value(&device.uuid),
@@ -563,7 +562,7 @@ fn check_reservations(subnets: &[Subnet], file: &File, problems: &mut Collector<
         for reservation in &subnet.reservations {
             let address = reservation.address;
             let span = || spans.get(&address).and_then(|places| places.first()).cloned().unwrap_or(0..0);
-            if !subnet.network.contains(address.into()) {
+            if !subnet.network.contains(address) {
                 problems.error(span(), format!("{address} is outside the subnet {}", subnet.network));
             } else if subnet.routers.contains(&address) {
                 problems.error(span(), format!("{address} is the router's"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use goldwire_netboot::dhcp::{self, AddressRange, Plan};
 use goldwire_netboot::media::MediaSettings;
 use goldwire_netboot::member::MemberConfig;
-use goldwire_netboot::{Mac, Member, Network};
+use goldwire_netboot::{Mac, Member, Network, NetworkV4};
 use goldwire_stdx::Uuid;
 
 use super::agreement::Agreement;
@@ -209,8 +209,8 @@ pub struct Media {
 /// A subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
-    /// Its network; IPv4.
-    pub network: Network,
+    /// Its network.
+    pub network: NetworkV4,
     /// The name of the link that it shares with other subnets.
     pub shared_network: Option<String>,
     /// Addresses that this server gives to anybody.
@@ -230,7 +230,7 @@ pub struct Subnet {
     /// Option 26.
     pub mtu: Option<u16>,
     /// Option 121.
-    pub routes: Vec<(Network, Ipv4Addr)>,
+    pub routes: Vec<(NetworkV4, Ipv4Addr)>,
     /// Of an operating system.
     pub lease: Duration,
     /// Of a boot program, which soon gives way to another.

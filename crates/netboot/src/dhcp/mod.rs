@@ -22,5 +22,5 @@ pub use driver::{
 pub use lease::{AddressRange, Folder, Log, LogError, Opened, Plan, Reservation, Time, Volume};
 pub use proxy::ProxyResponder;
 pub use relay::Relays;
-pub use server::{Network, Server, Settings, Subnet};
+pub use server::{Server, Settings, Subnet};
 pub use wire::{Message, MessageType, Options, code};

@@ -101,7 +101,10 @@ pub(super) fn http_of(settings: &Settings) -> http::Settings {
 /// TFTP.
 pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
     let caps = settings.subnets.iter().filter_map(|subnet| {
-        Some(tftp::BlockSizeCap { network: subnet.network, block_size_max: subnet.tftp_block_size_max? })
+        Some(tftp::BlockSizeCap {
+            network: subnet.network.into(),
+            block_size_max: subnet.tftp_block_size_max?,
+        })
     });
     let TftpClients { mode, allow_from } = tftp_clients(settings);
     tftp::Settings {
@@ -129,7 +132,7 @@ fn tftp_networks(settings: &Settings) -> Vec<Network> {
     if !settings.tftp.allow_from.is_empty() || settings.subnets.is_empty() {
         return settings.tftp.allow_from.clone();
     }
-    let mut known: Vec<Network> = settings.subnets.iter().map(|subnet| subnet.network).collect();
+    let mut known: Vec<Network> = settings.subnets.iter().map(|subnet| subnet.network.into()).collect();
     for any in [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])] {
         if !known.iter().any(|network| network.address().is_ipv4() == any.is_ipv4()) {
             known.extend(Network::new(any, 0));
@@ -185,7 +188,7 @@ pub(super) fn relays_of(settings: &Settings) -> Relays {
 
 /// The DHCP server.
 pub(super) fn server_of(settings: &Settings) -> dhcp::Settings {
-    let subnets = settings.subnets.iter().filter_map(subnet_of).collect();
+    let subnets = settings.subnets.iter().map(subnet_of).collect();
     let mut server = dhcp::Settings::new(settings.server.name.clone(), subnets);
     server.is_authoritative = settings.dhcp.is_authoritative;
     server.addresses = settings.own_member().and_then(boot::MemberSettings::address_v4).into_iter().collect();
@@ -195,9 +198,9 @@ pub(super) fn server_of(settings: &Settings) -> dhcp::Settings {
     server
 }
 
-fn subnet_of(subnet: &boot::Subnet) -> Option<dhcp::Subnet> {
+fn subnet_of(subnet: &boot::Subnet) -> dhcp::Subnet {
     let plan = subnet.plan();
-    Some(dhcp::Subnet {
+    dhcp::Subnet {
         shared_network: subnet.shared_network.clone(),
         pools: plan.pools,
         peer_pools: plan.peer_pools,
@@ -208,17 +211,10 @@ fn subnet_of(subnet: &boot::Subnet) -> Option<dhcp::Subnet> {
         domain: subnet.domain.clone(),
         search: subnet.search.clone(),
         mtu: subnet.mtu,
-        routes: subnet.routes.iter().filter_map(|(to, via)| Some((network_of(to)?, *via))).collect(),
+        routes: subnet.routes.clone(),
         lease: subnet.lease,
         boot_lease: subnet.boot_lease,
-        ..dhcp::Subnet::new(network_of(&subnet.network)?)
-    })
-}
-
-fn network_of(network: &Network) -> Option<dhcp::Network> {
-    match network.address() {
-        IpAddr::V4(address) => dhcp::Network::new(address, network.prefix()),
-        IpAddr::V6(_) => None,
+        ..dhcp::Subnet::new(subnet.network)
     }
 }
 

@@ -60,7 +60,7 @@ pub(crate) fn script(args: &ScriptArgs) -> Result<Code, Report> {
 }
 
 fn subnet_of(device: &DeviceArgs, loaded: &Loaded) -> Option<IpAddr> {
-    device.subnet.or_else(|| loaded.settings.subnets.first().map(|subnet| subnet.network.address()))
+    device.subnet.or_else(|| loaded.settings.subnets.first().map(|subnet| subnet.network.address().into()))
 }
 
 fn v4(address: IpAddr) -> Option<Ipv4Addr> {

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 pub use outputs::{Outputs, Probe, Reply};
 pub use request::Arrival;
-pub use settings::{Network, Settings, Subnet};
+pub use settings::{Settings, Subnet};
 
 use request::{Request, is_asked_of};
 

@@ -1,67 +1,17 @@
 //! What a DHCP server is told about its subnets.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::dhcp::lease::{AddressRange, Plan, Reservation, Terms};
 use crate::dhcp::relay::Relays;
-
-/// A network: its address and the length of its prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Network {
-    address: Ipv4Addr,
-    prefix: u8,
-}
-
-impl Network {
-    /// The network of this address; what is behind the prefix does not matter. None if the prefix is longer than 32.
-    pub fn new(address: Ipv4Addr, prefix: u8) -> Option<Self> {
-        let network = Self { address, prefix };
-        (prefix <= 32).then(|| Self { address: Ipv4Addr::from(u32::from(address) & network.bits()), prefix })
-    }
-
-    /// The network's own address.
-    pub fn address(self) -> Ipv4Addr {
-        self.address
-    }
-
-    /// The length of its prefix.
-    pub fn prefix(self) -> u8 {
-        self.prefix
-    }
-
-    /// Its mask.
-    pub(crate) fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from(self.bits())
-    }
-
-    /// Its broadcast address.
-    pub fn broadcast(self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.address) | !self.bits())
-    }
-
-    /// Whether an address is in it.
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        u32::from(address) & self.bits() == u32::from(self.address)
-    }
-
-    fn bits(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
+use crate::network::{Network, NetworkV4};
 
 /// One subnet.
 #[derive(Clone, Debug)]
 pub struct Subnet {
     /// Its addresses.
-    pub network: Network,
+    pub network: NetworkV4,
     /// The link that it shares with other subnets of this name: a client there gets an address of any of them.
     pub shared_network: Option<String>,
     /// What of them this server gives away.
@@ -83,7 +33,7 @@ pub struct Subnet {
     /// Largest datagram of the link in bytes (26).
     pub mtu: Option<u16>,
     /// Routes besides the default one (121): where to, and by which router.
-    pub routes: Vec<(Network, Ipv4Addr)>,
+    pub routes: Vec<(NetworkV4, Ipv4Addr)>,
     /// For how long an operating system has an address.
     pub lease: Duration,
     /// For how long firmware and boot loaders have one. Most never renew, so it should outlast a boot.
@@ -92,7 +42,7 @@ pub struct Subnet {
 
 impl Subnet {
     /// A subnet that says nothing but addresses: a day for systems, ten minutes for boot stages.
-    pub fn new(network: Network) -> Self {
+    pub fn new(network: NetworkV4) -> Self {
         Self {
             network,
             shared_network: None,
@@ -127,7 +77,7 @@ pub struct Settings {
     /// Which relays are believed.
     pub relays: Relays,
     /// Which relays may ask about leases (RFC 4388).
-    pub query_from: Vec<crate::network::Network>,
+    pub query_from: Vec<Network>,
     /// For how long an address that nobody is known to have is probed before it is offered; none to trust the table.
     pub probe: Option<Duration>,
     /// For how long things are kept.
@@ -156,9 +106,7 @@ impl Settings {
             let network = subnet.network;
             let mut problem = |text: String| problems.push(format!("subnet {network}: {text}"));
             let others = &self.subnets[..index];
-            if let Some(other) = others.iter().find(|other| {
-                other.network.contains(network.address) || network.contains(other.network.address)
-            }) {
+            if let Some(other) = others.iter().find(|other| other.network.overlaps(network)) {
                 problem(format!("it overlaps {}", other.network));
             }
             let ranges: Vec<AddressRange> = subnet.pools.iter().chain(&subnet.peer_pools).copied().collect();
@@ -170,8 +118,8 @@ impl Settings {
                 if !network.contains(range.first) || !network.contains(range.last) {
                     problem(format!("the range {name} is not inside it"));
                 }
-                let is_ambiguous = |address| network.prefix < 31 && range.contains(address);
-                if is_ambiguous(network.address) || is_ambiguous(network.broadcast()) {
+                let is_ambiguous = |address| network.prefix() < 31 && range.contains(address);
+                if is_ambiguous(network.address()) || is_ambiguous(network.broadcast()) {
                     problem(format!("the range {name} has the network's own or its broadcast address in it"));
                 }
                 if let Some(own) =

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::setup::*;
 use crate::dhcp::destination::Destination;
 use crate::dhcp::lease::{AddressRange, Reservation};
-use crate::dhcp::server::{Arrival, Network, Outputs, Probe, Server};
+use crate::dhcp::server::{Arrival, Outputs, Probe, Server};
 use crate::dhcp::testing::{boot, discover as discover_of, file};
 use crate::dhcp::wire::{BROADCAST, Message, MessageType, SIZE_MIN, code};
+use crate::network::NetworkV4;
 use crate::policy::Action;
 
 fn kind(server: &mut Server, seconds: u64, message: &Message, is_broadcast: bool) -> Option<MessageType> {
@@ -204,7 +205,7 @@ fn decline_release_and_inform() {
 fn classless_routes_search_domains_mtu_and_time_servers() {
     let mut settings = settings();
     let near = &mut settings.subnets[0];
-    near.routes = vec![(Network::new(ip("172.16.0.0"), 12).unwrap(), ip("10.0.0.253"))];
+    near.routes = vec![(NetworkV4::new(ip("172.16.0.0"), 12).unwrap(), ip("10.0.0.253"))];
     near.search = vec!["lab.example".into(), "example".into()];
     near.mtu = Some(9000);
     near.ntp = vec![ip("10.0.0.123")];
@@ -335,7 +336,7 @@ fn settings_that_cannot_be_right_are_told() {
     settings.addresses = vec![ip("10.0.0.120")];
     settings.subnets[0].peer_pools = vec![AddressRange { first: ip("10.0.0.140"), last: ip("10.0.0.160") }];
     settings.subnets[0].domain = Some("no name".into());
-    settings.subnets[1].network = Network::new(ip("10.0.0.128"), 25).unwrap();
+    settings.subnets[1].network = NetworkV4::new(ip("10.0.0.128"), 25).unwrap();
     let problems = settings.problems().join("\n");
     for part in ["10.0.0.120 in it", "overlap", "\"no name\" is no domain name", "is not inside it"] {
         assert!(problems.contains(part), "{part}: {problems}");

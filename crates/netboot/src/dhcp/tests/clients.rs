@@ -16,12 +16,13 @@ use super::lan::{Lan, start};
 use super::setup::*;
 use crate::dhcp::driver::{DriverSettings, Ports, Running, bind};
 use crate::dhcp::lease::AddressRange;
-use crate::dhcp::server::{Network, Settings, Subnet};
+use crate::dhcp::server::{Settings, Subnet};
 use crate::dhcp::wire::{Message, MessageType, code};
+use crate::network::NetworkV4;
 
 /// A server on a loopback port, for relays; answers go to `relay_port`.
 fn on_loopback(relay_port: u16, folder: &Path) -> Running {
-    let mut subnet = Subnet::new(Network::new(ip("127.0.0.0"), 8).unwrap());
+    let mut subnet = Subnet::new(NetworkV4::new(ip("127.0.0.0"), 8).unwrap());
     subnet.pools = vec![AddressRange { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
     let settings = DriverSettings {
         addresses: vec!["127.0.0.1:0".parse().unwrap()],

@@ -11,9 +11,10 @@ use super::setup::*;
 use crate::device::Mac;
 use crate::dhcp::driver::{DriverSettings, Ports, Running, Service, bind, open_leases};
 use crate::dhcp::lease::{AddressRange, CrashingVolume, Log, MemberId, Record, Volume, scan};
-use crate::dhcp::server::{Network, Settings, Subnet};
+use crate::dhcp::server::{Settings, Subnet};
 use crate::dhcp::wire::{Message, MessageType};
 use crate::member::Fitness;
+use crate::network::NetworkV4;
 use crate::policy::Action;
 
 const RELAY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
@@ -90,7 +91,7 @@ impl Link {
     fn with_patience(volume: &SlowVolume, patience: Duration) -> Self {
         let relay = UdpSocket::bind((RELAY, 0)).unwrap();
         relay.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let mut subnet = Subnet::new(Network::new(ip("127.0.0.0"), 8).unwrap());
+        let mut subnet = Subnet::new(NetworkV4::new(ip("127.0.0.0"), 8).unwrap());
         subnet.pools = vec![AddressRange { first: ip("127.16.0.0"), last: ip("127.31.255.255") }];
         let settings = DriverSettings {
             addresses: vec![SocketAddrV4::new(SERVER, 0)],

@@ -12,8 +12,9 @@ use std::time::Duration;
 use super::setup::*;
 use crate::dhcp::driver::open_leases;
 use crate::dhcp::lease::{AddressRange, CrashingVolume, Log, Reservation, Time};
-use crate::dhcp::server::{Arrival, Network, Outputs, Reply, Server, Settings};
+use crate::dhcp::server::{Arrival, Outputs, Reply, Server, Settings};
 use crate::dhcp::wire::{Message, MessageType, code};
+use crate::network::NetworkV4;
 use crate::policy::Action;
 
 const CLIENTS: u8 = 30;
@@ -86,7 +87,7 @@ fn shared_settings() -> Settings {
     let mut settings = small_settings();
     let mut sibling = settings.subnets[0].clone();
     settings.subnets[0].pools[0].last = ip("10.0.0.109");
-    sibling.network = Network::new(ip("10.2.0.0"), 24).unwrap();
+    sibling.network = NetworkV4::new(ip("10.2.0.0"), 24).unwrap();
     sibling.pools = vec![AddressRange { first: ip("10.2.0.110"), last: ip("10.2.0.119") }];
     sibling.reservations = vec![(Reservation::Mac(mac(0)), ip("10.2.0.50"))];
     sibling.routers = vec![ip("10.2.0.254")];

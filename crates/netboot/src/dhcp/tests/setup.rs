@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::NoopObserver;
 use crate::device::Mac;
 use crate::dhcp::lease::{AddressRange, Time};
-use crate::dhcp::server::{Arrival, Network, Outputs, Reply, Server, Settings, Subnet};
+use crate::dhcp::server::{Arrival, Outputs, Reply, Server, Settings, Subnet};
 use crate::dhcp::testing::Always;
 use crate::dhcp::wire::{Message, MessageType, code};
+use crate::network::NetworkV4;
 use crate::policy::Action;
 
 pub(super) const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -29,7 +30,7 @@ pub(super) fn at(seconds: u64) -> Time {
 }
 
 pub(super) fn subnet(network: &str, first: &str, last: &str) -> Subnet {
-    let mut subnet = Subnet::new(Network::new(ip(network), 24).unwrap());
+    let mut subnet = Subnet::new(NetworkV4::new(ip(network), 24).unwrap());
     subnet.pools = vec![AddressRange { first: ip(first), last: ip(last) }];
     subnet.lease = Duration::from_secs(3600);
     subnet.boot_lease = Duration::from_secs(300);
