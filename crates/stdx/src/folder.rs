@@ -396,7 +396,7 @@ impl Folder {
     fn scratch_name(&self, purpose: &str) -> String {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        format!(".goldwire-{purpose}-{}-{number}.tmp", std::process::id())
+        format!("{SCRATCH_START}{purpose}-{}-{number}{SCRATCH_END}", std::process::id())
     }
 
     fn open_file(&self, name: &OsStr, access: OFlags) -> io::Result<File> {
@@ -417,6 +417,14 @@ impl AsFd for Folder {
         self.descriptor.as_fd()
     }
 }
+
+/// Whether `name` is one that [`Folder`] gives to what it makes for a moment; a process that is killed leaves it.
+pub fn is_scratch(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(SCRATCH_START.as_bytes()) && name.as_bytes().ends_with(SCRATCH_END.as_bytes())
+}
+
+const SCRATCH_START: &str = ".goldwire-";
+const SCRATCH_END: &str = ".tmp";
 
 /// One name of a folder's entry, and nothing that leads elsewhere.
 fn plain(name: &OsStr) -> io::Result<&OsStr> {
@@ -526,6 +534,15 @@ mod tests {
             assert!(folder.remove_tree(name).is_err(), "{name}");
             assert!(folder.rename(name, &folder, "b", Existing::Replace).is_err(), "{name}");
             assert!(folder.rename("a", &folder, name, Existing::Replace).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_made_for_a_moment_is_known_by_its_name() {
+        let (_scene, folder, _) = scene();
+        assert!(["probe", "new"].iter().all(|purpose| is_scratch(folder.scratch_name(purpose).as_ref())));
+        for name in [".goldwire", ".goldwire-0", ".a.goldwire-lock", "goldwire-new-1-2.tmp", "1-2.tmp"] {
+            assert!(!is_scratch(name.as_ref()), "{name}");
         }
     }
 

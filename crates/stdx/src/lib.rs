@@ -19,7 +19,7 @@ mod uuid;
 pub use bucket::TokenBucket;
 pub use buffer::AlignedBuffer;
 pub use file::{read_bounded, read_open_bounded, read_open_text_bounded, read_text_bounded};
-pub use folder::{ENTRIES_MAX, Existing, Folder, Manners, Owner};
+pub use folder::{ENTRIES_MAX, Existing, Folder, Manners, Owner, is_scratch};
 pub use hex::{from_hex, to_hex};
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};

@@ -86,18 +86,48 @@ pub fn find_own(around: &Folder, kept: Kept, trusted: &[u32]) -> Vec<Folder> {
         .collect()
 }
 
+/// The folders for `kept` beside the images in `around` that [`make_own`] made for us. Nothing is made that stays.
+pub fn find_ours(around: &Folder, kept: Kept) -> Vec<Folder> {
+    let (own, manners) = ours(around);
+    let are_ours = |folder: &Folder| folder.owner().is_ok_and(|owner| manners.are_ours(owner));
+    own.iter()
+        .filter(|own| are_ours(own))
+        .filter_map(|own| own.child(kept.name()).ok())
+        .filter(are_ours)
+        .collect()
+}
+
+/// The user number that what we made beside the images in `around` bears.
+pub fn user_beside(around: &Folder) -> u32 {
+    ours(around).1.user
+}
+
+/// Our own folders beside the images in `around`, by owner alone, and how the file system shows them.
+fn ours(around: &Folder) -> (Vec<Folder>, Manners) {
+    let me = rustix::process::geteuid().as_raw();
+    let plain = Manners { user: me, keeps_modes: true };
+    let first = around.child(OWN_FOLDER).and_then(|own| own.owner());
+    // As in `make_own`, the file system is asked for its manners only if the first folder is not plainly ours: it may be
+    // another user's, or ours on a network file system that maps us to another, or on one without modes.
+    let manners = match first {
+        Ok(owner) if !owner.is_only(me) => around.manners().unwrap_or(plain),
+        _ => plain,
+    };
+    let names = [OWN_FOLDER.to_owned(), format!("{OWN_FOLDER}-{}", manners.user)];
+    let own = names.iter().filter_map(|name| around.child(name).ok());
+    (own.filter(|own| own.owner().is_ok_and(|owner| owner.user == manners.user)).collect(), manners)
+}
+
 /// Takes our own folders beside the images in `around` away as far as they are empty. Whoever makes one at the same time
 /// makes it again.
 pub fn remove_empty(around: &Folder) {
-    let me = rustix::process::geteuid().as_raw();
-    for name in [OWN_FOLDER.to_owned(), format!("{OWN_FOLDER}-{me}")] {
-        let Ok(own) = around.child(&name) else { continue };
-        // Another user's is another user's. A folder that is not empty refuses to go.
-        if own.owner().is_ok_and(|owner| owner.user == me) {
-            for kept in [Kept::Trees, Kept::Versions, Kept::Work] {
-                let _ = own.remove_folder(kept.name());
-            }
-            let _ = around.remove_folder(&name);
+    // Another user's is another user's. A folder that is not empty refuses to go.
+    for own in ours(around).0 {
+        for kept in [Kept::Trees, Kept::Versions, Kept::Work] {
+            let _ = own.remove_folder(kept.name());
+        }
+        if let Some(name) = own.path().file_name() {
+            let _ = around.remove_folder(name);
         }
     }
 }
@@ -207,6 +237,41 @@ mod tests {
         }
         remove_empty(&around);
         assert!(around.entries().unwrap().is_empty());
+    }
+
+    /// What was made is found and taken away again by whoever made it, whatever the first folder is like, in each of the
+    /// ways that `make_own` goes.
+    #[test]
+    fn what_was_made_is_found_as_ours_and_goes() {
+        type Plant = fn(&Path);
+        let plants: [(&str, Plant); 3] = [
+            ("nothing", |_| {}),
+            ("open to all", |own| {
+                fs::create_dir(own).unwrap();
+                mode(own, 0o777);
+            }),
+            ("another user's", |own| {
+                fs::create_dir(own).unwrap();
+                mode(own, 0o700);
+                // Not root: then it is ours, which goes, too.
+                let _ = std::os::unix::fs::chown(own, Some(4711), None);
+            }),
+        ];
+        for (what, plant) in plants {
+            let scene = tempfile::tempdir().unwrap();
+            plant(&scene.path().join(OWN_FOLDER));
+            let around = Folder::open(scene.path()).unwrap();
+            for kept in [Kept::Trees, Kept::Versions, Kept::Work] {
+                let made = make_own(&around, kept).unwrap();
+                let found: Vec<_> =
+                    find_ours(&around, kept).iter().map(|own| own.path().to_owned()).collect();
+                assert_eq!(found, [made.path()], "{what}");
+                assert_eq!(user_beside(&around), made.owner().unwrap().user, "{what}");
+            }
+            remove_empty(&around);
+            assert!(find_ours(&around, Kept::Work).is_empty(), "{what}");
+            assert!(around.entries().unwrap().iter().all(|entry| entry == OWN_FOLDER), "{what}");
+        }
     }
 
     #[test]

@@ -134,6 +134,23 @@ fn a_name_that_is_too_long_is_refused_before_the_first_byte() {
     assert_eq!(files(&place.folder), [] as [PathBuf; 0], "{run}");
 }
 
+/// However the file system shows our files, what is kept beside images is found and taken away again.
+#[test]
+fn tidying_leaves_nothing_on_any_file_system() {
+    let scene = Scene::new();
+    let source = scene.path("golden.raw");
+    Guest::random(7, 4, 2).write_raw(&source);
+    let squashing = Manners { squashes_to: Some(65534), ..Manners::good() };
+    for (name, manners) in [("good", Manners::good()), ("poor", Manners::poor()), ("squashing", squashing)] {
+        let Some(place) = Strange::mount(scene.folder(name), manners) else { return };
+        scene.sync([text(&source), text(&place.folder)]).expect(0);
+        assert!(files(&place.folder).len() > 1, "{name}: nothing is kept");
+        scene.goldwire(["disk", "tidy", "--all", text(&place.folder)]).expect(0);
+        assert_eq!(files(&place.folder), [place.folder.join("golden.raw")], "{name}");
+        assert_eq!(fs::read_dir(&place.folder).unwrap().count(), 1, "{name}");
+    }
+}
+
 /// Rounds with media that lie, unless the environment says otherwise (`GOLDWIRE_LYING_MEDIA`).
 const ROUNDS: u64 = 6;
 

@@ -16,12 +16,14 @@ pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
     let tidying = if args.dry_run { Tidying::Look } else { Tidying::Remove };
     for_each(&args.folders, |folder| {
         let mut stdout = io::stdout().lock();
-        for left in tidy(folder, extent, tidying)? {
+        let tidied = tidy(folder, extent, tidying);
+        for left in tidied.left {
             let what = match left.what {
                 Leftover::Work => "unfinished work",
                 Leftover::Lock => "lock",
                 Leftover::Digests => "digests",
                 Leftover::Descriptor => "descriptor",
+                Leftover::Scratch => "scratch",
             };
             if args.json {
                 let line = json!({"path": json_path(&left.path), "what": what, "bytes": left.bytes, "removed": !args.dry_run});
@@ -32,6 +34,7 @@ pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
                 writeln!(stdout, "{done} {what}, {}: {path}", ByteSize(left.bytes))?;
             }
         }
-        Ok(Code::Success)
+        // What was taken away is said in any case.
+        tidied.failure.map_or(Ok(Code::Success), |failure| Err(failure.into()))
     })
 }

@@ -12,7 +12,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -21,8 +20,11 @@ use goldwire_stdx::{Folder, printable};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::work::{hidden, shown};
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind};
+
+const ENDING: &str = ".goldwire-lock";
 
 /// A target that is ours until this is dropped, which removes the lock's file.
 #[derive(Debug)]
@@ -75,16 +77,12 @@ impl Drop for TargetLock {
 }
 
 fn lock_name(target: &OsStr) -> OsString {
-    let mut name = OsString::from(".");
-    name.push(target);
-    name.push(".goldwire-lock");
-    name
+    hidden(target, ENDING)
 }
 
 /// The target whose lock has this name.
 pub(super) fn target_of(lock: &OsStr) -> Option<OsString> {
-    let target = lock.as_bytes().strip_prefix(b".")?.strip_suffix(b".goldwire-lock")?;
-    (!target.is_empty()).then(|| OsStr::from_bytes(target).to_owned())
+    shown(lock, ENDING)
 }
 
 fn path(parent: &Path, target: &OsStr) -> PathBuf {

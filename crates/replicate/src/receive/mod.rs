@@ -53,7 +53,7 @@ use self::publish::exists;
 pub(crate) use self::resolve::written_promise;
 use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
-pub use self::tidy::{Extent, Left, Leftover, Tidying, tidy};
+pub use self::tidy::{Extent, Left, Leftover, Tidied, Tidying, tidy};
 use crate::connection::Connection;
 use crate::failure::Result;
 use crate::wire::{

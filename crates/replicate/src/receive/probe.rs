@@ -2,7 +2,7 @@
 //! end is tried at the beginning, with files that are gone afterwards. File systems without POSIX manners (network
 //! shares, FUSE) otherwise fail when everything has been received, and every time again.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -12,12 +12,20 @@ use goldwire_store::{CHUNK_SIZE, Version};
 use rustix::process::{Resource, getrlimit};
 
 use super::publish::rename;
-use super::work::WorkPlace;
+use super::work::{WorkPlace, hidden, shown};
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, WireFormat};
 
 /// The file that is tried with.
 const NAME: &str = "probe";
+
+/// What it is called while it lies beside the target.
+const ENDING: &str = ".goldwire-probe";
+
+/// The target beside which a file of this name was tried with.
+pub(super) fn target_of(tried: &OsStr) -> Option<OsString> {
+    shown(tried, ENDING)
+}
 
 /// The hole that is tried.
 const HOLE: u64 = 8 << 20;
@@ -70,9 +78,7 @@ fn try_all(place: &WorkPlace, length: u64) -> Result<Holes> {
         file.set_len(0).map_err(failed("shorten a file"))?;
     }
     drop(file);
-    let mut shown = std::ffi::OsString::from(".");
-    shown.push(name);
-    shown.push(".goldwire-probe");
+    let shown = hidden(name, ENDING);
     around.remove_file(&shown).map_err(failed("remove a file"))?;
     let renamed = rename(place, OsStr::new(NAME), &shown, Existing::Keep);
     let removed = around.remove_file(&shown);

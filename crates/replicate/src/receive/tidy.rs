@@ -1,15 +1,21 @@
 //! Taking away what syncs left beside images: unfinished work, locks of killed runs, digests and descriptors of images that
 //! are gone. Everybody tidies what is his own; what a running sync holds is left alone.
+//!
+//! Whether something is needed is asked while its image's lock is held: before that, a sync may publish in between. One
+//! thing that cannot be taken away keeps nothing else from it.
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::Folder;
-use goldwire_store::{Kept, find_own, remove_empty};
+use goldwire_stdx::{Folder, is_scratch};
+use goldwire_store::{Kept, find_ours, remove_empty, user_beside};
+use rustix::fs::FileType;
 
-use super::lock::{TargetLock, target_of};
+use super::lock::{self, TargetLock};
+use super::probe;
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind};
 
@@ -18,7 +24,7 @@ use crate::wire::{Failure, FailureKind};
 pub enum Extent {
     /// What nobody needs any more, and unfinished work.
     Leftovers,
-    /// Digests and descriptors of images that are there, too.
+    /// Digests and descriptors of images that are there, too, and what is in the making.
     Everything,
 }
 
@@ -42,6 +48,8 @@ pub enum Leftover {
     Digests,
     /// The descriptor of an image.
     Descriptor,
+    /// Something in the making that a killed run left.
+    Scratch,
 }
 
 /// Something that is taken away.
@@ -55,53 +63,34 @@ pub struct Left {
     pub bytes: u64,
 }
 
-/// Takes away what this user's syncs left in `folder`, beside the images there. What was taken away, or would be.
-///
-/// # Errors
-/// The folder cannot be read, or something in it cannot be taken away.
-pub fn tidy(folder: &Path, extent: Extent, tidying: Tidying) -> Result<Vec<Left>> {
-    let failed = |error| Failure::io(format!("tidy {}", folder.display()), &error);
-    let around = Folder::open(folder).map_err(failed)?;
-    let me = rustix::process::geteuid().as_raw();
-    let mut left = Vec::new();
-    for (kept, what, ending) in [
-        (Kept::Work, Leftover::Work, ""),
-        (Kept::Trees, Leftover::Digests, ".tree"),
-        (Kept::Versions, Leftover::Descriptor, ".gwv"),
-    ] {
-        let own = find_own(&around, kept, &[]);
-        for own in own.iter().filter(|own| own.owner().is_ok_and(|owner| owner.user == me)) {
-            for entry in own.entries().map_err(failed)? {
-                let Some(image) = entry.as_bytes().strip_suffix(ending.as_bytes()).map(OsStr::from_bytes)
-                else {
-                    continue;
-                };
-                let is_needed = what != Leftover::Work && extent == Extent::Leftovers;
-                if is_needed && around.kind_of(image).map_err(failed)?.is_some() {
-                    continue;
-                }
-                let Some(_held) = hold(folder, image, tidying)? else { continue };
-                left.push(Left { path: own.path().join(&entry), what, bytes: occupied(own, &entry, 0) });
-                if tidying == Tidying::Remove {
-                    own.remove_tree(&entry).map_err(failed)?;
-                }
-            }
-        }
-    }
-    for entry in around.entries().map_err(failed)? {
-        if let Some(image) = target_of(&entry)
-            && let Some(_held) = hold(folder, &image, tidying)?
-        {
-            left.push(Left { path: folder.join(&entry), what: Leftover::Lock, bytes: 0 });
-        }
-    }
-    if tidying == Tidying::Remove {
-        remove_empty(&around);
-    }
-    Ok(left)
+/// What came of tidying a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// What was taken away, or would be.
+    pub left: Vec<Left>,
+    /// The first thing that failed.
+    pub failure: Option<Failure>,
 }
 
-/// The lock of `image`, which takes its file away when it goes; nothing when only looking. `None` if a sync holds it.
+/// Takes away what this user's syncs left in `folder`, beside the images there.
+pub fn tidy(folder: &Path, extent: Extent, tidying: Tidying) -> Tidied {
+    match Folder::open(folder) {
+        Ok(around) => tidy_by(&around, extent, tidying, &|image| hold(folder, image, tidying)),
+        Err(error) => Tidied { left: Vec::new(), failure: Some(failed(folder, &error)) },
+    }
+}
+
+/// [`tidy`] by a way to hold an image, which tests have another of.
+fn tidy_by(around: &Folder, extent: Extent, tidying: Tidying, hold: &Hold<'_>) -> Tidied {
+    let mut run = Run { around, extent, tidying, hold, tidied: Tidied::default() };
+    run.all();
+    run.tidied
+}
+
+/// Keeps syncs from an image: its lock, which takes its file away when it goes, or nothing when only looking. `None` if a
+/// sync holds it.
+type Hold<'a> = dyn Fn(&OsStr) -> Result<Option<Option<TargetLock>>> + 'a;
+
 fn hold(folder: &Path, image: &OsStr, tidying: Tidying) -> Result<Option<Option<TargetLock>>> {
     let held = match tidying {
         Tidying::Remove => TargetLock::take(folder, image).map(Some),
@@ -113,8 +102,159 @@ fn hold(folder: &Path, image: &OsStr, tidying: Tidying) -> Result<Option<Option<
     }
 }
 
+fn failed(path: &Path, error: &io::Error) -> Failure {
+    Failure::io(format!("tidy {}", path.display()), error)
+}
+
+struct Run<'a> {
+    around: &'a Folder,
+    extent: Extent,
+    tidying: Tidying,
+    hold: &'a Hold<'a>,
+    tidied: Tidied,
+}
+
+impl Run<'_> {
+    fn all(&mut self) {
+        let around = self.around;
+        let beside = self.entries(around);
+        // Locks first: whoever holds an image takes over the lock that lies there.
+        for entry in &beside {
+            let done = self.lock(entry);
+            self.note(done);
+        }
+        let user = user_beside(around);
+        for entry in &beside {
+            let done = self.beside(entry, user);
+            self.note(done);
+        }
+        for kept in [Kept::Work, Kept::Trees, Kept::Versions] {
+            for own in find_ours(around, kept) {
+                for entry in self.entries(&own) {
+                    let done = self.kept(&own, kept, &entry);
+                    self.note(done);
+                }
+            }
+        }
+        if self.tidying == Tidying::Remove {
+            remove_empty(around);
+        }
+    }
+
+    fn note(&mut self, done: Result<()>) {
+        if let Err(failure) = done {
+            self.tidied.failure.get_or_insert(failure);
+        }
+    }
+
+    fn entries(&mut self, folder: &Folder) -> Vec<OsString> {
+        folder.entries().unwrap_or_else(|error| {
+            self.note(Err(failed(folder.path(), &error)));
+            Vec::new()
+        })
+    }
+
+    /// What has a lock's name beside images. It goes when whoever took it over lets it go, unless it is another user's.
+    fn lock(&mut self, entry: &OsStr) -> Result<()> {
+        let Some(image) = lock::target_of(entry) else { return Ok(()) };
+        if self.kind_of(self.around, entry)? != Some(FileType::RegularFile) {
+            return Ok(());
+        }
+        let Some(held) = (self.hold)(&image)? else { return Ok(()) };
+        drop(held);
+        if self.tidying == Tidying::Look || self.kind_of(self.around, entry)?.is_none() {
+            let path = self.around.path().join(entry);
+            self.tidied.left.push(Left { path, what: Leftover::Lock, bytes: 0 });
+        }
+        Ok(())
+    }
+
+    /// What else killed runs left beside images, if it is `user`'s.
+    fn beside(&mut self, entry: &OsStr, user: u32) -> Result<()> {
+        let around = self.around;
+        let image = probe::target_of(entry);
+        let is_scratch = is_scratch(entry) && self.extent == Extent::Everything;
+        if image.is_none() && !is_scratch {
+            return Ok(());
+        }
+        let owner = around.owner_of(entry).map_err(|error| failed(around.path(), &error))?;
+        if owner.is_none_or(|owner| owner.user != user) {
+            return Ok(());
+        }
+        match (image, self.kind_of(around, entry)?) {
+            (Some(image), Some(FileType::RegularFile)) => {
+                let Some(_held) = (self.hold)(&image)? else { return Ok(()) };
+                self.take(around, entry, Leftover::Scratch, |around| around.remove_file(entry))
+            }
+            // Only a folder is tried with there, and it is empty.
+            (None, Some(FileType::Directory)) => {
+                self.take(around, entry, Leftover::Scratch, |around| around.remove_folder(entry))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What lies in one of our own folders.
+    fn kept(&mut self, own: &Folder, kept: Kept, entry: &OsStr) -> Result<()> {
+        let (what, ending) = match kept {
+            Kept::Work => (Leftover::Work, ""),
+            Kept::Trees => (Leftover::Digests, ".tree"),
+            Kept::Versions => (Leftover::Descriptor, ".gwv"),
+        };
+        let remove = |own: &Folder| own.remove_tree(entry);
+        if kept != Kept::Work && entry.as_bytes().ends_with(b".tmp") {
+            // Of a killed run, or somebody makes it just now, who then keeps nothing.
+            return match self.extent {
+                Extent::Everything => self.take(own, entry, Leftover::Scratch, remove),
+                Extent::Leftovers => Ok(()),
+            };
+        }
+        let Some(image) = entry.as_bytes().strip_suffix(ending.as_bytes()).map(OsStr::from_bytes) else {
+            return Ok(());
+        };
+        // Nobody is kept waiting for an image of which nothing goes.
+        if self.is_needed(image, what)? {
+            return Ok(());
+        }
+        let Some(_held) = (self.hold)(image)? else { return Ok(()) };
+        // A sync may have published it before it was held.
+        if self.is_needed(image, what)? {
+            return Ok(());
+        }
+        self.take(own, entry, what, remove)
+    }
+
+    fn is_needed(&self, image: &OsStr, what: Leftover) -> Result<bool> {
+        let may_be = what != Leftover::Work && self.extent == Extent::Leftovers;
+        Ok(may_be && self.kind_of(self.around, image)?.is_some())
+    }
+
+    fn take(
+        &mut self,
+        folder: &Folder,
+        entry: &OsStr,
+        what: Leftover,
+        remove: impl Fn(&Folder) -> io::Result<()>,
+    ) -> Result<()> {
+        // Whoever held it may have taken it away.
+        if self.kind_of(folder, entry)?.is_none() {
+            return Ok(());
+        }
+        let left = Left { path: folder.path().join(entry), what, bytes: occupied(folder, entry, 0) };
+        if self.tidying == Tidying::Remove {
+            remove(folder).map_err(|error| failed(&left.path, &error))?;
+        }
+        self.tidied.left.push(left);
+        Ok(())
+    }
+
+    fn kind_of(&self, folder: &Folder, entry: &OsStr) -> Result<Option<FileType>> {
+        folder.kind_of(entry).map_err(|error| failed(&folder.path().join(entry), &error))
+    }
+}
+
 /// Bytes that an entry occupies, with what is in it.
-fn occupied(folder: &Folder, name: &OsString, depth: u32) -> u64 {
+fn occupied(folder: &Folder, name: &OsStr, depth: u32) -> u64 {
     if let Ok(child) = folder.child(name) {
         let entries = if depth < 4 { child.entries().unwrap_or_default() } else { Vec::new() };
         return entries.iter().map(|entry| occupied(&child, entry, depth + 1)).sum();
@@ -123,83 +263,4 @@ fn occupied(folder: &Folder, name: &OsString, depth: u32) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::receive::work::WorkPlace;
-
-    const THERE: &str = "there.vhd";
-
-    /// Images that are there and gone with all that is kept of them, work, a killed run's lock, and a sync that runs.
-    fn scene() -> (tempfile::TempDir, WorkPlace) {
-        let scene = tempfile::tempdir().unwrap();
-        let running = WorkPlace::claim(&scene.path().join("running.vhd")).unwrap();
-        fs::write(running.shown("disk"), "d").unwrap();
-        let unfinished = WorkPlace::claim(&scene.path().join("unfinished.vhd")).unwrap();
-        fs::write(unfinished.shown("disk"), vec![1; 8192]).unwrap();
-        let around = Folder::open(scene.path()).unwrap();
-        for (kept, ending) in [(Kept::Trees, "tree"), (Kept::Versions, "gwv")] {
-            let own = goldwire_store::make_own(&around, kept).unwrap();
-            for image in [THERE, "gone.vhd", "running.vhd"] {
-                own.create_new(format!("{image}.{ending}"), 0o600).unwrap();
-            }
-        }
-        fs::write(scene.path().join(THERE), "").unwrap();
-        fs::write(scene.path().join(".killed.vhd.goldwire-lock"), "").unwrap();
-        (scene, running)
-    }
-
-    fn names(scene: &Path, left: &[Left]) -> Vec<String> {
-        let mut names: Vec<_> =
-            left.iter().map(|left| left.path.strip_prefix(scene).unwrap().display().to_string()).collect();
-        names.sort();
-        names
-    }
-
-    const LEFTOVERS: [&str; 4] = [
-        ".goldwire/trees/gone.vhd.tree",
-        ".goldwire/versions/gone.vhd.gwv",
-        ".goldwire/work/unfinished.vhd",
-        ".killed.vhd.goldwire-lock",
-    ];
-
-    #[test]
-    fn what_nobody_needs_goes_and_what_is_in_use_stays() {
-        let (scene, running) = scene();
-        let looked = tidy(scene.path(), Extent::Leftovers, Tidying::Look).unwrap();
-        assert_eq!(names(scene.path(), &looked), LEFTOVERS);
-        let work = looked.iter().find(|left| left.what == Leftover::Work).unwrap();
-        assert!(work.bytes >= 8192);
-        let removed = tidy(scene.path(), Extent::Leftovers, Tidying::Remove).unwrap();
-        assert_eq!(removed, looked);
-        assert_eq!(tidy(scene.path(), Extent::Leftovers, Tidying::Look), Ok(Vec::new()));
-        assert!(LEFTOVERS.iter().all(|name| !scene.path().join(name).exists()));
-        assert!(scene.path().join(".goldwire/trees/there.vhd.tree").is_file());
-        assert!(running.has("disk"));
-    }
-
-    #[test]
-    fn everything_goes_but_what_a_sync_holds_and_then_nothing_is_left() {
-        let (scene, running) = scene();
-        tidy(scene.path(), Extent::Everything, Tidying::Remove).unwrap();
-        assert!(running.has("disk") && scene.path().join(".goldwire/trees/running.vhd.tree").is_file());
-        drop(running);
-        tidy(scene.path(), Extent::Everything, Tidying::Remove).unwrap();
-        let left: Vec<_> =
-            fs::read_dir(scene.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, [THERE]);
-    }
-
-    #[test]
-    fn another_users_is_left_alone() {
-        let (scene, running) = scene();
-        drop(running);
-        if std::os::unix::fs::chown(scene.path().join(".goldwire"), Some(4711), None).is_err() {
-            return goldwire_stdx::testing::excuse(goldwire_stdx::testing::Excuse::NotRoot);
-        }
-        let removed = tidy(scene.path(), Extent::Everything, Tidying::Remove).unwrap();
-        assert_eq!(names(scene.path(), &removed), [".killed.vhd.goldwire-lock"]);
-        assert!(scene.path().join(".goldwire/work/unfinished.vhd/disk").is_file());
-    }
-}
+mod tests;

@@ -12,8 +12,9 @@
 //!                             previous/     the same files of an unfinished other version, now a seed
 //! ```
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -176,6 +177,20 @@ impl WorkPlace {
         let _ = self.all.remove_tree(&self.name);
         remove_empty(&self.around);
     }
+}
+
+/// The name of what lies hidden beside `target` itself.
+pub(super) fn hidden(target: &OsStr, ending: &str) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target);
+    name.push(ending);
+    name
+}
+
+/// The target beside which `name` lies [`hidden`].
+pub(super) fn shown(name: &OsStr, ending: &str) -> Option<OsString> {
+    let target = name.as_bytes().strip_prefix(b".")?.strip_suffix(ending.as_bytes())?;
+    (!target.is_empty()).then(|| OsStr::from_bytes(target).to_owned())
 }
 
 /// The state that a work folder records; `None` if there is none, or it is no state of ours.

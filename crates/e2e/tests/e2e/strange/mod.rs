@@ -36,6 +36,8 @@ pub(crate) struct Manners {
     pub(crate) has_holes: bool,
     /// Whether modes, owners and times are kept; otherwise setting them is refused, and everything is 0777.
     pub(crate) keeps_modes: bool,
+    /// The user that everything is shown to belong to, as a share does that maps root to nobody.
+    pub(crate) squashes_to: Option<u32>,
     pub(crate) has_links: bool,
     /// Whether a rename can be told to replace nothing.
     pub(crate) knows_noreplace: bool,
@@ -67,6 +69,7 @@ impl Manners {
             name_max: 255,
             has_holes: true,
             keeps_modes: true,
+            squashes_to: None,
             has_links: true,
             knows_noreplace: true,
             renames_across: true,

@@ -110,7 +110,8 @@ impl Store {
         let mut bytes = longs(&[id, node.size, stored / 512, seconds, seconds, seconds]);
         let links = node.links.max(1);
         bytes.extend(words(&[nanoseconds, nanoseconds, nanoseconds, mode, links]));
-        bytes.extend(words(&[node.owner.0, node.owner.1, 0, PAGE as u32, 0]));
+        let user = manners.squashes_to.unwrap_or(node.owner.0);
+        bytes.extend(words(&[user, node.owner.1, 0, PAGE as u32, 0]));
         Ok(bytes)
     }
 
