@@ -32,6 +32,8 @@ pub enum Excuse {
     NoHoles,
     /// The file system of the temporary folder keeps every page (tmpfs).
     NoMedium,
+    /// The file system of the temporary folder keeps no extended attributes or access lists.
+    NoAttributes,
     /// The judge's machine code is for another processor.
     OtherProcessor,
     /// Nobody named a chain of VHDs that `vhd-util` made: Debian has no such program, and the files are large.
@@ -50,6 +52,9 @@ impl Excuse {
             Self::NoIpv6 => "no IPv6",
             Self::NoHoles => "the temporary folder's file system does not tell about holes",
             Self::NoMedium => "the temporary folder's file system keeps every page (tmpfs)",
+            Self::NoAttributes => {
+                "the temporary folder's file system keeps no extended attributes or access lists"
+            }
             Self::OtherProcessor => "another processor",
             Self::NoForeignChain => {
                 "no chain of vhd-util's at hand (GOLDWIRE_VHD_CHAIN=FOLDER/CHILD.vhd:SHA256)"

@@ -40,7 +40,8 @@ pub(crate) fn publish(
     }
     let old = around.read_file(name);
     // After the mode, which an access list goes with, and before the one that was asked for.
-    let lost = old.as_ref().map_or_else(|_| Vec::new(), |old| attributes::keep(old, &file));
+    let old_or_not = old.as_ref().map_err(|error| io::Error::new(error.kind(), error.to_string()));
+    let lost = attributes::keep(old_or_not, &file);
     set_what_was_asked(&file, target, job)?;
     // The content's own time, as rsync -t keeps it. It also makes every later write move the modification time,
     // however coarse the file system's clock is, which the kept trees rely on.
@@ -61,14 +62,7 @@ pub(crate) fn publish(
     around.sync().map_err(|error| failed("sync the folder of", &error))?;
     keep_records(place, target, format, version, job);
     place.clear();
-    let notice = || {
-        format!(
-            "{} does not have these attributes of the file that it replaced: {}",
-            target.display(),
-            lost.join(", ")
-        )
-    };
-    Ok((!lost.is_empty()).then(notice))
+    Ok(lost.map(|lost| format!("{} {lost}", target.display())))
 }
 
 /// Gives the file the owner and the mode that the user asked for, or fails.
