@@ -179,7 +179,10 @@ fn slice<'a>(bytes: &'a [u8], part: &Part) -> io::Result<&'a [u8]> {
 /// Bytes in memory that nobody but this answer needs: not those of a file or a boot medium that is kept for all who ask.
 fn made_for(answer: &Answer, content: Option<&Content>) -> usize {
     let own = match content.map(|content| &content.body) {
-        Some(Body::Memory(bytes)) if Arc::strong_count(bytes) == 1 => bytes.len(),
+        // What is longer than any script is kept somewhere.
+        Some(Body::Memory(bytes)) if Arc::strong_count(bytes) == 1 && bytes.len() as u64 <= ONE_WRITE_MAX => {
+            bytes.len()
+        }
         _ => 0,
     };
     let pieces = answer.pieces.iter().map(|piece| match piece {
