@@ -110,6 +110,14 @@ mod tests {
         Agreement::of(text, Some(folder)).digest(folder)
     }
 
+    /// What is rendered for a device or lies elsewhere is no file here, and members need not have the same.
+    #[test]
+    fn only_files_of_the_tree_are_agreed_on() {
+        let text = "[profile.a]\nkernel = \"k\"\n\
+                    initrd = [\"of/{{mac}}\", \"http://10.0.0.9/i\", \"iscsi:10.0.0.9::::x\", \"i\"]\n";
+        assert_eq!(Agreement::of(text, None).files, ["i", "k"]);
+    }
+
     #[test]
     fn members_that_differ_in_what_is_about_one_server_agree() {
         let folder = tempfile::tempdir().unwrap();

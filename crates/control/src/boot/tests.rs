@@ -880,3 +880,20 @@ fn rules_by_relay_want_the_relays_named() {
         assert_eq!(told(&format!("{mode}\nrelays = [\"10.0.0.0/24\"]"), circuit), expected(&[]));
     }
 }
+
+#[test]
+fn a_lease_is_no_shorter_than_a_boot() {
+    for key in ["lease", "boot-lease"] {
+        for (seconds, is_enough) in [(1, false), (29, false), (30, true), (31, true), (3600, true)] {
+            let text = format!(
+                "[[subnet]]\nnetwork = \"10.0.0.0/24\"\n{key} = \"{seconds}s\"\n\
+                 [[member]]\nname = \"m\"\naddress = \"10.0.0.1\"\n"
+            );
+            let parsed = parse(&text, Path::new("boot.toml"));
+            let is_refused = parsed.is_err_and(|problems| {
+                problems.list.iter().any(|problem| problem.message.contains("shorter than 30s"))
+            });
+            assert_eq!(is_refused, !is_enough, "{key} of {seconds} s");
+        }
+    }
+}

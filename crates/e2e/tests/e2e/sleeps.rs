@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::workspace_rules::tracked;
 
 /// File below `crates/`, how often it sleeps, and the reason.
-const SLEEPS: [(&str, usize, &str); 23] = [
+const SLEEPS: &[(&str, usize, &str)] = &[
     ("stdx/src/testing.rs", 1, "`until` itself"),
     // The programs.
     ("control/src/boot/serve/mod.rs", 1, "the time in which probes have to see that a member goes"),
@@ -36,6 +36,7 @@ const SLEEPS: [(&str, usize, &str); 23] = [
     ),
     ("replicate/src/dial/process.rs", 1, "std waits for processes without a time limit"),
     // Parts that tests play.
+    ("e2e/tests/e2e/strange/mod.rs", 1, "a file system that writes slowly"),
     (
         "e2e/tests/e2e/tool.rs",
         1,

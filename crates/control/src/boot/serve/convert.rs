@@ -235,4 +235,33 @@ mod tests {
         assert!(is_believed("10.0.0.0") && is_believed("10.0.0.255") && is_believed("10.0.9.9"));
         assert!(!is_believed("10.0.1.0") && !is_believed("10.0.9.8"));
     }
+
+    fn settings(text: &str) -> Settings {
+        let text = format!("{text}[[member]]\nname = \"m\"\naddress = \"192.0.2.1\"\n");
+        boot::parse(&text, std::path::Path::new("boot.toml")).unwrap().settings
+    }
+
+    /// With a subnet the clients of its version of IP are known, and of the other one nothing is.
+    #[test]
+    fn tftp_answers_whom_the_file_knows() {
+        let of = |text: &str| {
+            let networks = tftp_networks(&settings(text));
+            move |address: &str| networks.iter().any(|network| network.contains(address.parse().unwrap()))
+        };
+        let known =
+            of("[http]\nproxy-protocol-from = [\"10.9.0.0/24\"]\n[[subnet]]\nnetwork = \"10.0.0.0/24\"\n");
+        for address in ["10.0.0.7", "10.9.0.7", "192.0.2.1", "127.0.0.1", "::1", "2001:db8::1"] {
+            assert!(known(address), "{address}");
+        }
+        assert!(!known("10.0.1.7") && !known("192.0.2.2") && !known("8.8.8.8"));
+        let said = of("[tftp]\nallow-from = [\"10.0.1.0/24\"]\n[[subnet]]\nnetwork = \"10.0.0.0/24\"\n");
+        assert!(said("10.0.1.7") && !said("10.0.0.7") && !said("::1"));
+    }
+
+    #[test]
+    fn each_stage_has_the_lease_that_its_subnet_says() {
+        let text = "[[subnet]]\nnetwork = \"10.0.0.0/24\"\nlease = \"2h\"\nboot-lease = \"7m\"\n";
+        let subnet = subnet_of(&settings(text).subnets[0]);
+        assert_eq!((subnet.lease.as_secs(), subnet.boot_lease.as_secs()), (7200, 420));
+    }
 }
