@@ -17,7 +17,7 @@ pub(super) enum Greeting {
     Ended(String),
 }
 
-/// Waits for the agent's preamble, installing it on the way if it is missing.
+/// Waits for the agent's preamble, installing it on the way if it is missing. Calls `step` whenever a piece of it is sent.
 pub(super) fn shake_hands(
     reader: &mut BufReader<impl Read>,
     writer: &mut impl Write,
@@ -49,11 +49,8 @@ pub(super) fn shake_hands(
         if noise.ends_with(INSTALL_FAILED) {
             return Err(Greeting::Failed(install_failed(rest_of_line(reader).trim())));
         }
-        if noise.ends_with(GOT_PIECE) {
-            step();
-            if send_piece(writer, &mut pieces).is_err() {
-                return Err(Greeting::Ended(BROKE.into()));
-            }
+        if noise.ends_with(GOT_PIECE) && send_piece(writer, &mut pieces, step).is_err() {
+            return Err(Greeting::Ended(BROKE.into()));
         }
         if noise.ends_with(NEEDS_AGENT) && !is_installed {
             is_installed = true;
@@ -71,10 +68,9 @@ pub(super) fn shake_hands(
                     invalid(text).hint("build an agent for that machine and name it with --agent-program");
                 return Err(Greeting::OtherMachine(machine, failure));
             }
-            step();
             pieces = program.bytes.chunks(PIECE);
             let sent = writeln!(writer, "{}", program.bytes.len());
-            if sent.and_then(|()| send_piece(writer, &mut pieces)).is_err() {
+            if sent.and_then(|()| send_piece(writer, &mut pieces, step)).is_err() {
                 return Err(Greeting::Ended(BROKE.into()));
             }
         }
@@ -92,12 +88,12 @@ type Pieces<'a> = std::slice::Chunks<'a, u8>;
 const BROKE: &str = "the connection broke while the agent was installed";
 
 /// The next piece of the program, when the one before has arrived: a line that is slow and moves is none that hangs, and no
-/// reader over there finds more than it should take.
-fn send_piece(writer: &mut impl Write, pieces: &mut Pieces<'_>) -> io::Result<()> {
-    match pieces.next() {
-        Some(piece) => writer.write_all(piece).and_then(|()| writer.flush()),
-        None => Ok(()),
-    }
+/// reader over there finds more than it should take. Only a piece that is sent is a step: a host has as many as the
+/// program has pieces, whatever it says.
+fn send_piece(writer: &mut impl Write, pieces: &mut Pieces<'_>, step: &mut dyn FnMut()) -> io::Result<()> {
+    let Some(piece) = pieces.next() else { return Ok(()) };
+    step();
+    writer.write_all(piece).and_then(|()| writer.flush())
 }
 
 fn rest_of_line(reader: &mut impl BufRead) -> String {
@@ -149,16 +145,21 @@ mod tests {
         Program { machine: "x86_64".into(), bytes: Arc::new(vec![9; 5000]) }
     }
 
-    /// What the handshake makes of what a host prints, and what it sends there.
-    fn hands(printed: &[u8]) -> (Result<Hello, String>, Vec<u8>) {
-        let (program, mut sent) = (program(), Vec::new());
+    /// What the handshake makes of what a host prints, what it sends there, and in how many steps.
+    fn hands_with(program: &Program, printed: &[u8]) -> (Result<Hello, String>, Vec<u8>, usize) {
+        let (mut sent, mut steps) = (Vec::new(), 0);
         let digest = digest_of(&program.bytes);
         let mut reader = BufReader::new(printed);
-        let shaken = shake_hands(&mut reader, &mut sent, Some((&program, &digest)), &mut || ());
+        let shaken = shake_hands(&mut reader, &mut sent, Some((program, &digest)), &mut || steps += 1);
         let shaken = shaken.map_err(|end| match end {
             Greeting::Failed(failure) | Greeting::OtherMachine(_, failure) => failure.to_string(),
             Greeting::Ended(noise) => format!("ended: {noise}"),
         });
+        (shaken, sent, steps)
+    }
+
+    fn hands(printed: &[u8]) -> (Result<Hello, String>, Vec<u8>) {
+        let (shaken, sent, _) = hands_with(&program(), printed);
         (shaken, sent)
     }
 
@@ -205,25 +206,23 @@ mod tests {
         assert!(refused.unwrap_err().contains("could not be installed"));
     }
 
-    /// Each piece waits until the one before has arrived, and each that has arrived gives the host time.
+    /// Each piece waits until the one before has arrived. Each that is sent gives the host time, and nothing else does: one
+    /// that says for days that it got something is given up as any other.
     #[test]
     fn a_program_goes_in_pieces() {
         let program = Program { machine: "x86_64".into(), bytes: Arc::new(vec![7; 2 * PIECE + 5]) };
         let (got, needs) = (b"GOLDWIRE-GOT\n".as_slice(), b"GOLDWIRE-NEEDS-AGENT Linux x86_64\n".as_slice());
-        for arrived in 0..4 {
-            let printed = [needs, &got.repeat(arrived)].concat();
-            let (mut sent, mut steps) = (Vec::new(), 0);
-            let digest = digest_of(&program.bytes);
-            let mut reader = BufReader::new(printed.as_slice());
-            let shaken = shake_hands(&mut reader, &mut sent, Some((&program, &digest)), &mut || steps += 1);
-            assert!(matches!(shaken, Err(Greeting::Ended(_))));
+        for arrived in [0, 1, 2, 3, 4, 100] {
+            let (shaken, sent, steps) = hands_with(&program, &[needs, &got.repeat(arrived)].concat());
+            assert!(shaken.unwrap_err().starts_with("ended"));
             let first = format!("{}\n", program.bytes.len()).len();
             assert_eq!(sent.len() - first, program.bytes.len().min((arrived + 1) * PIECE), "{arrived}");
-            assert_eq!(steps, arrived + 1);
+            assert_eq!(steps, 3.min(arrived + 1), "{arrived}");
         }
-        // Nobody who is sent nothing gets a piece.
-        let (ended, sent) = hands(got);
+        // Nobody who is sent nothing gets a piece, or time.
+        let (ended, sent, steps) = hands_with(&program, &got.repeat(100));
         assert!(ended.is_err() && sent.is_empty());
+        assert_eq!(steps, 0);
     }
 
     #[test]
