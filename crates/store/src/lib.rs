@@ -14,7 +14,7 @@ mod version;
 
 pub use chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, is_zero};
 pub use error::{Error, Result};
-pub use own::{Kept, OWN_FOLDER, find_ours, find_own, make_own, remove_empty, user_beside};
+pub use own::{Kept, OWN_FOLDER, find_ours, find_own, make_own, remove_empty, user_beside, with_own};
 pub use rolling::Rolling;
 pub use tree::{
     BuildOptions, Differences, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,

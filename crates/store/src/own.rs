@@ -41,7 +41,8 @@ impl Kept {
     }
 }
 
-/// Opens the folder for `kept` beside the images in `around`, and makes it if it is missing.
+/// Opens the folder for `kept` beside the images in `around`, and makes it if it is missing. It stays only while something
+/// lies in it: who puts something there does it by [`with_own`].
 ///
 /// # Errors
 /// `PermissionDenied` if nothing may be made in `around`, or what has our name there is not ours alone; `NotFound` if
@@ -63,6 +64,29 @@ pub fn make_own(around: &Folder, kept: Kept) -> io::Result<Folder> {
     };
     own.own_child(kept.name(), manners)
 }
+
+/// Does `work` in the folder for `kept` beside the images in `around`. The folder is made if it is missing. It is made anew,
+/// and `work` done again, if [`remove_empty`] took it away before anything lay in it: whoever ends beside us does that.
+/// `work` is done again also when something else of it is not found, so it must not matter how often it is begun.
+///
+/// # Errors
+/// As [`make_own`]; those of `work`.
+pub fn with_own<T>(
+    around: &Folder,
+    kept: Kept,
+    mut work: impl FnMut(Folder) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut tries = 1;
+    loop {
+        match make_own(around, kept).and_then(&mut work) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < MAKE_TRIES => tries += 1,
+            done => return done,
+        }
+    }
+}
+
+/// How often a folder is made anew that somebody took away.
+const MAKE_TRIES: usize = 20;
 
 /// The folders for `kept` beside the images in `around` that belong to us, to root or to one of `trusted` (user
 /// numbers), and to which nobody else can write. Nothing is made.
@@ -119,7 +143,7 @@ fn ours(around: &Folder) -> (Vec<Folder>, Manners) {
 }
 
 /// Takes our own folders beside the images in `around` away as far as they are empty. Whoever makes one at the same time
-/// makes it again.
+/// makes it again: see [`with_own`].
 pub fn remove_empty(around: &Folder) {
     // Another user's is another user's. A folder that is not empty refuses to go.
     for own in ours(around).0 {
@@ -137,6 +161,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::path::Path;
+
+    use goldwire_stdx::Existing;
 
     use super::*;
 
@@ -271,6 +297,63 @@ mod tests {
             remove_empty(&around);
             assert!(find_ours(&around, Kept::Work).is_empty(), "{what}");
             assert!(around.entries().unwrap().iter().all(|entry| entry == OWN_FOLDER), "{what}");
+        }
+    }
+
+    /// One ends and takes away what is empty, while others put in what they keep: a descriptor, a tree by its rename.
+    #[test]
+    fn what_is_kept_is_kept_while_others_end_beside_it() {
+        const ROUNDS: usize = 2000;
+        let scene = tempfile::tempdir().unwrap();
+        let around = Folder::open(scene.path()).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let keep = |round: usize| -> io::Result<()> {
+            let name = round.to_string();
+            match round % 2 {
+                0 => with_own(&around, Kept::Versions, |folder| folder.create_new(&name, 0o600).map(drop))?,
+                _ => {
+                    around.create_new(&name, 0o600)?;
+                    with_own(&around, Kept::Trees, |folder| {
+                        around.rename(&name, &folder, &name, Existing::Replace)
+                    })?;
+                }
+            }
+            let kept = if round.is_multiple_of(2) { Kept::Versions } else { Kept::Trees };
+            let [folder] = &find_own(&around, kept, &[])[..] else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
+            folder.read_file(&name)?;
+            folder.remove_file(&name)
+        };
+        let kept: Vec<io::Result<()>> = std::thread::scope(|scope| {
+            goldwire_stdx::spawn_scoped(scope, "ends", || {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    remove_empty(&around);
+                }
+            })
+            .unwrap();
+            let kept = (0..ROUNDS).map(keep).collect();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            kept
+        });
+        let lost = kept.iter().filter(|kept| kept.is_err()).count();
+        assert_eq!(lost, 0, "of {ROUNDS}: {:?}", kept.iter().find(|kept| kept.is_err()));
+        remove_empty(&around);
+        assert!(around.entries().unwrap().is_empty());
+    }
+
+    /// What is not found for another reason is said, and not tried for ever; other failures are final.
+    #[test]
+    fn tries_have_an_end() {
+        let scene = tempfile::tempdir().unwrap();
+        let around = Folder::open(scene.path()).unwrap();
+        for (kind, most) in [(io::ErrorKind::NotFound, MAKE_TRIES), (io::ErrorKind::StorageFull, 1)] {
+            let mut begun = 0;
+            let failed = with_own(&around, Kept::Trees, |_| -> io::Result<()> {
+                begun += 1;
+                Err(kind.into())
+            });
+            assert_eq!((failed.unwrap_err().kind(), begun), (kind, most));
         }
     }
 

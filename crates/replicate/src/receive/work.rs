@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use goldwire_stdx::{Existing, Folder};
-use goldwire_store::{Kept, find_own, make_own, remove_empty};
+use goldwire_store::{Kept, find_own, remove_empty, with_own};
 use serde::{Deserialize, Serialize};
 
 use super::lock::TargetLock;
@@ -64,21 +64,9 @@ impl WorkPlace {
         let failed = |error| Failure::io(format!("make a work folder in {}", parent.display()), &error);
         let around = Folder::open(parent).map_err(failed)?;
         let lock = TargetLock::take(parent, name)?;
-        let make = || -> io::Result<(Folder, Folder)> {
-            let all = make_own(&around, Kept::Work)?;
-            // Within a folder that is ours alone, so whatever lies here is ours too.
-            let folder = all.make_child(name, 0o700)?;
-            Ok((all, folder))
-        };
-        // A sync to another target that ends may take an empty folder away between two steps.
-        let mut tries = MAKE_TRIES;
-        let made = loop {
-            match make() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries > 0 => tries -= 1,
-                made => break made,
-            }
-        };
-        let (all, folder) = made.map_err(failed)?;
+        // Within a folder that is ours alone, so whatever lies here is ours too.
+        let make = |all: Folder| all.make_child(name, 0o700).map(|folder| (all, folder));
+        let (all, folder) = with_own(&around, Kept::Work, make).map_err(failed)?;
         Ok(Self { around, all, folder, name: name.to_owned(), _lock: lock })
     }
 
@@ -200,9 +188,6 @@ fn recorded(folder: &Folder) -> io::Result<Option<State>> {
         read => Ok(read?.and_then(|bytes| postcard::from_bytes(&bytes).ok())),
     }
 }
-
-/// How often a work folder is made anew that somebody took away.
-const MAKE_TRIES: usize = 20;
 
 /// What a work folder holds of one attempt.
 const FILES: [&str; 6] = ["state", "laid-out", "disk", "tree", "journal", "readback"];

@@ -23,7 +23,7 @@ use super::build::{BuildOptions, build_tree};
 use super::file::{Seal, TreeFile};
 use super::geometry::{Root, TreeGeometry};
 use crate::error::{Error, Result};
-use crate::own::{Kept, find_own, make_own};
+use crate::own::{Kept, find_own, with_own};
 
 /// How long a file must have been left alone before its tree is kept. NFS servers may keep whole seconds.
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
@@ -104,9 +104,12 @@ impl TreeCache {
         let (Some(key), Some(place)) = (key(image), Place::of(image)) else { return Ok(()) };
         let tree = TreeFile::open(work, name, image.device.size())?;
         tree.seal(&Seal { root, key, chunks_used })?;
-        make_own(&place.around, Kept::Trees)
-            .and_then(|folder| work.rename(name, &folder, &place.beside, Existing::Replace))
-            .map_err(|source| Error::TreeFile { doing: "keep", path: tree.path().to_owned(), source })
+        let rename = |folder: Folder| work.rename(name, &folder, &place.beside, Existing::Replace);
+        with_own(&place.around, Kept::Trees, rename).map_err(|source| Error::TreeFile {
+            doing: "keep",
+            path: tree.path().to_owned(),
+            source,
+        })
     }
 }
 
@@ -139,18 +142,26 @@ impl Scratch {
     /// kept, without a name in the folder for temporary files.
     fn new(image: &Image, shape: TreeGeometry) -> Result<Self> {
         let unique = format!("{}-{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let begin = |folder: Folder| -> io::Result<(Folder, TreeFile)> {
+            sweep(&folder);
+            match TreeFile::create(&folder, &unique, shape.clone()) {
+                Ok(tree) => Ok((folder, tree)),
+                Err(Error::TreeFile { source, .. }) => Err(source),
+                Err(other) => Err(io::Error::other(other)),
+            }
+        };
         let place = Place::of(image);
         let beside = || {
             let place = place.as_ref()?;
-            Some((make_own(&place.around, Kept::Trees).ok()?, place.beside.clone()))
+            Some((with_own(&place.around, Kept::Trees, begin).ok()?, place.beside.clone()))
         };
-        let in_cache = || Some((make_in_cache().ok()?, place.as_ref()?.in_cache.clone()));
-        for (folder, kept) in [beside(), in_cache()].into_iter().flatten() {
-            sweep(&folder);
-            if let Ok(tree) = TreeFile::create(&folder, &unique, shape.clone()) {
-                let started_ns = tree.identity().map_or(0, |identity| identity.changed_ns);
-                return Ok(Self { tree, started_ns, named: Some(Named { folder, scratch: unique, kept }) });
-            }
+        let in_cache = || {
+            let place = place.as_ref()?;
+            Some((make_in_cache().and_then(begin).ok()?, place.in_cache.clone()))
+        };
+        if let Some(((folder, tree), kept)) = beside().or_else(in_cache) {
+            let started_ns = tree.identity().map_or(0, |identity| identity.changed_ns);
+            return Ok(Self { tree, started_ns, named: Some(Named { folder, scratch: unique, kept }) });
         }
         Ok(Self { tree: TreeFile::unnamed(shape)?, started_ns: 0, named: None })
     }

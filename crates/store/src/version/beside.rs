@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use goldwire_stdx::{Folder, Hints};
 
 use super::descriptor::{Version, VersionError};
-use crate::own::{Kept, find_own, make_own};
+use crate::own::{Kept, find_own, with_own};
 use crate::tree::Root;
 
 /// Bytes that a descriptor may have: its texts are bounded.
@@ -93,7 +93,7 @@ pub fn beside(image: &Path, root: &Root) -> Result<Option<(Version, Vec<u8>)>, B
 /// `Image`, `File`.
 pub fn keep_beside(image: &Path, bytes: &[u8]) -> Result<(), BesideError> {
     let (around, name) = place(image)?;
-    let kept = make_own(&around, Kept::Versions).and_then(|folder| folder.replace(&name, bytes, 0o600));
+    let kept = with_own(&around, Kept::Versions, |folder| folder.replace(&name, bytes, 0o600));
     kept.map_err(|source| BesideError::File { doing: "write", path: around.path().join(&name), source })
 }
 
