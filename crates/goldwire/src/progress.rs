@@ -377,8 +377,17 @@ impl Target {
 
     fn describe_progress(&self) -> String {
         let counters = &self.counters;
-        if self.phase == Some(Phase::Verifying) {
-            return format!("reading back, {}", ByteSize(counters.bytes_verified));
+        match self.phase {
+            Some(Phase::Verifying) => {
+                return format!("reading back, {}", ByteSize(counters.bytes_verified));
+            }
+            None | Some(Phase::Comparing) if counters.bytes_laid_out > 0 => {
+                return format!("making room, {}", ByteSize(counters.bytes_laid_out));
+            }
+            Some(Phase::Comparing) => {
+                return format!("comparing, {} received", ByteSize(counters.wire_in));
+            }
+            _ => {}
         }
         let (done, total) = self.position();
         let saved = done.saturating_sub(counters.wire_in);
@@ -444,7 +453,8 @@ fn target_json(event: &TargetEvent) -> Value {
 
 fn counters_json(event: &str, counters: &Counters) -> Value {
     json!({
-        "event": event, "chunks_total": counters.chunks_total, "chunks_done": counters.chunks_done,
+        "event": event, "nodes_received": counters.nodes_received, "bytes_laid_out": counters.bytes_laid_out,
+        "chunks_total": counters.chunks_total, "chunks_done": counters.chunks_done,
         "chunks_resumed": counters.chunks_resumed, "chunks_seeded": counters.chunks_seeded,
         "chunks_received": counters.chunks_received, "blocks_found": counters.blocks_found,
         "blocks_received": counters.blocks_received, "wire_in": counters.wire_in, "wire_out": counters.wire_out,

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 use goldwire_stdx::spawn;
 
 pub(crate) use self::throttle::Throttle;
-use crate::failure::Result;
+use crate::failure::{AGAIN, Result};
 use crate::wire::{Failure, FailureKind, Frame, Head, Kind, WireError};
 
 /// A silent side sends a ping this often.
@@ -200,7 +200,7 @@ pub(crate) fn lost(peer: &str, error: Option<&WireError>) -> Failure {
     if let Some(error) = error {
         failure.chain.push(error.to_string());
     }
-    failure.hint("run the same command again: it continues where this one stopped")
+    failure.hint(AGAIN)
 }
 
 /// Notes when bytes come, not when a frame is whole: on a slow line one frame can take minutes.

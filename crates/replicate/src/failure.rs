@@ -11,6 +11,11 @@ use crate::wire::{Failure, FailureKind, WireError};
 /// The result of everything that can fail towards a peer or a user.
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
+/// What is true of every run that ended in between, wherever it was: only chunks outlive it, a tree that was fetched in part
+/// does not.
+pub(crate) const AGAIN: &str =
+    "run the same command again: it continues behind the chunks that arrived, and begins anew if none had";
+
 impl Failure {
     /// A failure of one sentence.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
@@ -51,8 +56,7 @@ impl Failure {
 
     /// Stopped on request.
     pub fn stopped() -> Self {
-        Self::new(FailureKind::Stopped, "stopped before the end")
-            .hint("run the same command again: it continues where this one stopped")
+        Self::new(FailureKind::Stopped, "stopped before the end").hint(AGAIN)
     }
 
     /// As a report for printing.

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use goldwire_disk::{Access, BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
@@ -130,19 +131,23 @@ impl ContainerFile {
     }
 
     /// Opens the work file of an earlier attempt, or makes a new one with every block in its place.
-    fn open_or_make(&self, tree: &TreeFile) -> Result<(Arc<dyn BlockDevice>, Option<String>)> {
+    fn open_or_make(
+        &self,
+        tree: &TreeFile,
+        options: &BuildOptions<'_>,
+    ) -> Result<(Arc<dyn BlockDevice>, Option<String>)> {
         let path = self.place.shown("disk");
         let format = disk_format(self.target.format);
         let mut notice = None;
         if self.place.has("laid-out") {
-            let options =
+            let to_write =
                 OpenOptions { access: Access::Write, format: Some(format), ..OpenOptions::default() };
             let opened = self
                 .place
                 .folder()
                 .write_file("disk")
                 .map_err(|error| Failure::io(format!("open {}", path.display()), &error));
-            match opened.and_then(|file| Ok(goldwire_disk::open_file(file, &path, &options)?)) {
+            match opened.and_then(|file| Ok(goldwire_disk::open_file(file, &path, &to_write)?)) {
                 Ok(image) => return Ok((image.device, None)),
                 Err(failure) => {
                     let why = failure.report().line();
@@ -150,10 +155,10 @@ impl ContainerFile {
                 }
             }
         }
-        Ok((self.make(tree, &path)?, notice))
+        Ok((self.make(tree, &path, options)?, notice))
     }
 
-    fn make(&self, tree: &TreeFile, path: &Path) -> Result<Arc<dyn BlockDevice>> {
+    fn make(&self, tree: &TreeFile, path: &Path, options: &BuildOptions<'_>) -> Result<Arc<dyn BlockDevice>> {
         let folder = self.place.folder();
         let make = || -> io::Result<File> {
             for name in ["laid-out", "disk", "journal"] {
@@ -166,6 +171,9 @@ impl ContainerFile {
         let shape = tree.shape();
         let nodes = if shape.levels() == 1 { 1 } else { shape.count(1) };
         for node in 0..nodes {
+            if options.stop.load(Ordering::Relaxed) {
+                return Err(Failure::stopped());
+            }
             if shape.levels() > 1 && tree.id(1, node)?.is_zero() {
                 continue;
             }
@@ -176,6 +184,7 @@ impl ContainerFile {
                 if !group[0].is_zero() {
                     let guest = shape.chunk_range(first).start..shape.chunk_range(last - 1).end;
                     device.allocate(guest.start, guest.end - guest.start)?;
+                    options.progress.bytes_done.fetch_add(guest.end - guest.start, Ordering::Relaxed);
                 }
                 first = last;
             }
@@ -209,8 +218,8 @@ impl Destination for ContainerFile {
         Ok((TreeFile::create(folder, "tree", self.shape.clone())?, false))
     }
 
-    fn lay_out(&self, tree: &TreeFile, done: &Bitmap) -> Result<LaidOut> {
-        let (device, notice) = self.open_or_make(tree)?;
+    fn lay_out(&self, tree: &TreeFile, done: &Bitmap, options: &BuildOptions<'_>) -> Result<LaidOut> {
+        let (device, notice) = self.open_or_make(tree, options)?;
         let _ = self.device.set(device);
         let opened = self.place.folder().open_or_create("journal", 0o600);
         let (journal, resumed) =

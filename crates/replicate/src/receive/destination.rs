@@ -16,8 +16,9 @@ pub(crate) trait Destination: Send + Sync {
     fn tree(&self) -> Result<(TreeFile, bool)>;
 
     /// Gives every chunk of `tree` that is not zero its place, and adds to `done` what an earlier attempt has put there
-    /// durably. The layout follows from the tree alone.
-    fn lay_out(&self, tree: &TreeFile, done: &Bitmap) -> Result<LaidOut>;
+    /// durably. The layout follows from the tree alone; `options` say where to tell how many bytes have their place, and
+    /// whether to stop.
+    fn lay_out(&self, tree: &TreeFile, done: &Bitmap, options: &BuildOptions<'_>) -> Result<LaidOut>;
 
     /// Writes chunks from chunk `first` on, at places that never held anything else.
     fn write(&self, first: u64, bytes: &[u8]) -> Result<()>;

@@ -70,6 +70,7 @@ impl Watch<'_> {
         loop {
             match claim() {
                 Err(failure) if failure.kind == FailureKind::Busy && began.elapsed() < most => {
+                    (self.emit)(Event::Waiting);
                     if !std::mem::replace(&mut is_told, true) {
                         (self.emit)(Event::Notice(format!("waiting: {}", failure.chain.join(": "))));
                     }
@@ -135,6 +136,8 @@ struct Running {
     plan: Option<Plan>,
     /// Chunks that an earlier attempt left.
     resumed: u64,
+    nodes_received: u64,
+    bytes_laid_out: u64,
 }
 
 impl Driver<'_> {
@@ -172,7 +175,8 @@ impl Driver<'_> {
                 Some(Input::Stop | Input::Ended(_)) | None => {}
             }
             machine.handle_timeout(Instant::now())?;
-            if running.workers.is_some() && reported.elapsed() >= PROGRESS_EVERY {
+            running.nodes_received = machine.nodes_received();
+            if reported.elapsed() >= PROGRESS_EVERY {
                 reported = Instant::now();
                 (self.watch.emit)(Event::Progress(self.counters(&running)));
             }
@@ -240,7 +244,18 @@ impl Driver<'_> {
         // Behind whole disks, which have an index of their blocks; but kept: it is the only copy of what it holds.
         seeds.extend(self.previous.take());
         let done = Bitmap::new(tree.shape().chunks());
-        let laid_out = destination.lay_out(&tree, &done)?;
+        let progress = Progress::default();
+        let options = BuildOptions { threads: None, stop: self.watch.stop.flag(), progress: &progress };
+        let bytes_laid_out = || progress.bytes_done.load(Ordering::Relaxed);
+        let laid_out = self.watch.watching(
+            || destination.lay_out(&tree, &done, &options),
+            || {
+                let counters = Counters { bytes_laid_out: bytes_laid_out(), ..self.counters(running) };
+                (self.watch.emit)(Event::Progress(counters));
+            },
+        )?;
+        self.watch.check_stopped()?;
+        running.bytes_laid_out = bytes_laid_out();
         if let Some(notice) = laid_out.notice {
             (self.watch.emit)(Event::Notice(notice));
         }
@@ -380,7 +395,12 @@ impl Driver<'_> {
 
     fn counters(&self, running: &Running) -> Counters {
         let wire = wire_counters(&self.connection);
-        let base = Counters { chunks_total: self.version.chunks_used, ..wire };
+        let base = Counters {
+            chunks_total: self.version.chunks_used,
+            nodes_received: running.nodes_received,
+            bytes_laid_out: running.bytes_laid_out,
+            ..wire
+        };
         let Some(shared) = &running.shared else { return base };
         let tally = &shared.tally;
         Counters {

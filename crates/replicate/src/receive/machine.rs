@@ -149,6 +149,8 @@ pub(crate) struct Machine {
     /// The root that reading back gave.
     proven: Option<Root>,
     link_rate: Option<u64>,
+    /// Nodes of the tree that came.
+    nodes_received: u64,
 }
 
 impl Machine {
@@ -171,6 +173,7 @@ impl Machine {
             repairs: 0,
             proven: None,
             link_rate: None,
+            nodes_received: 0,
         };
         if is_whole {
             machine.compared(Known { tree, seeds });
@@ -217,6 +220,11 @@ impl Machine {
         self.link_rate
     }
 
+    /// Nodes of the tree that came and are proven.
+    pub(crate) fn nodes_received(&self) -> u64 {
+        self.nodes_received
+    }
+
     /// Time has passed.
     ///
     /// # Errors
@@ -239,6 +247,7 @@ impl Machine {
             (Purpose::Nodes(indices, length), State::Comparing(walk)) => {
                 self.client.refund(cost);
                 walk.take(&indices, &unpack_answer(&payload, length)?)?;
+                self.nodes_received += indices.len() as u64;
             }
             (Purpose::Hashes(chunks, order), State::Transferring { .. }) => {
                 self.client.refund(cost);

@@ -228,7 +228,10 @@ impl Run {
                 let named = seeds.len();
                 seeds::keep_best(&mut seeds, &tree, named);
                 let done = Bitmap::new(tree.shape().chunks());
-                let laid_out = self.destination.lay_out(&tree, &done)?;
+                let (stop, progress) = (false.into(), Progress::default());
+                let options =
+                    goldwire_store::BuildOptions { threads: None, stop: &stop, progress: &progress };
+                let laid_out = self.destination.lay_out(&tree, &done, &options)?;
                 self.resumed = laid_out.resumed;
                 if laid_out.is_continued {
                     self.probe(&tree, &done);

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, unbounded};
 use goldwire_disk::{Format, OpenOptions};
 use goldwire_stdx::Stop;
 use goldwire_store::{SecretKey, Version, keep_beside};
@@ -15,7 +16,9 @@ use crate::connection::Connection;
 use crate::failure::Result;
 use crate::source::{LocalServer, Pace, Serving, SharedServer};
 use crate::testing::{Disk, Random, change, content, pipe};
-use crate::wire::{Event, FailureKind, Kind, Outcome, Phase, Plan, RequiredSignature, TargetJob, WireFormat};
+use crate::wire::{
+    Event, FailureKind, Kind, Outcome, Phase, Plan, Request, RequiredSignature, TargetJob, WireFormat,
+};
 
 /// What a reception came to.
 struct Run {
@@ -41,6 +44,17 @@ impl Run {
 
 /// A source of `disk` at the other end of a connection that is cut after so many bytes from it.
 fn run_cut(disk: &Disk, job: &TargetJob, cut: u64) -> Run {
+    run_told(disk, job, cut, |_, _| ())
+}
+
+/// [`run_cut`], with a source that first does something of its own with each request and what the target has told since.
+fn run_told(
+    disk: &Disk,
+    job: &TargetJob,
+    cut: u64,
+    before: impl Fn(Request, &Receiver<Event>) + Send + 'static,
+) -> Run {
+    let (told, tells) = unbounded::<Event>();
     let (from_target, at_source) = pipe(1, 1 << 16, u64::MAX);
     let (from_source, at_target) = pipe(2, 1 << 16, cut);
     let local = LocalServer::start(disk.image(), disk.tree(), Some(1), Arc::new(Pace::default()), Vec::new());
@@ -52,6 +66,9 @@ fn run_cut(disk: &Disk, job: &TargetJob, cut: u64) -> Run {
             let serving = serving.get_or_insert_with(|| {
                 Serving::new(Arc::clone(&server) as Arc<_>, connection_out.recv().unwrap())
             });
+            if frame.kind == Kind::Request {
+                before(frame.message("request").unwrap(), &tells);
+            }
             serving.take(&frame).unwrap();
         }
     });
@@ -66,7 +83,10 @@ fn run_cut(disk: &Disk, job: &TargetJob, cut: u64) -> Run {
         });
     });
     let events: Mutex<Vec<Event>> = Mutex::default();
-    let emit = |event: Event| events.lock().unwrap().push(event);
+    let emit = |event: Event| {
+        let _ = told.send(event.clone());
+        events.lock().unwrap().push(event);
+    };
     let outcome = receive(job, target.unwrap(), &inputs, &inputs_in, &emit, &Stop::new());
     Run { outcome, events: events.into_inner().unwrap() }
 }
@@ -394,4 +414,41 @@ fn a_named_seed_must_be_one_and_what_lies_beside_is_found() {
     let refused = run(&new, &named(&folder.path().join("no"), "none.vhd")).refused();
     assert!(refused.1.contains("open the seed"), "{}", refused.1);
     assert!(!folder.path().join("none.vhd").exists());
+}
+
+/// The tree of a large disk takes hours on a slow line, and a target that tells nothing meanwhile is given up. This source
+/// sends the rest of the tree only to a target that has told how much of it came.
+#[test]
+fn every_answer_of_the_walk_is_told_before_the_next() {
+    let disk = Disk::new(content(31, 600, 0));
+    for dry_run in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let job = TargetJob { dry_run, ..job(&disk, &folder.path().join("a.raw")) };
+        let asked = std::cell::Cell::new(0);
+        let run = run_told(&disk, &job, u64::MAX, move |request, tells| {
+            let Request::Nodes { indices, .. } = request else { return };
+            let is_told = |event: Event| matches!(event, Event::Progress(counters) if counters.nodes_received >= asked.get());
+            while !is_told(tells.recv_timeout(Duration::from_secs(60)).unwrap()) {}
+            asked.set(asked.get() + indices.len() as u64);
+        });
+        run.outcome.unwrap();
+    }
+}
+
+/// A target that somebody else holds says so again and again while it waits.
+#[test]
+fn a_target_that_waits_says_so_until_it_is_free_or_the_time_is_over() {
+    let disk = Disk::new(content(32, 3, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let job = TargetJob { wait_seconds: 1, ..job(&disk, &folder.path().join("a.raw")) };
+    let count = |run: &Run, which: fn(&Event) -> bool| run.events.iter().filter(|event| which(event)).count();
+    let held = super::work::WorkPlace::claim(Path::new(&job.path)).unwrap();
+    let waited = run(&disk, &job);
+    assert_eq!(waited.refused().0, FailureKind::Busy);
+    assert!(count(&waited, |event| *event == Event::Waiting) > 1);
+    assert_eq!(count(&waited, |event| matches!(event, Event::Notice(_))), 1, "{:?}", waited.events);
+    drop(held);
+    let free = run(&disk, &job);
+    free.outcome.as_ref().unwrap();
+    assert_eq!(count(&free, |event| *event == Event::Waiting), 0);
 }

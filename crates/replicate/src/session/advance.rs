@@ -1,12 +1,12 @@
 //! Whether a peer gets anywhere. One that answers pings, talks, or says the same again may still never come to its end;
-//! nobody waits for that.
+//! nobody waits for that. What somebody asked to be waited for, a pause and a target that another sync holds, is no stall.
 
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::connection::{Throttle, lost};
-use crate::failure::Result;
+use crate::failure::{AGAIN, Result};
 use crate::wire::{Event, Failure, FailureKind, Phase};
 
 /// How often a pause is noticed.
@@ -18,11 +18,18 @@ const PHASES_MAX: u32 = 16;
 /// Disks that one peer hashes, one after another: what it holds, seeds that were named, one that was found.
 const DISKS_MAX: u32 = 256;
 
+/// Counts that are looked at.
+const COUNTS: usize = 6;
+
 /// What a peer has come to so far, and since when it has come no further.
 pub(super) struct Advance {
     since: Instant,
+    /// How long it may wait for a target that somebody else holds.
+    wait: Duration,
+    /// When it was first heard to wait.
+    waits_since: Option<Instant>,
     /// The most of each count that was heard.
-    most: [u64; 4],
+    most: [u64; COUNTS],
     phase: Option<Phase>,
     phases: u32,
     disks: u32,
@@ -31,18 +38,38 @@ pub(super) struct Advance {
 }
 
 impl Advance {
+    /// Of a peer that has nothing to wait for.
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, most: [0; 4], phase: None, phases: 0, disks: 0, has_begun: false }
+        Self {
+            since: now,
+            wait: Duration::ZERO,
+            waits_since: None,
+            most: [0; COUNTS],
+            phase: None,
+            phases: 0,
+            disks: 0,
+            has_begun: false,
+        }
+    }
+
+    /// Of one that may wait so long, by our clock, while somebody else holds its target.
+    pub(super) fn waiting(now: Instant, wait: Duration) -> Self {
+        Self { wait, ..Self::new(now) }
     }
 
     /// Notes what was heard: only what has grown, or comes for the first time, is a step.
     fn note(&mut self, event: &Event, now: Instant) {
         let counts = match event {
-            Event::Hashing { done, .. } => [*done, 0, 0, 0],
-            Event::Progress(counters) => {
-                [0, counters.chunks_done, counters.blocks_received, counters.bytes_verified]
-            }
-            _ => [0; 4],
+            Event::Hashing { done, .. } => [*done, 0, 0, 0, 0, 0],
+            Event::Progress(counters) => [
+                0,
+                counters.nodes_received,
+                counters.bytes_laid_out,
+                counters.chunks_done,
+                counters.blocks_received,
+                counters.bytes_verified,
+            ],
+            _ => [0; COUNTS],
         };
         let mut is_step = false;
         if let Event::Hashing { done, .. } = event
@@ -58,6 +85,10 @@ impl Advance {
             *most = count.max(*most);
         }
         match event {
+            Event::Waiting => {
+                let waits_since = *self.waits_since.get_or_insert(now);
+                is_step |= now.saturating_duration_since(waits_since) < self.wait;
+            }
             Event::Phase(phase) if self.phase != Some(*phase) && self.phases < PHASES_MAX => {
                 self.phase = Some(*phase);
                 self.phases += 1;
@@ -74,7 +105,7 @@ impl Advance {
         if is_step {
             // Some counts begin anew in each phase.
             if matches!(event, Event::Phase(_)) {
-                self.most = [0; 4];
+                self.most = [0; COUNTS];
             }
             self.since = now;
         }
@@ -113,7 +144,7 @@ fn stalled(who: &str, most: Duration) -> Failure {
     let text = format!("{who} has come no further for {} s", most.as_secs_f64());
     Failure::new(FailureKind::Disconnected, text)
         .hint("see what holds it up there: a disk or a line that hangs; --stall-time 6h waits longer")
-        .hint("run the same command again: it continues where this one stopped")
+        .hint(AGAIN)
 }
 
 #[cfg(test)]
@@ -142,6 +173,10 @@ mod tests {
         assert_eq!(last_step([(1, hashing(5)), (2, hashing(6))]), 2);
         assert_eq!(last_step([(1, progress(1, 0)), (2, progress(1, 9)), (3, progress(0, 99))]), 1);
         let verified = |bytes_verified| Event::Progress(Counters { bytes_verified, ..Counters::default() });
+        let walked = |nodes_received| Event::Progress(Counters { nodes_received, ..Counters::default() });
+        assert_eq!(last_step([(1, walked(0)), (2, walked(32)), (3, walked(64)), (4, walked(64))]), 3);
+        let laid_out = |bytes_laid_out| Event::Progress(Counters { bytes_laid_out, ..Counters::default() });
+        assert_eq!(last_step([(1, walked(9)), (2, laid_out(1)), (3, laid_out(2)), (4, laid_out(2))]), 3);
         assert_eq!(last_step([(1, progress(7, 0)), (2, verified(1)), (3, verified(2))]), 3);
         assert_eq!(last_step((1..99).map(|second| (second, Event::Notice(second.to_string())))), 0);
         assert_eq!(last_step((1..99).map(|second| (second, Event::Planned(Plan::default())))), 1);
@@ -149,6 +184,21 @@ mod tests {
         assert_eq!(last_step([(1, hashing(5)), (2, hashing(1)), (3, hashing(2))]), 3);
         let phases = [(1, progress(9, 0)), (2, Event::Phase(Phase::Verifying)), (3, progress(1, 0))];
         assert_eq!(last_step(phases), 3);
+    }
+
+    /// A target that another sync holds may wait as long as the user said, however often it says so, and no longer.
+    #[test]
+    fn waiting_is_a_step_as_long_as_somebody_asked_for_it() {
+        for wait in [0, 1, 50, 1000] {
+            let began = Instant::now();
+            let mut advance = Advance::waiting(began, Duration::from_secs(wait));
+            for second in 100..1000 {
+                advance.note(&Event::Waiting, began + Duration::from_secs(second));
+            }
+            let last = (advance.since - began).as_secs();
+            let most = (99 + wait).min(999);
+            assert_eq!(last, if wait == 0 { 0 } else { most }, "{wait} s");
+        }
     }
 
     /// Whatever a peer repeats, and in whatever turn, comes to an end.

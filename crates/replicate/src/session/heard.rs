@@ -30,6 +30,7 @@ pub(super) fn event(frame: &Frame) -> Event {
         Event::Done(outcome) => clean(&mut outcome.path),
         Event::Images { .. }
         | Event::Hashing { .. }
+        | Event::Waiting
         | Event::SourceReady(_)
         | Event::Progress(_)
         | Event::Phase(_) => {}

@@ -94,10 +94,13 @@ struct Patience {
     stall_max: Duration,
     /// A person, who stops the sync, and a second time if it does not end.
     person: Duration,
+    /// The user, with a target that somebody else holds.
+    wait: Duration,
 }
 
 /// For what ends by itself, on a busy machine too: with one processor for a dozen such tests, 20 seconds were too few.
-const ENDS: Patience = Patience { stall_max: crate::job::STALL_MAX, person: Duration::from_secs(120) };
+const ENDS: Patience =
+    Patience { stall_max: crate::job::STALL_MAX, person: Duration::from_secs(120), wait: Duration::ZERO };
 
 /// For what does not.
 const NEVER_ENDS: Patience = Patience { person: Duration::from_millis(800), ..ENDS };
@@ -124,6 +127,7 @@ fn run(
     job.reach.ssh = ssh(source, target);
     job.reach.route = route;
     job.reach.stall_max = patience.stall_max;
+    job.write.wait = patience.wait;
     let (signal, signals) = unbounded();
     let (ended, is_ended) = bounded::<()>(1);
     let before = memory_of();
@@ -156,6 +160,7 @@ fn a_target_that_comes_no_further_is_given_up_on_both_routes() {
         Some(Event::Progress(counters)),
         Some(Event::Notice("soon".into())),
         Some(Event::Phase(Phase::Publishing)),
+        Some(Event::Waiting),
     ] {
         let said = |stream| said.as_ref().map_or_else(nothing, |said| event(stream, said));
         let source = Script::repeating(&[images(IMAGE), ready()], &[dialed(1), said(1)]);
@@ -183,6 +188,18 @@ fn a_source_that_comes_no_further_is_given_up() {
         let failure = report.unwrap_err().to_string();
         assert!(failure.contains("the source /images/win11.raw has come no further"), "{failure}");
     }
+}
+
+/// `--wait 2h` was given up after the hour of `--stall-time`, as if something hung.
+#[test]
+fn a_target_that_waits_for_its_lock_is_not_given_up_before_the_time_that_the_user_said() {
+    let patience = Patience { wait: Duration::from_secs(3), ..STALLS };
+    let source = Script::repeating(&[images(IMAGE), ready()], &[dialed(1), event(1, &Event::Waiting)]);
+    let began = Instant::now();
+    let (report, _) = run(patience, IMAGE, &["host:/sr/"], Route::Direct, &source, &quiet(&[]));
+    let failure = report.unwrap().targets.remove(0).unwrap_err().to_string();
+    assert!(failure.contains("has come no further"), "{failure}");
+    assert!(began.elapsed() > patience.wait, "{:?}", began.elapsed());
 }
 
 fn nothing() -> Frame {

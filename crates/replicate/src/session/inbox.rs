@@ -38,7 +38,11 @@ impl Inbox {
             Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) | Event::Planned(_) => {
                 CHATTER_MAX + ANSWERS_MAX - 1
             }
-            Event::Hashing { .. } | Event::Progress(_) | Event::Phase(_) | Event::Notice(_) => CHATTER_MAX,
+            Event::Hashing { .. }
+            | Event::Progress(_)
+            | Event::Phase(_)
+            | Event::Notice(_)
+            | Event::Waiting => CHATTER_MAX,
         };
         // Only this thread puts in, so that there is no less room than was seen.
         if self.0.len() < most

@@ -328,7 +328,8 @@ impl Session<'_> {
     /// Passes on what the target says until it has come to its end. What it published is what was asked for, or the
     /// target is at fault, or whoever stands between us.
     fn finished(&self, target: usize, events: &Receiver<Event>, version: &Version) -> Result<Outcome> {
-        let (who, mut advance) = (self.job.targets[target].to_string(), Advance::new(Instant::now()));
+        let who = self.job.targets[target].to_string();
+        let mut advance = Advance::waiting(Instant::now(), self.job.write.wait);
         loop {
             let event = match self.next_event(&who, events, &mut advance)? {
                 Event::Done(outcome) if outcome.root == version.root.0 => return Ok(outcome),
@@ -349,7 +350,8 @@ impl Session<'_> {
                 Event::Progress(counters) => TargetEvent::Progress(counters),
                 Event::Phase(phase) => TargetEvent::Phase(phase),
                 Event::Notice(text) => TargetEvent::Notice(text),
-                Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) => continue,
+                // Whom it waits for, it has said in a notice.
+                Event::Waiting | Event::Images { .. } | Event::SourceReady(_) | Event::Dialed(_) => continue,
             };
             self.emit(target, event);
         }

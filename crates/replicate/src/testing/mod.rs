@@ -220,7 +220,7 @@ impl Destination for MemDestination {
         Ok((TreeFile::create(&folder, "tree", TreeGeometry::new(self.version.size).unwrap())?, false))
     }
 
-    fn lay_out(&self, _: &TreeFile, done: &Bitmap) -> Result<LaidOut> {
+    fn lay_out(&self, _: &TreeFile, done: &Bitmap, _: &BuildOptions<'_>) -> Result<LaidOut> {
         let mut state = self.lock();
         let is_continued = std::mem::replace(&mut state.is_laid_out, true);
         let journaled = state.journal.iter().flat_map(|(first, count)| *first..first + count);

@@ -72,6 +72,8 @@ pub enum Event {
     Phase(Phase),
     /// Something worth telling that is no failure.
     Notice(String),
+    /// Somebody else holds the target, and it is waited for, as the job allows. Said again and again.
+    Waiting,
     /// A target has published the version, or planned it if that was all that was asked.
     Done(Outcome),
     /// What was asked for did not happen.
@@ -134,6 +136,10 @@ pub struct Plan {
 pub struct Counters {
     /// Chunks to have in the end (not zero).
     pub chunks_total: u64,
+    /// Nodes of the version's tree that were received.
+    pub nodes_received: u64,
+    /// Guest bytes that were given their place in the container.
+    pub bytes_laid_out: u64,
     /// Chunks in place, whoever brought them.
     pub chunks_done: u64,
     /// Chunks from an earlier attempt.
