@@ -306,9 +306,12 @@ mod tests {
         const ROUNDS: usize = 2000;
         let scene = tempfile::tempdir().unwrap();
         let around = Folder::open(scene.path()).unwrap();
-        let is_over = std::sync::atomic::AtomicBool::new(false);
+        // So many end in a round, and so many at most are late: fewer than there are tries.
+        const ENDS: usize = 3;
+        let (ends, ending) = std::sync::mpsc::sync_channel::<bool>(ENDS);
         let keep = |round: usize| -> io::Result<()> {
             let name = round.to_string();
+            (0..ENDS).for_each(|_| ends.send(true).unwrap());
             match round % 2 {
                 0 => with_own(&around, Kept::Versions, |folder| folder.create_new(&name, 0o600).map(drop))?,
                 _ => {
@@ -326,14 +329,15 @@ mod tests {
             folder.remove_file(&name)
         };
         let kept: Vec<io::Result<()>> = std::thread::scope(|scope| {
-            goldwire_stdx::spawn_scoped(scope, "ends", || {
-                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    remove_empty(&around);
-                }
+            let around = &around;
+            goldwire_stdx::spawn_scoped(scope, "ends", move || {
+                ending.into_iter().take_while(|goes_on| *goes_on).for_each(|_| {
+                    remove_empty(around);
+                });
             })
             .unwrap();
             let kept = (0..ROUNDS).map(keep).collect();
-            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            ends.send(false).unwrap();
             kept
         });
         let lost = kept.iter().filter(|kept| kept.is_err()).count();
