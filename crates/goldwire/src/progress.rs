@@ -11,6 +11,7 @@ use goldwire_store::CHUNK_SIZE;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::commands::json_line;
 use crate::exit::Code;
 
 /// Plain progress lines come this often per target.
@@ -254,7 +255,7 @@ impl Show {
             let mut event = failure_json(failure);
             event["event"] = json!("failed");
             event["seconds"] = json!(seconds);
-            print_line(&event.to_string());
+            print_line(&json_line(&event));
             print_line(
                 &json!({"event": "summary", "done": 0, "failed": self.names.len(), "seconds": seconds,
                         "exit_code": code as u8})
@@ -356,7 +357,7 @@ impl Show {
             }
         };
         value["seconds"] = json!((self.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0);
-        print_line(&value.to_string());
+        print_line(&json_line(&value));
     }
 }
 

@@ -29,7 +29,7 @@ mod room;
 pub mod script;
 pub mod tftp;
 
-pub use balance::{Balance, BalanceError, BalanceSettings, RunningBalance, TftpClients};
+pub use balance::{Balance, BalanceError, BalanceSettings, RunningBalance};
 pub use device::{Architecture, Device, Firmware, Mac};
 pub use event::{Event, EventKind, NoopObserver, Observer, Protocol, Stage};
 pub use member::one::{LiveMembers, Member, MemberState};

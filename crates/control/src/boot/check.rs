@@ -615,12 +615,7 @@ fn warn_of_tokens(settings: &Settings, file: &File, problems: &mut Collector<'_>
 
 /// With one port for all, whoever can write a client's address into a packet can have whole files sent to it.
 fn warn_of_open_tftp(settings: &Settings, file: &File, problems: &mut Collector<'_>) {
-    let tftp = &settings.tftp;
-    if tftp.is_single_port
-        && !tftp.listen.is_empty()
-        && tftp.allow_from.is_empty()
-        && settings.subnets.is_empty()
-    {
+    if settings.tftp.is_single_port && settings.answers_anybody() {
         problems.warning_with_hint(
             file.tftp.single_port.as_ref().map(Spanned::span),
             "in single-port mode, who can forge addresses can have files sent to anybody",

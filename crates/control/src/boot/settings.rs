@@ -92,6 +92,41 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Networks whose TFTP requests are answered; empty: all. An answer goes to whoever the request says, so nobody but
+    /// clients should be named. Where the file does not say it, that is who it knows: its subnets, its members and
+    /// balancers, which ask for their clients, and this machine. Of a version of IP without a subnet nothing is known.
+    pub fn tftp_networks(&self) -> Vec<Network> {
+        let single = |address: IpAddr| Network::new(address, if address.is_ipv4() { 32 } else { 128 });
+        if !self.tftp.allow_from.is_empty() || self.subnets.is_empty() {
+            return self.tftp.allow_from.clone();
+        }
+        let mut known: Vec<Network> = self.subnets.iter().map(|subnet| subnet.network.into()).collect();
+        for any in [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])] {
+            if !known.iter().any(|network| network.address().is_ipv4() == any.is_ipv4()) {
+                known.extend(Network::new(any, 0));
+            }
+        }
+        known.extend(&self.http.proxy_protocol_from);
+        known.extend(self.members.iter().filter_map(|member| single(member.member.address)));
+        known.extend(Network::new([127, 0, 0, 1].into(), 8));
+        known.extend(single(std::net::Ipv6Addr::LOCALHOST.into()));
+        known
+    }
+
+    /// Whether TFTP answers everybody of a version of IP on which it listens. A balancing front's file need not listen
+    /// itself; IPv4 is what firmware asks a front by.
+    pub(super) fn answers_anybody(&self) -> bool {
+        let networks = self.tftp_networks();
+        let is_open = |is_ipv4: bool| {
+            let mut open = networks.iter().filter(|network| network.prefix() == 0);
+            networks.is_empty() || open.any(|network| network.address().is_ipv4() == is_ipv4)
+        };
+        let listen = &self.tftp.listen;
+        listen.iter().any(|address| is_open(address.is_ipv4())) || listen.is_empty() && is_open(true)
+    }
+}
+
 /// This process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {

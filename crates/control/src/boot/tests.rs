@@ -819,7 +819,10 @@ fn tftp_answers_anybody_from_one_port_only_with_a_warning() {
         ("single-port = true", "", true),
         ("single-port = true", subnet, false),
         ("single-port = true\nallow-from = [\"10.1.0.0/16\"]", "", false),
-        ("single-port = true\nlisten = []", "", false),
+        ("single-port = true\nlisten = []", "", true),
+        ("single-port = true\nlisten = []", subnet, false),
+        ("single-port = true\nlisten = [\"[::]:69\"]", subnet, true),
+        ("single-port = true\nallow-from = [\"0.0.0.0/0\"]", subnet, true),
         ("single-port = false", "", false),
         ("", "", false),
     ] {

@@ -12,7 +12,7 @@ use crate::sync::text;
 use crate::tool::Scene;
 
 /// Debian's `nobody`.
-const NOBODY: u32 = 65534;
+pub(crate) const NOBODY: u32 = 65534;
 
 /// Gives everything below `folder` to a lesser user.
 fn give_away(folder: &Path) {
@@ -23,6 +23,17 @@ fn give_away(folder: &Path) {
         std::os::unix::fs::lchown(entry.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     }
     chown(folder, Some(NOBODY), Some(NOBODY)).unwrap();
+}
+
+/// The tree kept of one image with the key of another, which is made of what `stat` says (bytes 64 to 95 of the header),
+/// and the checksum over the first 96 bytes made anew.
+pub(crate) fn forged_tree(trees: &Path, of: &str, from: &str) -> Vec<u8> {
+    let read = |name: &str| fs::read(trees.join(format!("{name}.tree"))).unwrap();
+    let mut forged = read(from);
+    forged[64..96].copy_from_slice(&read(of)[64..96]);
+    let checksum = *blake3::hash(&forged[..96]).as_bytes();
+    forged[96..128].copy_from_slice(&checksum);
+    forged
 }
 
 /// Root syncs into the folder of a lesser user, who has planted links wherever we once wrote by path.
@@ -118,14 +129,7 @@ fn a_tree_that_somebody_else_kept_is_not_believed() {
         scene.goldwire(["disk", "tree", text(&ours), text(&theirs)]).expect(0);
         ["a.raw.tree", "b.raw.tree"].iter().all(|name| trees.join(name).exists())
     });
-    let (kept, other) = (trees.join("a.raw.tree"), fs::read(trees.join("b.raw.tree")).unwrap());
-    let mut forged = other;
-    // The key stays that of our image: bytes 64 to 95 of the header; the checksum over the first 96 is made anew.
-    let own = fs::read(&kept).unwrap();
-    forged[64..96].copy_from_slice(&own[64..96]);
-    let checksum = *blake3::hash(&forged[..96]).as_bytes();
-    forged[96..128].copy_from_slice(&checksum);
-    fs::write(&kept, &forged).unwrap();
+    fs::write(trees.join("a.raw.tree"), forged_tree(&trees, "a.raw", "b.raw")).unwrap();
     // As our own it is believed, which shows that the forgery is one.
     scene.goldwire(["disk", "compare", text(&ours), text(&theirs)]).expect(0);
     give_away(&shared.join(".goldwire"));

@@ -8,6 +8,7 @@ use std::path::Path;
 use goldwire_stdx::testing;
 use rustix::process::Signal;
 
+use crate::attacks::{NOBODY, forged_tree};
 use crate::disks::Guest;
 use crate::hosts::Hosts;
 use crate::lab::{Lab, address_by_udhcpc};
@@ -15,9 +16,6 @@ use crate::servers::{SCRIPT, Servers};
 use crate::site::Site;
 use crate::sync::text;
 use crate::tool::{Scene, programs};
-
-/// Debian's `nobody`.
-const NOBODY: u32 = 65534;
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -134,12 +132,7 @@ fn a_signature_is_for_the_bytes_and_not_for_what_was_kept_of_them() {
         scene.goldwire(["disk", "tree", text(&image), text(&other)]).expect(0);
         ["a.raw.tree", "b.raw.tree"].iter().all(|name| trees.join(name).exists())
     });
-    // The tree of the other image under the key of this one, which is made of what `stat` says.
-    let own = fs::read(trees.join("a.raw.tree")).unwrap();
-    let mut forged = fs::read(trees.join("b.raw.tree")).unwrap();
-    forged[64..96].copy_from_slice(&own[64..96]);
-    let checksum = *blake3::hash(&forged[..96]).as_bytes();
-    forged[96..128].copy_from_slice(&checksum);
+    let forged = forged_tree(&trees, "a.raw", "b.raw");
     fs::write(trees.join("a.raw.tree"), &forged).unwrap();
     scene.goldwire(["disk", "compare", text(&image), text(&other)]).expect(0);
     let required = format!("{}.pub", key.display());
@@ -238,9 +231,7 @@ fn a_boot_server_serves_as_an_ordinary_user_with_two_capabilities() {
     let goldwire = scene.path("goldwire");
     fs::copy(&programs().goldwire, &goldwire).unwrap();
     set_mode(&goldwire, 0o755);
-    let state = crate::machine::must("sed", ["-n", "s/^state = '\\(.*\\)'/\\1/p", text(&servers.config(1))]);
-    fs::create_dir_all(state.trim()).unwrap();
-    chown(state.trim(), Some(NOBODY), Some(NOBODY)).unwrap();
+    chown(scene.path("boot/state1"), Some(NOBODY), Some(NOBODY)).unwrap();
     for entry in fs::read_dir(servers.config(1).parent().unwrap()).unwrap().flatten() {
         chown(entry.path(), Some(NOBODY), None).unwrap();
     }

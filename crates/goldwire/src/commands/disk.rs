@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::agents::agents;
 use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
-use crate::commands::{json_path, key, sync};
+use crate::commands::{json_line, json_path, key, sync};
 use crate::exit::Code;
 use crate::progress::Mode;
 use crate::time::format_time;
@@ -112,7 +112,7 @@ pub(crate) fn info(args: &InfoArgs) -> Result<Code, Report> {
         let kept = TreeCache::load(&image);
         let mut stdout = io::stdout().lock();
         if args.json {
-            writeln!(stdout, "{}", info_json(path, &image, kept.as_ref()))?;
+            writeln!(stdout, "{}", json_line(&info_json(path, &image, kept.as_ref())))?;
         } else {
             print_info(&mut stdout, path, &image, kept.as_ref())?;
         }
@@ -190,7 +190,7 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
                 })
                 .collect();
             let value = json!({"path": json_path(path), "errors": errors, "findings": findings, "signature_fits": signature});
-            writeln!(stdout, "{value}")?;
+            writeln!(stdout, "{}", json_line(&value))?;
         } else {
             print_findings(&mut stdout, &shown(path), &findings)?;
             if signature == Some(false) {
@@ -272,7 +272,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Report> {
             "first_difference_in_chunk_at": first,
             "left_was_cached": left_tree.was_cached, "right_was_cached": right_tree.was_cached,
         });
-        writeln!(stdout, "{value}")?;
+        writeln!(stdout, "{}", json_line(&value))?;
     } else if is_same {
         writeln!(stdout, "identical: root {}", left_tree.root)?;
     } else {
@@ -315,7 +315,7 @@ pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
         }
         let mut stdout = io::stdout().lock();
         if args.json {
-            writeln!(stdout, "{}", tree_json(path, &version, &tree))?;
+            writeln!(stdout, "{}", json_line(&tree_json(path, &version, &tree)))?;
         } else {
             let signed = version.signer.map_or(String::new(), |signer| format!("  signed by {signer}"));
             writeln!(stdout, "{}  {}{signed}", tree.root, shown(path))?;
@@ -328,7 +328,7 @@ fn tree_json(path: &Path, version: &Version, tree: &TreeCache) -> Value {
     json!({
         "path": json_path(path), "root": version.root.to_string(), "size": version.size,
         "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,
-        "parent": version.parent.map(|parent| parent.to_string()), "note": version.note,
+        "parent": version.parent.map(|parent| parent.to_string()), "name": version.name, "note": version.note,
         "signer": version.signer.map(|signer| signer.to_string()), "was_cached": tree.was_cached,
     })
 }

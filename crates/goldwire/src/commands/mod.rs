@@ -11,3 +11,20 @@ pub(crate) mod tidy;
 fn json_path(path: &std::path::Path) -> serde_json::Value {
     path.to_string_lossy().into()
 }
+
+/// JSON on one line, fit to be shown: in its strings what a terminal would obey or hide stands escaped (RFC 8259, 7), and
+/// means the same to who parses it.
+pub(crate) fn json_line(json: &impl std::fmt::Display) -> String {
+    let json = json.to_string();
+    let mut line = String::with_capacity(json.len());
+    for character in json.chars() {
+        let mut buffer = [0; 4];
+        match goldwire_stdx::printable(character.encode_utf8(&mut buffer)) {
+            std::borrow::Cow::Borrowed(plain) => line.push_str(plain),
+            std::borrow::Cow::Owned(_) => {
+                line.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+            }
+        }
+    }
+    line
+}

@@ -7,7 +7,7 @@ use goldwire_stdx::{ByteSize, Report, printable_bytes};
 use serde_json::json;
 
 use super::disk::for_each;
-use super::json_path;
+use super::{json_line, json_path};
 use crate::args::TidyArgs;
 use crate::exit::Code;
 
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
             };
             if args.json {
                 let line = json!({"path": json_path(&left.path), "what": what, "bytes": left.bytes, "removed": !args.dry_run});
-                writeln!(stdout, "{line}")?;
+                writeln!(stdout, "{}", json_line(&line))?;
             } else {
                 let path = printable_bytes(left.path.as_os_str().as_encoded_bytes());
                 let done = if args.dry_run { "would remove" } else { "removed" };

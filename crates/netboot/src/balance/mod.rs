@@ -25,7 +25,7 @@ use crate::event::Observer;
 use crate::member::Table;
 use crate::network::Network;
 use crate::room::Rooms;
-use crate::tftp::Mode;
+use crate::tftp::Clients;
 
 /// How long a connection to a member may take; members are near.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -75,21 +75,12 @@ pub struct BalanceSettings {
     /// Who hears of transfers and refusals.
     pub observer: Arc<dyn Observer>,
     /// How TFTP clients are answered.
-    pub tftp_clients: TftpClients,
+    pub tftp_clients: Clients,
     /// Balancers in front of this one. Their HTTP connections have to start with a PROXY header, of version 1 or 2; a
     /// connection of theirs without one is refused, because its client could write one itself.
     pub proxies: Vec<Network>,
     /// Whether connections to members start with a PROXY header of version 2.
     pub sends_proxy_header: bool,
-}
-
-/// How a front answers TFTP clients.
-#[derive(Clone, Debug, Default)]
-pub struct TftpClients {
-    /// From which port.
-    pub mode: Mode,
-    /// Networks whose clients are answered; empty: all. Whoever asks can name somebody else as who asks.
-    pub allow_from: Vec<Network>,
 }
 
 /// Why there is no front.
@@ -125,7 +116,7 @@ pub struct Balance {
 struct Shared {
     table: Arc<Table>,
     observer: Arc<dyn Observer>,
-    tftp: TftpClients,
+    tftp: Clients,
     proxies: Vec<Network>,
     sends_proxy_header: bool,
     rooms: Arc<Rooms>,

@@ -246,8 +246,9 @@ impl Connection {
                 match request::parse(&self.buffer) {
                     Ok(Some((request, length))) => {
                         self.buffer.drain(..length);
-                        if self.buffer.is_empty() {
-                            (self.buffer, self.room) = (Vec::new(), None);
+                        // A long head's memory goes with its room; a short one's is there for the next request.
+                        if self.buffer.is_empty() && self.room.take().is_some() {
+                            self.buffer = Vec::new();
                         }
                         return Next::Request(Box::new(request));
                     }

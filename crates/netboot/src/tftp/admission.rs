@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::settings::Settings;
 
@@ -43,6 +44,29 @@ impl Admission {
         counts.of_address.insert(address, of_address + 1);
         Ok(Permit { admission: Arc::clone(self), address })
     }
+}
+
+/// Whose place another one is given, of those that nobody has been heard of since they began: they may be forged. The
+/// oldest, if its client would have answered within `patience`; else the youngest, for the others' clients may be about
+/// to answer.
+pub(crate) fn gives_way<K: Copy>(
+    unheard: impl Iterator<Item = (Instant, K)>,
+    now: Instant,
+    patience: Duration,
+) -> Option<K> {
+    let mut ends: Option<[(Instant, K); 2]> = None;
+    for one in unheard {
+        let [oldest, youngest] = ends.get_or_insert([one, one]);
+        if one.0 < oldest.0 {
+            *oldest = one;
+        }
+        if one.0 > youngest.0 {
+            *youngest = one;
+        }
+    }
+    let [oldest, youngest] = ends?;
+    let is_late = now.saturating_duration_since(oldest.0) >= patience;
+    Some(if is_late { oldest.1 } else { youngest.1 })
 }
 
 /// Which limit is reached.

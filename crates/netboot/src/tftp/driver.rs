@@ -119,7 +119,9 @@ impl Bound {
             let mut worker = running
                 .stop
                 .waker()
-                .and_then(|waker| Worker::new(waker, self.settings.mode, sockets, self.method, server))
+                .and_then(|waker| {
+                    Worker::new(waker, self.settings.clients.mode, sockets, self.method, server)
+                })
                 .map_err(BindError::Prepare)?;
             let thread = goldwire_stdx::spawn(&format!("tftp-{number}"), move || worker.run())
                 .map_err(BindError::Prepare)?;

@@ -22,4 +22,5 @@ pub use driver::{BindError, Bound, Running, bind};
 #[cfg(test)]
 pub(crate) use send::SendMethod;
 pub use server::Context;
-pub use settings::{BlockSizeCap, Mode, Settings};
+pub(crate) use settings::NOT_ALLOWED;
+pub use settings::{BlockSizeCap, Clients, Mode, Settings};

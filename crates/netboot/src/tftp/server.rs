@@ -1,5 +1,6 @@
 //! All transfers of one worker: who is admitted, which packet belongs to which transfer, what is sent next. Without
-//! sockets and clock; a driver hands in packets and time and sends what it is given.
+//! sockets; a driver hands in packets and time and sends what it is given. Only how long a disk takes is seen by a clock of
+//! its own, [`Fitness`].
 //!
 //! A transfer is known by the address that was asked and the client's address and port, its transfer identifier
 //! (RFC 1350 §4). An ACK that belongs to none is dropped without an answer: its sender may be forged, and a ROM that uses
@@ -18,9 +19,9 @@ use std::time::Instant;
 
 use goldwire_stdx::Report;
 
-use super::admission::{Admission, Full};
+use super::admission::{Admission, Full, gives_way};
 use super::session::Session;
-use super::settings::Settings;
+use super::settings::{NOT_ALLOWED, Settings};
 use super::transfer::{self, Outcome, Transfer};
 use super::wire::{self, ErrorCode, FILE_NAME_MAX, Packet, Request};
 use crate::content::{ContentError, Contents, Requester};
@@ -122,9 +123,8 @@ impl Server {
         if key.peer.port() == 0 {
             return self.dropped(key, "a client's port is not 0");
         }
-        let allowed = &self.settings.allow_from;
-        if !allowed.is_empty() && !allowed.iter().any(|network| network.contains(key.peer.ip())) {
-            return self.dropped(key, "it asks from a network that tftp.allow-from does not name");
+        if !self.settings.clients.answers(key.peer.ip()) {
+            return self.dropped(key, NOT_ALLOWED);
         }
         match Packet::decode(bytes) {
             Ok(Packet::Ack { block }) => {
@@ -344,20 +344,13 @@ impl Server {
     }
 
     /// Drops a transfer of this worker whose client has shown nothing yet; of this address, if that has too many. Whether
-    /// there was one. The oldest, if its client would have answered long ago; else the youngest, for the others' clients
-    /// may be about to answer.
+    /// there was one.
     fn drop_unconfirmed(&mut self, now: Instant, address: IpAddr, full: Full) -> bool {
         let unconfirmed = self.sessions.iter().filter(|(key, session)| {
             !session.transfer.is_confirmed() && (full == Full::All || key.peer.ip() == address)
         });
-        let ages: Vec<(Instant, Key)> = unconfirmed.map(|(key, session)| (session.started, *key)).collect();
-        let oldest = ages.iter().min_by_key(|(started, _)| *started);
-        let oldest =
-            oldest.filter(|(started, _)| now.saturating_duration_since(*started) >= self.settings.timeout);
-        let Some((_, key)) = oldest.or_else(|| ages.iter().max_by_key(|(started, _)| *started)) else {
-            return false;
-        };
-        let key = *key;
+        let begun = unconfirmed.map(|(key, session)| (session.started, *key));
+        let Some(key) = gives_way(begun, now, self.settings.timeout) else { return false };
         self.end(now, key);
         true
     }

@@ -45,7 +45,9 @@ impl Session {
         let (start, ahead) = &mut self.ahead;
         let is_held = *start <= offset && offset + buffer.len() as u64 <= *start + ahead.len() as u64;
         if !is_held {
-            ahead.resize(READ_AHEAD, 0);
+            // Not past the end: what comes short is read a second time, as if the disk were slow.
+            let left = self.content.length.saturating_sub(offset).min(READ_AHEAD as u64) as usize;
+            ahead.resize(left.max(buffer.len()), 0);
             let count = read(&self.content, ahead, offset, fitness).inspect_err(|_| ahead.clear())?;
             ahead.truncate(count);
             *start = offset;

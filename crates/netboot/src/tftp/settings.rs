@@ -22,6 +22,26 @@ pub enum Mode {
     PortPerTransfer,
 }
 
+/// Which clients are answered, and how: by a server, and by a balancing front.
+#[derive(Clone, Debug, Default)]
+pub struct Clients {
+    /// From which port.
+    pub mode: Mode,
+    /// Networks whose clients are answered; empty: all. Whoever asks can name somebody else as who asks.
+    pub allow_from: Vec<Network>,
+}
+
+impl Clients {
+    /// Whether a client at this address is answered.
+    pub(crate) fn answers(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.allow_from.is_empty() || self.allow_from.iter().any(|network| network.contains(address))
+    }
+}
+
+/// Why a client is not answered, for the log.
+pub(crate) const NOT_ALLOWED: &str = "it asks from a network that tftp.allow-from does not name";
+
 /// A smaller block for some clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockSizeCap {
@@ -36,8 +56,8 @@ pub struct BlockSizeCap {
 pub struct Settings {
     /// Where it listens. A wildcard address is answered from the address that was asked.
     pub listen: Vec<SocketAddr>,
-    /// From which port the data comes.
-    pub mode: Mode,
+    /// Whom it answers, and from which port.
+    pub clients: Clients,
     /// Most bytes in a block; 1468 fills an Ethernet frame. More is split into IP fragments, which some ROMs cannot
     /// join. Clients with an IPv6 address get 20 bytes less, the difference of the headers.
     pub block_size_max: u16,
@@ -49,8 +69,6 @@ pub struct Settings {
     pub transfers_max: usize,
     /// Most transfers at a time to one address. Behind NAT, one address may be a whole site.
     pub transfers_per_address_max: usize,
-    /// Networks whose clients are answered; empty: all. Whoever asks can name somebody else as who asks.
-    pub allow_from: Vec<Network>,
     /// How long an answer is waited for before something is sent again, at first; it doubles three times.
     pub timeout: Duration,
     /// How often something is sent again without an answer before the transfer is given up.
@@ -61,13 +79,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([0; 4], 69)), SocketAddr::from(([0_u16; 8], 69))],
-            mode: Mode::default(),
+            clients: Clients::default(),
             block_size_max: 1468,
             window_size_max: 64,
             block_size_caps: Vec::new(),
             transfers_max: 4096,
             transfers_per_address_max: 256,
-            allow_from: Vec::new(),
             timeout: Duration::from_secs(1),
             retries: 6,
         }

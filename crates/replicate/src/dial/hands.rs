@@ -121,8 +121,8 @@ fn install_failed(step: &str) -> Failure {
         "run" => (
             "the agent was installed there and does not run",
             "its folder ($XDG_CACHE_HOME or ~/.cache) must be on a file system that is not mounted noexec, and the host \
-             needs glibc; name another folder with SetEnv XDG_CACHE_HOME in the ssh settings, or another agent with \
-             --agent-program",
+             needs glibc; name another folder with SetEnv XDG_CACHE_HOME=FOLDER in the host's sshd_config, or another agent \
+             with --agent-program",
         ),
         _ => (
             "the agent could not be installed in the user's cache there",

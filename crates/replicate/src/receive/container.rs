@@ -66,11 +66,8 @@ impl ContainerFile {
     pub(crate) fn begin(&mut self) -> Result<()> {
         let state = state_of(&self.version, self.target.format);
         self.is_continued = self.place.prepare(&state)?;
-        let begun = self.refuse_unless_fit().and_then(|()| self.place.record(&state));
-        if begun.is_err() {
-            self.release();
-        }
-        begun
+        self.refuse_unless_fit()?;
+        self.place.record(&state)
     }
 
     fn refuse_unless_fit(&self) -> Result<()> {
@@ -118,11 +115,6 @@ impl ContainerFile {
         }
         self.place.clear();
         Ok(())
-    }
-
-    /// Gives the place up again when nothing was begun. Unfinished work stays.
-    pub(crate) fn release(&self) {
-        self.place.release();
     }
 
     fn device(&self) -> Result<&Arc<dyn BlockDevice>> {
@@ -292,7 +284,7 @@ pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob
         .map_err(|error| Failure::io(format!("make a work folder in {}", folder.display()), &error.into()))?;
     WorkPlace::check_free(&target.path)?;
     check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
-    check_space(target, version, 0, Holes::Kept)?;
+    check_space(target, version, unfinished(target, version), Holes::Kept)?;
     let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if job.owner.is_some_and(|owner| me.0 != 0 && owner != me) {
         let error = io::Error::from(rustix::io::Errno::PERM);
@@ -356,8 +348,12 @@ fn or_what_it_needs(failure: Failure, target: &TargetFile, version: &Version) ->
     if failure.kind != FailureKind::Space {
         return failure;
     }
-    let have = WorkPlace::occupied(&target.path, &state_of(version, target.format));
-    check_space(target, version, have, Holes::Kept).err().unwrap_or(failure)
+    check_space(target, version, unfinished(target, version), Holes::Kept).err().unwrap_or(failure)
+}
+
+/// Bytes that an unfinished attempt at `version` has there already.
+fn unfinished(target: &TargetFile, version: &Version) -> u64 {
+    WorkPlace::occupied(&target.path, &state_of(version, target.format))
 }
 
 /// What determines the work file for `version`.

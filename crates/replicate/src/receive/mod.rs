@@ -112,12 +112,7 @@ pub(crate) fn receive(
                 let path = target.path.display().to_string();
                 return Ok(Outcome { path, root: version.root.0, counters, already_there: true });
             }
-            Existing::InTheWay => {
-                if let Some(container) = container {
-                    container.release();
-                }
-                return Err(exists(&target.path));
-            }
+            Existing::InTheWay => return Err(exists(&target.path)),
             Existing::Seed(seed) => seeds.push(*seed),
             Existing::Replaced => {}
         }

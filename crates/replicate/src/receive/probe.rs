@@ -153,7 +153,6 @@ mod tests {
             assert_eq!(probe(&place, &disk.version, format), Ok(Holes::Kept));
         }
         assert_eq!(place.folder().entries().unwrap().len(), 0);
-        place.release();
         drop(place);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

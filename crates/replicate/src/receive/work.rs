@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use goldwire_stdx::{Existing, Folder};
-use goldwire_store::{Kept, find_own, remove_empty, with_own};
+use goldwire_store::{Kept, find_ours, remove_empty, with_own};
 use serde::{Deserialize, Serialize};
 
 use super::lock::TargetLock;
@@ -82,7 +82,7 @@ impl WorkPlace {
     pub(crate) fn occupied(target: &Path, state: &State) -> u64 {
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return 0 };
         let Ok(around) = Folder::open(parent) else { return 0 };
-        let places = find_own(&around, Kept::Work, &[]);
+        let places = find_ours(&around, Kept::Work);
         let disks = places.iter().filter_map(|all| {
             let folder = all.child(name).ok()?;
             let is_it = recorded(&folder).is_ok_and(|found| found.as_ref() == Some(state));
@@ -153,16 +153,17 @@ impl WorkPlace {
         Some((folder, state))
     }
 
-    /// Gives the place up again when there was nothing to do. Unfinished work stays.
-    pub(crate) fn release(&self) {
-        let _ = self.all.remove_folder(&self.name);
-        remove_empty(&self.around);
-    }
-
     /// Removes the work folder after publishing.
     pub(crate) fn clear(&self) {
         // What cannot be removed is cleared by the next run; the version is published either way.
         let _ = self.all.remove_tree(&self.name);
+    }
+}
+
+/// Nothing empty stays, however the work ended. Unfinished work does.
+impl Drop for WorkPlace {
+    fn drop(&mut self) {
+        let _ = self.all.remove_folder(&self.name);
         remove_empty(&self.around);
     }
 }
@@ -210,9 +211,9 @@ mod tests {
                 goldwire_stdx::spawn_scoped(scope, "syncs", move || {
                     for round in 0..100 {
                         let place = WorkPlace::claim(&target).unwrap();
-                        match round % 2 {
-                            0 => place.release(),
-                            _ => place.clear(),
+                        if round % 2 == 1 {
+                            std::fs::write(place.shown("disk"), "d").unwrap();
+                            place.clear();
                         }
                     }
                 })
@@ -222,7 +223,6 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         let place = WorkPlace::claim(&folder.path().join("a.vhd")).unwrap();
         std::fs::write(place.shown("disk"), "d").unwrap();
-        place.release();
         drop(place);
         assert!(folder.path().join(".goldwire/work/a.vhd/disk").is_file(), "unfinished work stays");
     }

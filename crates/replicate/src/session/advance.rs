@@ -134,7 +134,7 @@ impl Advance {
                     return Ok(event);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(lost("target", None)),
+                Err(RecvTimeoutError::Disconnected) => return Err(lost(who, None)),
             }
         }
     }

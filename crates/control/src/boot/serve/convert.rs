@@ -1,13 +1,13 @@
 //! From what the boot file says to the settings of each server.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use goldwire_netboot::content::LibrarySettings;
 use goldwire_netboot::dhcp::{self, DriverSettings, Relays};
 use goldwire_netboot::member::heartbeat::{Announcement, Condition, Group, Key, Peer};
 use goldwire_netboot::member::{Fitness, MemberConfig, Table};
-use goldwire_netboot::{Network, Observer, TftpClients, http, tftp};
+use goldwire_netboot::{Observer, http, tftp};
 use goldwire_stdx::Report;
 use nix::ifaddrs::getifaddrs;
 
@@ -106,50 +106,21 @@ pub(super) fn tftp_of(settings: &Settings) -> tftp::Settings {
             block_size_max: subnet.tftp_block_size_max?,
         })
     });
-    let TftpClients { mode, allow_from } = tftp_clients(settings);
     tftp::Settings {
         listen: settings.tftp.listen.clone(),
-        mode,
+        clients: tftp_clients(settings),
         block_size_max: settings.tftp.block_size_max,
         window_size_max: settings.tftp.window_size_max,
         block_size_caps: caps.collect(),
-        allow_from,
         ..tftp::Settings::default()
     }
 }
 
 /// How TFTP clients are answered, by servers and by a balancing front.
-pub fn tftp_clients(settings: &Settings) -> TftpClients {
+pub fn tftp_clients(settings: &Settings) -> tftp::Clients {
     let mode =
         if settings.tftp.is_single_port { tftp::Mode::SinglePort } else { tftp::Mode::PortPerTransfer };
-    TftpClients { mode, allow_from: tftp_networks(settings) }
-}
-
-/// Whose requests TFTP answers: an answer goes to whoever the request says, so nobody but clients should be named. Where the
-/// file does not say it, that is who it knows: its subnets, its members and balancers, which ask for their clients, and this
-/// machine. Of a version of IP without a subnet nothing is known.
-fn tftp_networks(settings: &Settings) -> Vec<Network> {
-    if !settings.tftp.allow_from.is_empty() || settings.subnets.is_empty() {
-        return settings.tftp.allow_from.clone();
-    }
-    let mut known: Vec<Network> = settings.subnets.iter().map(|subnet| subnet.network.into()).collect();
-    for any in [IpAddr::from([0; 4]), IpAddr::from([0_u16; 8])] {
-        if !known.iter().any(|network| network.address().is_ipv4() == any.is_ipv4()) {
-            known.extend(Network::new(any, 0));
-        }
-    }
-    known.extend(&settings.http.proxy_protocol_from);
-    known.extend(settings.members.iter().filter_map(|member| single(member.member.address)));
-    known.extend(
-        [IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]
-            .into_iter()
-            .filter_map(|own| Network::new(own, if own.is_ipv4() { 8 } else { 128 })),
-    );
-    known
-}
-
-fn single(address: IpAddr) -> Option<Network> {
-    Network::new(address, if address.is_ipv4() { 32 } else { 128 })
+    tftp::Clients { mode, allow_from: settings.tftp_networks() }
 }
 
 /// Where DHCP listens: on the interfaces, which also hear relays and clients that renew, whatever address they ask.
@@ -245,7 +216,7 @@ mod tests {
     #[test]
     fn tftp_answers_whom_the_file_knows() {
         let of = |text: &str| {
-            let networks = tftp_networks(&settings(text));
+            let networks = settings(text).tftp_networks();
             move |address: &str| networks.iter().any(|network| network.contains(address.parse().unwrap()))
         };
         let known =

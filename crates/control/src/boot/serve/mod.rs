@@ -216,13 +216,14 @@ impl Bound {
         let (table, library) = (Arc::clone(&shared.table), Arc::clone(&shared.library));
         let heartbeats = heartbeats.map(Arc::new);
         let (beating, listen) = (heartbeats.clone(), settings.heartbeat.listen);
-        let agreed = Arc::new(Mutex::new((settings.agreement.clone(), settings.server.root.clone())));
-        let stop = Stop::new();
-        if let Some(heartbeats) = heartbeats.clone() {
-            keep_agreement(heartbeats, Arc::clone(&agreed), stop.clone()).context("start a thread")?;
-        }
+        let agreed = Arc::new(Mutex::new(settings.agreement.clone()));
         // Another boot tree needs a restart: what is served is what members agree on.
         let served = settings.server.root.clone();
+        let stop = Stop::new();
+        if let Some(heartbeats) = heartbeats.clone() {
+            keep_agreement(heartbeats, Arc::clone(&agreed), served.clone(), stop.clone())
+                .context("start a thread")?;
+        }
         let reloader = Arc::new(Reloader::new(config, settings, Arc::clone(&shared.policy), move |new| {
             if let Err(error) = table.configure(member_configs(new)) {
                 error!(%error, "the members stay as they were");
@@ -232,8 +233,7 @@ impl Bound {
             if let (Some(heartbeats), Some(listen)) = (&beating, listen) {
                 heartbeats.set_peers(convert::peers_of(new, listen));
                 heartbeats.set_digest(new.agreement.digest(&served));
-                *agreed.lock().unwrap_or_else(PoisonError::into_inner) =
-                    (new.agreement.clone(), served.clone());
+                *agreed.lock().unwrap_or_else(PoisonError::into_inner) = new.agreement.clone();
             }
         }));
         let watch = reloader.watch().context("watch the boot file")?;
@@ -258,12 +258,13 @@ impl Bound {
 /// Tells the group when files that profiles name have changed, though no boot file did.
 fn keep_agreement(
     heartbeats: Arc<RunningHeartbeats>,
-    agreed: Arc<Mutex<(Agreement, PathBuf)>>,
+    agreed: Arc<Mutex<Agreement>>,
+    root: PathBuf,
     stop: Stop,
 ) -> std::io::Result<()> {
     spawn("agreement", move || {
         while !stop.wait(AGREEMENT_EVERY) {
-            let (agreement, root) = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let agreement = agreed.lock().unwrap_or_else(PoisonError::into_inner).clone();
             heartbeats.set_digest(agreement.digest(&root));
         }
     })

@@ -7,6 +7,7 @@ use goldwire_stdx::Report;
 use serde_json::{Value, json};
 
 use crate::args::boot::CheckArgs;
+use crate::commands::json_line;
 use crate::exit::Code;
 
 pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
             "severity": "error", "message": fault.line(), "hint": fault.hints.first(), "line": null, "column": null,
         }));
         let list: Vec<Value> = problems.list.iter().map(as_json).chain(of_machine).collect();
-        writeln!(out, "{}", json!({ "is_good": is_good, "problems": list, "summary": summary }))?;
+        writeln!(out, "{}", json_line(&json!({ "is_good": is_good, "problems": list, "summary": summary })))?;
     } else {
         if !problems.is_empty() {
             writeln!(out, "{problems}")?;

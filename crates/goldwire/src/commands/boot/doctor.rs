@@ -7,6 +7,7 @@ use goldwire_stdx::Report;
 use serde_json::json;
 
 use crate::args::boot::{DoctorArgs, FirmwareArg};
+use crate::commands::json_line;
 use crate::exit::Code;
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<Code, Report> {
@@ -29,7 +30,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Code, Report> {
     let mut out = std::io::stdout().lock();
     if args.json {
         let list: Vec<_> = diagnoses.iter().map(as_json).collect();
-        writeln!(out, "{}", super::json_line(&json!({ "diagnoses": list }).to_string()))?;
+        writeln!(out, "{}", json_line(&json!({ "diagnoses": list })))?;
     } else {
         for diagnosis in &diagnoses {
             write_one(&mut out, diagnosis)?;

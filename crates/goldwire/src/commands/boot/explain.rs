@@ -15,6 +15,7 @@ use goldwire_control::boot::serve::{library_settings, table_of, url_builder};
 
 use super::load;
 use crate::args::boot::{DeviceArgs, ExplainArgs, ScriptArgs};
+use crate::commands::json_line;
 use crate::exit::Code;
 
 pub(crate) fn explain(args: &ExplainArgs) -> Result<Code, Report> {
@@ -36,7 +37,7 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<Code, Report> {
     let explanation = play(&policy, &question, &urls);
     let mut out = std::io::stdout().lock();
     if args.file.json {
-        writeln!(out, "{}", serde_json::to_string(&explanation).map_err(Report::plain)?)?;
+        writeln!(out, "{}", json_line(&serde_json::to_string(&explanation).map_err(Report::plain)?))?;
     } else {
         write!(out, "{explanation}")?;
     }

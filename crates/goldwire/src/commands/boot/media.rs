@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::load;
 use crate::args::boot::MediaArgs;
+use crate::commands::json_line;
 use crate::exit::Code;
 
 pub(crate) fn run(args: MediaArgs) -> Result<Code, Report> {
@@ -69,7 +70,9 @@ fn show(report: &MediaReport, path: &str, is_json: bool) -> Result<(), Report> {
         writeln!(
             out,
             "{}",
-            json!({ "path": path, "size": size, "blake3": digest, "programs": programs, "notes": report.notes })
+            json_line(
+                &json!({ "path": path, "size": size, "blake3": digest, "programs": programs, "notes": report.notes })
+            )
         )?;
         return Ok(());
     }

@@ -50,22 +50,6 @@ fn load(path: &Path) -> Result<Loaded, Report> {
     Ok(loaded)
 }
 
-/// JSON on one line, fit to be shown: in its strings what a terminal would obey or hide stands escaped (RFC 8259, 7), and
-/// means the same to who parses it.
-fn json_line(json: &str) -> String {
-    let mut line = String::with_capacity(json.len());
-    for character in json.chars() {
-        let mut buffer = [0; 4];
-        match goldwire_stdx::printable(character.encode_utf8(&mut buffer)) {
-            std::borrow::Cow::Borrowed(plain) => line.push_str(plain),
-            std::borrow::Cow::Owned(_) => {
-                line.extend(character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
-            }
-        }
-    }
-    line
-}
-
 /// Standard error is talk; nobody is helped if it cannot be written.
 fn say(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), format!("{text}\n").as_bytes());

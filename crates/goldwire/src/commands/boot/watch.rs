@@ -10,6 +10,7 @@ use goldwire_stdx::{Context, Report, printable};
 use serde_json::json;
 
 use crate::args::boot::WatchArgs;
+use crate::commands::json_line;
 use crate::exit::Code;
 
 /// How often a followed timeline is looked at.
@@ -39,7 +40,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
         }
     }
     if args.once && args.file.json {
-        writeln!(out, "{}", super::json_line(&json!({ "boots": boots.all() }).to_string()))?;
+        writeln!(out, "{}", json_line(&json!({ "boots": boots.all() })))?;
         return Ok(Code::Success);
     }
     if !args.file.json {
@@ -72,7 +73,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
 }
 
 fn json_of(record: &Record) -> Result<String, Report> {
-    Ok(super::json_line(&serde_json::to_string(record).map_err(Report::plain)?))
+    Ok(json_line(&serde_json::to_string(record).map_err(Report::plain)?))
 }
 
 fn state_of(args: &WatchArgs) -> Result<PathBuf, Report> {

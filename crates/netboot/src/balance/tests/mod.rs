@@ -76,7 +76,7 @@ fn front_of(members: &[(SocketAddr, u16)], change: impl FnOnce(&mut BalanceSetti
         tftp: vec![local],
         table: Arc::new(table),
         observer: Arc::clone(&seen) as _,
-        tftp_clients: TftpClients::default(),
+        tftp_clients: crate::tftp::Clients::default(),
         proxies: Vec::new(),
         sends_proxy_header: false,
     };

@@ -72,7 +72,7 @@ fn our_tftp_server_is_reached_in_both_its_modes() {
     for mode in [tftp::Mode::SinglePort, tftp::Mode::PortPerTransfer] {
         let settings = tftp::Settings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
-            mode,
+            clients: tftp::Clients { mode, ..tftp::Clients::default() },
             ..tftp::Settings::default()
         };
         let context = tftp::Context {

@@ -23,7 +23,7 @@ use self::session::{Action, Session};
 use super::{ATTEMPTS_MAX, Phase, Shared};
 use crate::event::{Event, EventKind, Protocol};
 use crate::member::MemberConfig;
-use crate::tftp::Mode;
+use crate::tftp::{Mode, NOT_ALLOWED};
 
 /// Datagrams of a client that wait for its session: more than a client sends without an answer.
 const QUEUE_MAX: usize = 32;
@@ -62,9 +62,9 @@ pub(super) async fn serve(socket: UdpSocket, shared: Arc<Shared>) {
                 Err(_) => continue,
             },
         };
-        let allowed = &shared.tftp.allow_from;
-        if !allowed.is_empty() && !allowed.iter().any(|network| network.contains(client.ip().to_canonical()))
-        {
+        if !shared.tftp.answers(client.ip()) {
+            let kind = EventKind::Dropped { protocol: Protocol::Balance, reason: NOT_ALLOWED };
+            shared.observer.observe(&Event { mac: None, address: Some(client.ip()), kind });
             continue;
         }
         let datagram = &bytes[..length];
@@ -212,7 +212,9 @@ impl Relay {
 
     /// A socket on the address that was asked, with a port that the kernel draws at random.
     async fn open_own(&self) -> io::Result<UdpSocket> {
-        let own = UdpSocket::bind((self.socket.local_addr()?.ip(), 0)).await?;
+        let mut local = self.socket.local_addr()?;
+        local.set_port(0);
+        let own = UdpSocket::bind(local).await?;
         own.connect(self.client).await?;
         Ok(own)
     }

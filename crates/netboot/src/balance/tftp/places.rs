@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
+use crate::tftp::admission::gives_way;
+
 /// Sessions at once. One costs two sockets, and a buffer of which only as much is touched as a block is long.
 const SESSIONS_MAX: usize = 4096;
 
@@ -77,18 +79,14 @@ impl Places {
         }
     }
 
-    /// Ends a session that was never answered: the oldest, if its client would have answered long ago; else the youngest,
-    /// for the others' clients may be about to answer.
+    /// Ends a session that was never answered, of this address if one is named.
     fn make_room(&mut self, now: Instant, of: Option<IpAddr>) -> Option<()> {
         let unheard = self.sessions.iter().filter(|(client, place)| {
             !place.heard.0.load(Ordering::Relaxed) && of.is_none_or(|address| client.ip() == address)
         });
-        let ages: Vec<(Instant, SocketAddr)> =
-            unheard.map(|(client, place)| (place.since, *client)).collect();
-        let oldest = ages.iter().min();
-        let oldest = oldest.filter(|(since, _)| now.saturating_duration_since(*since) >= ANSWERED_AFTER);
-        let (_, client) = oldest.or_else(|| ages.iter().max())?;
-        self.sessions.remove(client).map(|_| ())
+        let begun = unheard.map(|(client, place)| (place.since, *client));
+        let client = gives_way(begun, now, ANSWERED_AFTER)?;
+        self.sessions.remove(&client).map(|_| ())
     }
 }
 

@@ -10,6 +10,7 @@ use super::super::settings::{Mode, Settings};
 use super::super::{SendMethod, bind};
 use super::complaints::{fetch_in, on_loopback, serve};
 use super::{context, files, pattern};
+use crate::tftp;
 use crate::tftp::wire::OptionName;
 
 const LENGTH: usize = 3_000_001;
@@ -22,7 +23,10 @@ fn check(program: &str, arguments: impl Fn(u16, &Path) -> Vec<String>) {
         return;
     }
     for mode in [Mode::SinglePort, Mode::PortPerTransfer] {
-        let (running, event_log) = serve(Settings { mode, ..on_loopback() }, &[("dir/f", LENGTH)]);
+        let (running, event_log) = serve(
+            Settings { clients: tftp::Clients { mode, ..tftp::Clients::default() }, ..on_loopback() },
+            &[("dir/f", LENGTH)],
+        );
         let folder = tempfile::tempdir().unwrap();
         let got = folder.path().join("got");
         let arguments = arguments(running.addresses()[0].port(), &got);
@@ -92,7 +96,7 @@ fn every_way_of_sending_sends_the_same() {
         for method in [SendMethod::Segments, SendMethod::Batch, SendMethod::Single] {
             for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
                 let settings = Settings {
-                    mode,
+                    clients: tftp::Clients { mode, ..tftp::Clients::default() },
                     listen: vec![listen.parse().unwrap()],
                     block_size_max: 65464,
                     ..Settings::default()
@@ -125,7 +129,11 @@ fn many_clients_at_once_have_each_their_own_file() {
     let named: Vec<_> = names.iter().map(|(name, length)| (name.as_str(), *length)).collect();
     let modes = [Mode::SinglePort, Mode::PortPerTransfer];
     for (mode, listen) in modes.into_iter().flat_map(|mode| [(mode, "0.0.0.0:0"), (mode, "[::]:0")]) {
-        let settings = Settings { mode, listen: vec![listen.parse().unwrap()], ..Settings::default() };
+        let settings = Settings {
+            clients: tftp::Clients { mode, ..tftp::Clients::default() },
+            listen: vec![listen.parse().unwrap()],
+            ..Settings::default()
+        };
         let running = bind(settings).unwrap().run(context(files(&named)).0).unwrap();
         let port = running.addresses()[0].port();
         std::thread::scope(|scope| {

@@ -12,6 +12,7 @@ use super::super::wire::{OptionName, Options, Packet};
 use super::super::{Mode, Running, bind};
 use super::link::{NetworkFaults, fetch};
 use super::{Harness, context, files, key, pattern, read_request};
+use crate::tftp;
 
 /// A server on loopback.
 pub(super) fn serve(settings: Settings, names: &[(&str, usize)]) -> (Running, Arc<super::EventLog>) {
@@ -132,7 +133,10 @@ fn row_11_big_files_roll_over() {
 /// Row 12: NAT, Kubernetes and load balancers let only packets from the port through that was asked.
 #[test]
 fn row_12_behind_nat_or_a_load_balancer() {
-    let settings = Settings { mode: Mode::SinglePort, ..on_loopback() };
+    let settings = Settings {
+        clients: tftp::Clients { mode: Mode::SinglePort, ..tftp::Clients::default() },
+        ..on_loopback()
+    };
     let (running, event_log) = serve(settings, &[("f", 300_000)]);
     let relay = Relay::start(running.addresses()[0]);
     let asked = [(OptionName::BlockSize, 1400), (OptionName::WindowSize, 8)];
@@ -142,7 +146,10 @@ fn row_12_behind_nat_or_a_load_balancer() {
     running.stop();
 
     // With a port for each transfer, the same client gets nothing: the relay does its work.
-    let settings = Settings { mode: Mode::PortPerTransfer, ..on_loopback() };
+    let settings = Settings {
+        clients: tftp::Clients { mode: Mode::PortPerTransfer, ..tftp::Clients::default() },
+        ..on_loopback()
+    };
     let (running, _) = serve(settings, &[("f", 300_000)]);
     let relay = Relay::start(running.addresses()[0]);
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::super::settings::Settings;
 use super::super::wire::OptionName;
 use super::{Harness, ack, files, key, read_request};
+use crate::tftp;
 
 /// Bytes of the headers of IPv4 and UDP.
 const HEADERS: usize = 28;
@@ -126,7 +127,10 @@ fn a_flood_of_requests_keeps_nobody_out() {
 #[test]
 fn only_networks_that_are_named_are_answered() {
     let allow_from = vec!["10.0.0.0/26".parse().unwrap()];
-    let mut harness = Harness::new(Settings { allow_from, ..Settings::default() }, files(&[("a", 10)]));
+    let mut harness = Harness::new(
+        Settings { clients: tftp::Clients { allow_from, ..tftp::Clients::default() }, ..Settings::default() },
+        files(&[("a", 10)]),
+    );
     for (client, count) in [(2, 1), (63, 1), (64, 0), (200, 0)] {
         assert_eq!(harness.exchange(key(client, 1), &read_request(b"a", &[])).len(), count, "{client}");
         assert_eq!(harness.exchange(key(client, 2), &read_request(b"none", &[])).len(), count, "{client}");
@@ -142,7 +146,7 @@ fn a_client_whose_port_is_closed_is_sent_no_more() {
         // Nothing but ICMP ends it before an hour has passed.
         let settings = Settings {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
-            mode,
+            clients: tftp::Clients { mode, ..tftp::Clients::default() },
             timeout: Duration::from_secs(3600),
             ..Settings::default()
         };

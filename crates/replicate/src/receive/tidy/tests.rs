@@ -21,7 +21,9 @@ fn scene() -> (tempfile::TempDir, WorkPlace) {
     }
     fs::write(scene.path().join(THERE), "").unwrap();
     // What a killed run had: its lock, its work, and what it had tried with.
-    WorkPlace::claim(&scene.path().join("killed.vhd")).unwrap();
+    let killed = WorkPlace::claim(&scene.path().join("killed.vhd")).unwrap();
+    fs::write(killed.shown("state"), "").unwrap();
+    drop(killed);
     for left in [LOCK, ".killed.vhd.goldwire-probe"] {
         fs::write(scene.path().join(left), "").unwrap();
     }
