@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use goldwire_control::boot::{Policy, Question, explain, parse};
 use goldwire_netboot::content::UrlBuilder;
-use goldwire_netboot::{Architecture, BootPolicy, Device, Firmware, LiveMembers, Mac, Member};
+use goldwire_netboot::{Architecture, BootPolicy, Device, Firmware, LiveMembers, Mac, Member, Proof};
 use goldwire_stdx::Uuid;
 use libfuzzer_sys::fuzz_target;
 
@@ -56,7 +56,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(!policy.decide(&device).rule.is_empty());
         }
     }
-    policy.may_fetch("a/b.efi", address.into(), Some(mac), false);
+    policy.may_fetch("a/b.efi", address.into(), Some(mac), Proof::Nothing);
     let question = |arch| Question {
         mac,
         uuid: None,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use goldwire_netboot::content::{
     Body, ContentError, Contents, Library, LibrarySettings, Requester, TokenKey, UrlBuilder,
 };
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, Protocol, What};
+use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, Proof, Protocol, What};
 use libfuzzer_sys::fuzz_target;
 
 const OPEN: &[u8] = b"for everybody";
@@ -42,9 +42,9 @@ impl BootPolicy for Policy {
         Decision { rule: "fuzz".into(), action: Action::Boot(Box::new(boot)) }
     }
 
-    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, has_token: bool) -> bool {
+    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, proof: Proof) -> bool {
         assert!(!path.starts_with('/') && !path.split('/').any(|part| matches!(part, "" | "." | "..")));
-        !path.starts_with("secret/") && (has_token || !path.starts_with("signed/"))
+        !path.starts_with("secret/") && (proof == Proof::Token || !path.starts_with("signed/"))
     }
 }
 

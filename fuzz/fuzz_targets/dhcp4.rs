@@ -9,7 +9,7 @@ use goldwire_netboot::dhcp::{
     BootReply, Message, MessageType, ProxyResponder, Role, add_boot, classify, code,
 };
 use goldwire_netboot::fuzzing::dhcp::{Destination, SIZE_MAX};
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
+use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, Proof, What};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
@@ -22,7 +22,7 @@ impl BootPolicy for Policy {
         Decision { rule: "fuzz".into(), action: Action::Boot(Box::new(boot())) }
     }
 
-    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
+    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _proof: Proof) -> bool {
         true
     }
 }

@@ -10,7 +10,7 @@ use goldwire_netboot::dhcp::{
     AddressRange, Message, MessageType, Reservation, Server, Settings, Subnet, Time,
 };
 use goldwire_netboot::fuzzing::dhcp::{Arrival, MemberId, Outputs, Record, Reply, Table};
-use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NetworkV4, NoopObserver};
+use goldwire_netboot::{Action, BootPolicy, Decision, Device, Mac, NetworkV4, NoopObserver, Proof};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -27,7 +27,7 @@ impl BootPolicy for Policy {
         Decision { rule: "fuzz".into(), action: Action::LocalDisk }
     }
 
-    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
+    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _proof: Proof) -> bool {
         true
     }
 }

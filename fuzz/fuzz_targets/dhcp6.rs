@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::fuzzing::dhcp6::{Packet, RELAYS_MAX, Responder, classify, code, server_id};
-use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, What};
+use goldwire_netboot::{Action, Boot, BootPolicy, Decision, Device, Mac, Member, NoopObserver, Proof, What};
 use libfuzzer_sys::fuzz_target;
 
 const US: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
@@ -35,7 +35,7 @@ impl BootPolicy for Policy {
         Decision { rule: "fuzz".into(), action: Action::Boot(Box::new(boot)) }
     }
 
-    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
+    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _proof: Proof) -> bool {
         true
     }
 }

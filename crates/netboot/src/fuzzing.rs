@@ -5,7 +5,9 @@ pub use crate::http1::HEAD_MAX;
 /// Heads of requests and answers, chunks, and sessions of the balancing front.
 pub mod balance {
     pub use crate::balance::http::chunks::Chunks;
-    pub use crate::balance::http::head::{Framing, Part, Refusal, RequestHead, ResponseHead};
+    pub use crate::balance::http::head::{
+        Framing, Method, Part, Persistence, Refusal, RequestHead, ResponseHead, Sender,
+    };
     pub use crate::balance::tftp::session::{Action, Session};
 }
 
@@ -37,7 +39,7 @@ pub mod heartbeat {
 /// Heads of HTTP requests and the ranges that they want.
 pub mod http {
     pub use crate::http::range::{Part, Wanted, parse as parse_range};
-    pub use crate::http::request::{BadHead, Method, Request, parse as parse_request};
+    pub use crate::http::request::{BadHead, Request, parse as parse_request};
 }
 
 /// The line that a balancer sends before a connection.

@@ -23,6 +23,7 @@ pub mod member;
 mod neighbours;
 mod network;
 mod percent;
+mod place;
 mod policy;
 mod proxy_header;
 mod room;
@@ -35,4 +36,7 @@ pub use event::{Event, EventKind, NoopObserver, Observer, Protocol, Stage};
 pub use member::one::{LiveMembers, Member, MemberState};
 pub use neighbours::Neighbours;
 pub use network::{Network, NetworkV4};
-pub use policy::{Action, Boot, BootPolicy, Decision, MenuEntry, ProtectedFiles, Script, Template, What};
+pub use place::Place;
+pub use policy::{
+    Action, Boot, BootPolicy, Decision, MenuEntry, Proof, ProtectedFiles, Script, Template, What,
+};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::content::one_spelling;
 use crate::device::{Device, Mac};
 use crate::member::Member;
 
@@ -14,15 +15,23 @@ pub trait BootPolicy: Send + Sync {
     fn decide(&self, device: &Device) -> Decision;
 
     /// Whether somebody at `address` (known to be `mac`, if it is known) may have the file at `path` of the boot tree.
-    /// Asked by HTTP and TFTP alike, so that nothing is allowed on one and denied on the other. `has_token` says that
-    /// the request carried a valid token for the path. Whether a *script* needs a token says the decision that it is
+    /// Asked by HTTP and TFTP alike, so that nothing is allowed on one and denied on the other. Whether a *script* needs a token says the decision that it is
     /// rendered from, and nothing else.
-    fn may_fetch(&self, path: &str, address: IpAddr, mac: Option<Mac>, has_token: bool) -> bool;
+    fn may_fetch(&self, path: &str, address: IpAddr, mac: Option<Mac>, proof: Proof) -> bool;
 
     /// The files that only a token opens, under whatever name they are asked for.
     fn protected_files(&self) -> Arc<ProtectedFiles> {
         Arc::default()
     }
+}
+
+/// What came with a request to show that it may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing that is good.
+    Nothing,
+    /// A token for this path that is good now.
+    Token,
 }
 
 /// Files of the boot tree that only a token opens, by the names that profiles give them. Names are compared as the server
@@ -85,8 +94,7 @@ impl ProtectedFiles {
 
 /// One spelling for all that name the same.
 fn folded(name: &str) -> String {
-    let parts = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | "."));
-    parts.collect::<Vec<_>>().join("/").to_ascii_lowercase()
+    one_spelling(name).to_ascii_lowercase()
 }
 
 /// How the names of what is below a folder begin.

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use goldwire_netboot::Place;
 use toml::{Table, Value};
 
 /// The tables that members must agree on.
@@ -46,7 +47,7 @@ impl Agreement {
             }
         }
         // What is rendered for a device, or lies elsewhere, is no file of the tree.
-        files.retain(|place| !place.contains("{{") && !place.contains("://") && !place.starts_with("iscsi:"));
+        files.retain(|place| !place.contains("{{") && Place::of(place).is_in_tree());
         files.sort();
         files.dedup();
         // A table of TOML keeps its keys sorted, and so does its JSON.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use goldwire_netboot::{
-    Action, Boot, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, ProtectedFiles, What,
+    Action, Boot, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, Proof, ProtectedFiles, What,
 };
 
 use super::rules::{Found, Kind, Rules, next_of};
@@ -96,7 +96,7 @@ impl BootPolicy for Policy {
         }
     }
 
-    fn may_fetch(&self, path: &str, address: IpAddr, mac: Option<Mac>, has_token: bool) -> bool {
+    fn may_fetch(&self, path: &str, address: IpAddr, mac: Option<Mac>, proof: Proof) -> bool {
         let rules = self.rules();
         let profile_of = |mac: Mac| {
             let mut device = Device::new(Some(mac), Firmware::Ipxe);
@@ -108,7 +108,7 @@ impl BootPolicy for Policy {
         // rendered from, which is judged where it is rendered.
         let owner = path.strip_prefix("s/").and_then(|rest| rest.split('/').next()?.parse().ok());
         let needs_token = !path.starts_with("s/") && rules.protected.covers(path);
-        !mac.into_iter().chain(owner).any(is_ignored) && (has_token || !needs_token)
+        !mac.into_iter().chain(owner).any(is_ignored) && (proof == Proof::Token || !needs_token)
     }
 
     fn protected_files(&self) -> Arc<ProtectedFiles> {

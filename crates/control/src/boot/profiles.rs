@@ -10,7 +10,8 @@ use std::sync::Arc;
 use goldwire_netboot::content::{DISK_PATH, ISO_PATH};
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
-    Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, ProtectedFiles, Script, Template, What,
+    Architecture, Boot, Device, Firmware, Mac, Member, MenuEntry, Place, ProtectedFiles, Script, Template,
+    What,
 };
 use goldwire_stdx::Uuid;
 use toml::Spanned;
@@ -323,7 +324,7 @@ impl Maker<'_, '_, '_> {
 
     /// A place in the boot tree: no way out of it, and there. `is_for_ipxe` says that iPXE itself would load it.
     fn check_file(&mut self, place: &str, span: Range<usize>, is_for_ipxe: bool) {
-        if place.contains("://") || place.starts_with("iscsi:") {
+        if !Place::of(place).is_in_tree() {
             return;
         }
         if place.starts_with('/') || place.split('/').any(|part| part == "..") {
@@ -513,7 +514,7 @@ fn protect(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
         let initrds = profile.initrd.iter().chain(&profile.san).flat_map(|list| &list.get_ref().0);
         let single = [&profile.file, &profile.kernel].into_iter().flatten().map(Spanned::get_ref);
         let files = profile.files.values().map(Spanned::get_ref).chain(single).chain(initrds);
-        for place in files.filter(|place| !place.contains("://") && !place.starts_with("iscsi:")) {
+        for place in files.filter(|place| Place::of(place).is_in_tree()) {
             match (is_protected, place.split_once("{{")) {
                 (false, _) => {
                     open.insert(place, name.get_ref());

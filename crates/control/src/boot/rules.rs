@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use goldwire_netboot::{Device, Firmware, Mac, MenuEntry, Network, ProtectedFiles, Script, Template, What};
+use goldwire_netboot::{
+    Device, Firmware, Mac, MenuEntry, Network, Place, ProtectedFiles, Script, Template, What,
+};
 use goldwire_stdx::Uuid;
 
 use super::value::{Oui, Pattern};
@@ -214,7 +216,7 @@ pub(super) fn next_of(profile: &Profile, device: &Device, own: Option<&DeviceRul
                 format!("no file for {}", arch_key(device).unwrap_or("an unknown architecture"))
             })
         }
-        Kind::Url(url) if device.firmware.takes_url() || !url.contains("://") => {
+        Kind::Url(url) if device.firmware.takes_url() || !matches!(Place::of(url), Place::Url(_)) => {
             Ok(What::Literal(url.clone()))
         }
         Kind::Url(_) => program(),

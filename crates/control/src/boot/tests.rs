@@ -7,7 +7,7 @@ use std::sync::Arc;
 use goldwire_netboot::content::UrlBuilder;
 use goldwire_netboot::script::{self, Context};
 use goldwire_netboot::{
-    Action, Architecture, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, Member, What,
+    Action, Architecture, BootPolicy, Decision, Device, Firmware, LiveMembers, Mac, Member, Proof, What,
 };
 
 use super::*;
@@ -577,9 +577,9 @@ fn row_22_ignored_devices_get_nothing_and_tokens_open_their_files() {
     let address = "10.0.0.7".parse().unwrap();
     let mac = |text: &str| Some(text.parse::<Mac>().unwrap());
     let policy = rules();
-    assert!(!policy.may_fetch("ipxe/undionly.kpxe", address, mac("52:54:00:00:00:03"), true));
-    assert!(policy.may_fetch("ipxe/undionly.kpxe", address, mac("52:54:00:00:00:01"), false));
-    assert!(policy.may_fetch("k", address, None, false));
+    assert!(!policy.may_fetch("ipxe/undionly.kpxe", address, mac("52:54:00:00:00:03"), Proof::Token));
+    assert!(policy.may_fetch("ipxe/undionly.kpxe", address, mac("52:54:00:00:00:01"), Proof::Nothing));
+    assert!(policy.may_fetch("k", address, None, Proof::Nothing));
 
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("key"), "0123456789abcdef").unwrap();
@@ -592,8 +592,8 @@ fn row_22_ignored_devices_get_nothing_and_tokens_open_their_files() {
     let policy = Policy::new(loaded.rules, Arc::new(Two));
     for (path, is_open) in [("a/k", false), ("a/bios.img", false), ("b/k", true), ("ipxe/snponly.efi", true)]
     {
-        assert_eq!(policy.may_fetch(path, address, None, false), is_open, "{path}");
-        assert!(policy.may_fetch(path, address, None, true), "{path}");
+        assert_eq!(policy.may_fetch(path, address, None, Proof::Nothing), is_open, "{path}");
+        assert!(policy.may_fetch(path, address, None, Proof::Token), "{path}");
     }
     // A script is as closed as the files that it names: the decision says so, whatever else could be asked of its path
     // (`token_rule` asks a whole library).

@@ -15,7 +15,7 @@ use crate::content::{
 };
 use crate::device::{Device, Mac};
 use crate::event::Protocol;
-use crate::policy::{Action, Boot, BootPolicy, Decision, What};
+use crate::policy::{Action, Boot, BootPolicy, Decision, Proof, What};
 
 /// Opens protected names with a token, and everything else without.
 struct ByName(Arc<ProtectedFiles>);
@@ -25,8 +25,8 @@ impl BootPolicy for ByName {
         Decision { rule: "any".into(), action: Action::LocalDisk }
     }
 
-    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, has_token: bool) -> bool {
-        has_token || !self.0.covers(path)
+    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, proof: Proof) -> bool {
+        proof == Proof::Token || !self.0.covers(path)
     }
 
     fn protected_files(&self) -> Arc<ProtectedFiles> {

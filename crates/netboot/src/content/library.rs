@@ -22,7 +22,7 @@ use crate::event::Stage;
 use crate::media::Media;
 use crate::member::Fitness;
 use crate::percent::{Plain, percent_encode};
-use crate::policy::{Action, Boot, BootPolicy, Decision, ProtectedFiles, Script, What};
+use crate::policy::{Action, Boot, BootPolicy, Decision, Proof, ProtectedFiles, Script, What};
 use crate::script::{Context, render};
 
 /// What every script's media type is; iPXE tells a script by its first line, people by this.
@@ -172,31 +172,34 @@ impl Library {
         render(template, device, boot, &Context { path_of: Arc::new(path_of), script_path })
     }
 
-    fn has_token(&self, asked: &Asked, requester: &Requester) -> bool {
-        asked.token.as_ref().is_some_and(|token| self.urls.is_good(token, &asked.path, requester.mac))
+    fn proof(&self, asked: &Asked, requester: &Requester) -> Proof {
+        match &asked.token {
+            Some(token) if self.urls.is_good(token, &asked.path, requester.mac) => Proof::Token,
+            _ => Proof::Nothing,
+        }
     }
 
     fn may_fetch(&self, path: &str, asked: &Asked, requester: &Requester) -> Result<(), ContentError> {
-        let has_token = self.has_token(asked, requester);
+        let proof = self.proof(asked, requester);
         let mac = match &asked.what {
             Named::Script(device) => requester.mac.or(device.mac),
             _ => requester.mac,
         };
-        match self.policy.may_fetch(path, requester.address, mac, has_token) {
+        match self.policy.may_fetch(path, requester.address, mac, proof) {
             true => Ok(()),
-            false => Err(refused(asked, has_token)),
+            false => Err(refused(asked, proof)),
         }
     }
 
     /// By what the file is, after [`may_fetch`](Self::may_fetch) has judged its name.
     fn may_have(&self, stat: &Stat, asked: &Asked, requester: &Requester) -> Result<(), ContentError> {
-        let has_token = self.has_token(asked, requester);
-        if has_token {
+        let proof = self.proof(asked, requester);
+        if proof == Proof::Token {
             return Ok(());
         }
         match self.shelves.is_protected(stat, &self.policy.protected_files()) {
             Some(false) => Ok(()),
-            Some(true) => Err(refused(asked, has_token)),
+            Some(true) => Err(refused(asked, proof)),
             None => Err(ContentError::Forbidden("it cannot be told now which files only a token opens")),
         }
     }
@@ -260,17 +263,17 @@ impl Library {
         // One decision is judged and rendered, that of the device which the whole path names: a part of the path, such as
         // the MAC alone, can stand for a device of another rule.
         let decision = self.policy.decide(&device);
-        let has_token = self.has_token(asked, requester);
-        if matches!(&decision.action, Action::Boot(boot) if boot.has_token) && !has_token {
-            return Err(refused(asked, has_token));
+        let proof = self.proof(asked, requester);
+        if matches!(&decision.action, Action::Boot(boot) if boot.has_token) && proof == Proof::Nothing {
+            return Err(refused(asked, proof));
         }
         Ok(script(self.script_from(decision, &device)?))
     }
 }
 
-fn refused(asked: &Asked, has_token: bool) -> ContentError {
-    ContentError::Forbidden(match (&asked.token, has_token) {
-        (Some(_), false) => "the token is wrong or old and the policy does not allow it without",
+fn refused(asked: &Asked, proof: Proof) -> ContentError {
+    ContentError::Forbidden(match (&asked.token, proof) {
+        (Some(_), Proof::Nothing) => "the token is wrong or old and the policy does not allow it without",
         _ => "the policy does not allow it",
     })
 }

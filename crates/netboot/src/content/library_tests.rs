@@ -9,7 +9,7 @@ use crate::device::{Architecture, Mac};
 use crate::event::Protocol;
 use crate::media::{MediaReport, Medium};
 use crate::member::Member;
-use crate::policy::Decision;
+use crate::policy::{Decision, Proof};
 
 const MAC: Mac = Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56]);
 
@@ -25,8 +25,8 @@ impl BootPolicy for Fixed {
         Decision { rule: "fixed".into(), action: self.action.clone() }
     }
 
-    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, has_token: bool) -> bool {
-        !path.starts_with("secret/") && (has_token || !path.starts_with("signed/"))
+    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, proof: Proof) -> bool {
+        !path.starts_with("secret/") && (proof == Proof::Token || !path.starts_with("signed/"))
     }
 }
 

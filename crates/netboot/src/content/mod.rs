@@ -21,7 +21,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 pub use library::{Library, LibraryError, LibrarySettings};
 pub use medium::{DISK_PATH, ISO_PATH};
-pub(crate) use path::mac_in;
+pub(crate) use path::{BadPath, clean, mac_in, one_spelling};
 pub use token::TokenKey;
 pub use url_builder::{Digest, UrlBuilder, without_tokens};
 

@@ -38,23 +38,64 @@ pub(super) enum Named {
     Medium(MediumName),
 }
 
-/// Reads a path as any client spells it: with backslashes, leading, doubled or no slashes, `.` in between. Nothing for
-/// what leads out (`..`), is hidden, has control characters or breaks a limit.
+/// Why a text is no path below a boot tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadPath {
+    #[error("the name is too long")]
+    Long,
+    #[error("the name is not UTF-8")]
+    NotText,
+    #[error("there are control characters in the name")]
+    Control,
+    #[error("the name leads out of the tree")]
+    LeadsOut,
+    #[error("the name is of something hidden")]
+    Hidden,
+    #[error("the name is empty")]
+    Empty,
+}
+
+/// The parts of a path, however a client spells it: with backslashes, leading, doubled or no slashes, `.` in between.
+fn parts(path: &str) -> Vec<&str> {
+    path.split(['/', '\\']).filter(|part| !matches!(*part, "" | ".")).collect()
+}
+
+/// The one spelling of a path, wherever it leads.
+pub(crate) fn one_spelling(path: &str) -> String {
+    parts(path).join("/")
+}
+
+/// The one spelling of a path that names something below a tree: nothing that leads out, is hidden, has control characters or breaks a limit. What case
+/// means and which links may be followed is not decided here.
+pub(crate) fn clean(path: &str) -> Result<String, BadPath> {
+    if path.len() > LENGTH_MAX {
+        return Err(BadPath::Long);
+    }
+    if path.chars().any(char::is_control) {
+        return Err(BadPath::Control);
+    }
+    let parts = parts(path);
+    if parts.len() > COMPONENTS_MAX || parts.iter().any(|part| part.len() > COMPONENT_MAX) {
+        return Err(BadPath::Long);
+    }
+    if parts.contains(&"..") {
+        return Err(BadPath::LeadsOut);
+    }
+    if parts.iter().any(|part| part.starts_with('.')) {
+        return Err(BadPath::Hidden);
+    }
+    if parts.is_empty() { Err(BadPath::Empty) } else { Ok(parts.join("/")) }
+}
+
+/// Reads a path; nothing for what [`clean`] refuses, and for what is none of our forms below a reserved name.
 pub(super) fn parse(path: &str) -> Option<Asked> {
-    if path.len() > LENGTH_MAX || path.chars().any(char::is_control) {
-        return None;
-    }
-    let parts: Vec<&str> = path.split(['/', '\\']).filter(|part| !matches!(*part, "" | ".")).collect();
-    let is_healthy = |part: &&str| part.len() <= COMPONENT_MAX && !part.starts_with('.');
-    if parts.is_empty() || parts.len() > COMPONENTS_MAX || !parts.iter().all(is_healthy) {
-        return None;
-    }
-    match parts.as_slice() {
+    let path = clean(path).ok()?;
+    match path.split('/').collect::<Vec<_>>().as_slice() {
         ["t" | "T", token, below @ ..] if !below.is_empty() && !matches!(below[0], "t" | "T") => {
             // A token that cannot be read is a token that is not good, as is one that is missing.
             Some(Asked { token: token.parse().ok(), path: below.join("/"), what: name(below)? })
         }
-        parts => Some(Asked { token: None, path: parts.join("/"), what: name(parts)? }),
+        parts => Some(Asked { token: None, path: path.clone(), what: name(parts)? }),
     }
 }
 
@@ -166,6 +207,15 @@ mod tests {
         ];
         for path in paths {
             assert_eq!(parse(path), None, "{path:?}");
+        }
+        for (path, reason) in [
+            ("/", BadPath::Empty),
+            ("a/../.b", BadPath::LeadsOut),
+            ("a/.git/config", BadPath::Hidden),
+            ("..\n", BadPath::Control),
+            (&deep, BadPath::Long),
+        ] {
+            assert_eq!(clean(path), Err(reason), "{path:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use super::wire::{Message, MessageType, code};
 use crate::device::{Device, Mac};
 use crate::event::{Event, EventKind, Observer};
 use crate::member::Member;
-use crate::policy::{Action, Boot, BootPolicy, Decision, Script, What};
+use crate::policy::{Action, Boot, BootPolicy, Decision, Proof, Script, What};
 
 /// One packet of a capture, see `testdata/README.md`.
 pub(crate) struct Packet {
@@ -119,7 +119,7 @@ impl BootPolicy for Always {
         Decision { rule: "default (boot.toml:1)".into(), action: self.0.clone() }
     }
 
-    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
+    fn may_fetch(&self, _path: &str, _address: IpAddr, _mac: Option<Mac>, _proof: Proof) -> bool {
         true
     }
 }

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use super::{Client, Fetch, Finding, Offer, Problem};
 use crate::dhcp::wire::{MessageType, code};
 use crate::member::Member;
+use crate::place::Place;
 
 /// BOOTP's field holds 128 bytes with its final NUL; longer names have to be in option 67.
 const FILE_FIELD: usize = 128;
@@ -259,7 +260,7 @@ fn http_boot<'a>(full: &[&'a Offer], proxies: &[&'a Offer], verdict: &mut Verdic
     let chosen = candidates
         .iter()
         .find(|(_, url)| is_address(url))
-        .or_else(|| candidates.iter().find(|(_, url)| url.contains("://")))
+        .or_else(|| candidates.iter().find(|(_, url)| is_url(url)))
         .or(candidates.first());
     let Some((offer, url)) = chosen else {
         let named = full.iter().chain(proxies.iter()).find(|offer| offer.file().is_some());
@@ -275,7 +276,7 @@ fn http_boot<'a>(full: &[&'a Offer], proxies: &[&'a Offer], verdict: &mut Verdic
         return None;
     };
     let lease = if offer.is_proxy() { full[0] } else { offer };
-    if !url.contains("://") {
+    if !is_url(url) {
         let what = format!("{} names {url}, which is no URL", offer.server());
         verdict.findings.push(Finding::error(Problem::FileForHttp, client, what));
         return Some(lease);
@@ -352,7 +353,7 @@ fn ipxe<'a>(full: &[&'a Offer], proxies: &[&'a Offer], verdict: &mut Verdict) ->
 
 /// Where a file is fetched from, by the firmware's own rules.
 fn fetch_of(client: Client, offer: &Offer, file: String, sender: Ipv4Addr) -> Result<Fetch, Finding> {
-    let is_url = file.contains("://");
+    let is_url = is_url(&file);
     if client == Client::Ipxe {
         let name = file.rsplit('/').next().unwrap_or(&file);
         if IPXE_PROGRAMS.iter().any(|program| name.starts_with(program)) {
@@ -427,6 +428,10 @@ pub(super) fn next_server_is_router(fetch: &Fetch, lease: &Offer) -> Option<Find
             "set next-server (siaddr) to the TFTP server",
         )
     })
+}
+
+fn is_url(file: &str) -> bool {
+    matches!(Place::of(file), Place::Url(_))
 }
 
 pub(super) fn host_of(url: &str) -> Option<&str> {

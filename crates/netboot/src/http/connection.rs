@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::admission::{Gate, retry_after};
 use super::disk::Disk;
-use super::request::{BadHead, Method, Request};
+use super::request::{BadHead, Request};
 use super::respond::{self, Answer};
 use super::wire::Wire;
 use super::{Health, Limits, Listener, Phase, request};
@@ -22,7 +22,7 @@ use goldwire_stdx::printable;
 use crate::content::{ContentError, Contents, Requester};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
-use crate::http1::HEAD_MAX;
+use crate::http1::{HEAD_MAX, Method, Persistence};
 use crate::neighbours::Neighbours;
 use crate::proxy_header::{self, Origin};
 use crate::room::Room;
@@ -215,19 +215,19 @@ impl Connection {
     async fn run(&mut self) {
         let mut is_first = true;
         loop {
-            let is_kept = match self.next(is_first).await {
+            let persistence = match self.next(is_first).await {
                 Next::Request(request) => self.answer(&request).await,
                 Next::Bad(error) => {
                     self.refused("", &error.to_string());
                     let answer = respond::bad_head(error, SystemTime::now());
                     let _ = self.send(&answer, None).await;
-                    Ok(false)
+                    Ok(Persistence::Close)
                 }
                 Next::End => return,
             };
-            match is_kept {
-                Ok(true) => is_first = false,
-                Ok(false) => return self.linger().await,
+            match persistence {
+                Ok(Persistence::Keep) => is_first = false,
+                Ok(Persistence::Close) => return self.linger().await,
                 Err(_) => return,
             }
         }
@@ -289,22 +289,23 @@ impl Connection {
     }
 
     /// Answers a request; whether the connection stays.
-    async fn answer(&mut self, request: &Request) -> io::Result<bool> {
+    async fn answer(&mut self, request: &Request) -> io::Result<Persistence> {
         let begin = Instant::now();
         let now = SystemTime::now();
-        let is_kept = request.is_kept && !request.has_body && *self.phase.borrow() == Phase::Serving;
+        let persistence =
+            request.persistence.and(|| !request.has_body && *self.phase.borrow() == Phase::Serving);
         if request.method == Method::Other {
             self.refused(&request.path, "the method is not GET or HEAD");
-            let answer = respond::text(request, 405, is_kept, now);
-            return self.send(&answer, None).await.map(|()| is_kept);
+            let answer = respond::text(request, 405, persistence, now);
+            return self.send(&answer, None).await.map(|()| persistence);
         }
         if request.has_body {
             self.refused(&request.path, "the request has a body");
-            let answer = respond::text(request, 413, false, now);
-            return self.send(&answer, None).await.map(|()| false);
+            let answer = respond::text(request, 413, Persistence::Close, now);
+            return self.send(&answer, None).await.map(|()| Persistence::Close);
         }
-        if let Some(answer) = self.own_page(request, is_kept, now) {
-            return self.send(&answer, None).await.map(|()| is_kept);
+        if let Some(answer) = self.own_page(request, persistence, now) {
+            return self.send(&answer, None).await.map(|()| persistence);
         }
         let contents = &self.shared.contents;
         let opened = match contents.open_at_once(&request.path, &self.requester) {
@@ -319,11 +320,11 @@ impl Connection {
             Ok(content) => content,
             Err(error) => {
                 self.refused(&request.path, &reason(&error));
-                let answer = respond::failure(request, &error, is_kept, now);
-                return self.send(&answer, None).await.map(|()| is_kept);
+                let answer = respond::failure(request, &error, persistence, now);
+                return self.send(&answer, None).await.map(|()| persistence);
             }
         };
-        let answer = respond::content(request, &content, is_kept, now);
+        let answer = respond::content(request, &content, persistence, now);
         let length = answer.content_length();
         let mut large = None;
         if length >= self.shared.limits.large {
@@ -331,8 +332,8 @@ impl Connection {
                 self.shared.gate.transfer(self.requester.address, self.shared.limits.large_transfers);
             if !is_room && request.is_ipxe() {
                 self.refused(&request.path, "too many large transfers, asked to come back");
-                let answer = respond::busy(request, retry_after(), is_kept, now);
-                return self.send(&answer, None).await.map(|()| is_kept);
+                let answer = respond::busy(request, retry_after(), persistence, now);
+                return self.send(&answer, None).await.map(|()| persistence);
             }
             large = Some(counted);
         }
@@ -359,7 +360,7 @@ impl Connection {
             let bytes = if sent.is_ok() { length } else { 0 };
             self.transferred(bytes, begin.elapsed().as_secs_f64(), is_new, sent.is_ok());
         }
-        sent.map(|()| answer.is_kept)
+        sent.map(|()| answer.persistence)
     }
 
     /// Tells of an answer that was sent, or broken off: of the first of a path at once, of the next ones together.
@@ -394,7 +395,7 @@ impl Connection {
     }
 
     /// The pages that are no content: for balancers and for Prometheus.
-    fn own_page(&self, request: &Request, is_kept: bool, now: SystemTime) -> Option<Answer> {
+    fn own_page(&self, request: &Request, persistence: Persistence, now: SystemTime) -> Option<Answer> {
         match request.path.as_str() {
             "health" | "health.json" => {
                 let mut health = match &self.shared.health {
@@ -419,12 +420,12 @@ impl Connection {
                 } else {
                     ("text/plain", format!("{}\n", health.reason))
                 };
-                Some(respond::page(request, status, media_type, body, is_kept, now))
+                Some(respond::page(request, status, media_type, body, persistence, now))
             }
             "metrics" => {
                 let metrics = self.shared.metrics.as_ref()?;
                 let media_type = "text/plain; version=0.0.4";
-                Some(respond::page(request, 200, media_type, metrics(), is_kept, now))
+                Some(respond::page(request, 200, media_type, metrics(), persistence, now))
             }
             _ => None,
         }

@@ -1,7 +1,8 @@
 //! What is asked for: from the head of a request to a [`Request`]. Pure and total.
 
+use crate::content::one_spelling;
 pub use crate::http1::BadHead;
-use crate::http1::RequestHead;
+use crate::http1::{Method, Persistence, RequestHead, Version};
 use crate::percent::percent_decode;
 
 /// What is asked for.
@@ -9,12 +10,12 @@ use crate::percent::percent_decode;
 pub struct Request {
     /// How.
     pub method: Method,
-    /// The path: percent-decoded, without a leading slash, slashes not doubled, without the query.
+    /// The path: percent-decoded, in one spelling, without the query.
     pub path: String,
-    /// Whether the client speaks HTTP/1.0.
-    pub is_old: bool,
-    /// Whether the client wants the connection kept.
-    pub is_kept: bool,
+    /// Of what the client speaks.
+    pub(crate) version: Version,
+    /// What the client wants of the connection.
+    pub persistence: Persistence,
     /// Whether a body follows the head, which nobody wants.
     pub has_body: bool,
     /// Who asks, cut to 128 bytes; empty if it does not say.
@@ -35,29 +36,14 @@ pub struct Request {
     pub if_range: Option<String>,
 }
 
-/// The methods that are served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    /// GET.
-    Get,
-    /// HEAD.
-    Head,
-    /// Any other.
-    Other,
-}
-
 /// Reads a head from the beginning of what came: the request and the head's length, or nothing while it is not whole.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>, BadHead> {
     let Some((head, length)) = RequestHead::decode(bytes)? else { return Ok(None) };
     let mut request = Request {
-        method: match head.method.as_str() {
-            "GET" => Method::Get,
-            "HEAD" => Method::Head,
-            _ => Method::Other,
-        },
+        method: head.method,
         path: path(&head.target).ok_or(BadHead::Target)?,
-        is_old: !head.is_modern,
-        is_kept: head.keeps,
+        version: head.version,
+        persistence: head.persistence,
         has_body: head.has_body,
         user_agent: String::new(),
         takes_json: false,
@@ -123,14 +109,8 @@ fn path(target: &str) -> Option<String> {
     };
     let path = path.split_once(['?', '#']).map_or(path, |(path, _)| path);
     let decoded = percent_decode(path)?;
-    let mut clean = String::with_capacity(decoded.len());
-    for part in decoded.split('/').filter(|part| !part.is_empty()) {
-        if !clean.is_empty() {
-            clean.push('/');
-        }
-        clean.push_str(part);
-    }
-    Some(clean)
+    // What leads nowhere is for the contents to say.
+    Some(one_spelling(&decoded))
 }
 
 #[cfg(test)]
@@ -160,7 +140,7 @@ mod tests {
             ("HTTPS://x/a", "a"),
             ("http://x", ""),
             ("http://x?y", ""),
-            ("/a\\..\\b", "a\\..\\b"),
+            ("/a\\..\\b/.", "a/../b"),
             ("/%2e%2e/a", "../a"),
         ] {
             assert_eq!(get(target).as_deref(), Ok(path), "{target}");
@@ -175,7 +155,7 @@ mod tests {
     fn what_ipxe_and_uefi_send() {
         let head = b"GET /x.iso HTTP/1.1\r\nConnection: keep-alive\r\nUser-Agent: iPXE/1.0.0+git\r\nHost: 10.0.0.1\r\nRange: bytes=32768-34815\r\n\r\nGET";
         let (request, length) = parse(head).unwrap().unwrap();
-        assert!(request.is_ipxe() && request.is_kept && !request.is_old && !request.has_body);
+        assert!(request.is_ipxe() && !request.has_body);
         assert_eq!((request.range.as_deref(), length), (Some("bytes=32768-34815"), head.len() - 3));
         let head =
             b"HEAD /x.efi HTTP/1.1\r\nHost: 10.0.0.1\r\nAccept: */*\r\nUser-Agent: UefiHttpBoot/1.0\r\n\r\n";
@@ -186,11 +166,14 @@ mod tests {
     #[test]
     fn versions_and_keeping() {
         let kept =
-            |head: &str| parse(head.as_bytes()).map(|parsed| parsed.map(|(request, _)| request.is_kept));
-        assert_eq!(kept("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Some(true)));
-        assert_eq!(kept("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"), Ok(Some(false)));
-        assert_eq!(kept("GET / HTTP/1.0\r\n\r\n"), Ok(Some(false)));
-        assert_eq!(kept("GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n"), Ok(Some(true)));
+            |head: &str| parse(head.as_bytes()).map(|parsed| parsed.map(|(request, _)| request.persistence));
+        assert_eq!(kept("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Ok(Some(Persistence::Keep)));
+        assert_eq!(
+            kept("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n"),
+            Ok(Some(Persistence::Close))
+        );
+        assert_eq!(kept("GET / HTTP/1.0\r\n\r\n"), Ok(Some(Persistence::Close)));
+        assert_eq!(kept("GET / HTTP/1.0\r\nconnection: Keep-Alive\r\n\r\n"), Ok(Some(Persistence::Keep)));
         assert_eq!(kept("GET / HTTP/2.0\r\n\r\n"), Err(BadHead::Version));
         assert_eq!(kept("GET / HTTP/1.1\r\n"), Ok(None));
     }

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use super::conditional::{Verdict, judge, range_applies};
 use super::date;
 use super::range::{self, Part, Wanted};
-use super::request::{BadHead, Method, Request};
+use super::request::{BadHead, Request};
 use crate::content::{Content, ContentError};
+use crate::http1::{Method, Persistence, Version};
 
 /// An answer, ready to be sent.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub(super) struct Answer {
     /// What follows, in order.
     pub(super) pieces: Vec<Piece>,
     /// Whether the connection stays open.
-    pub(super) is_kept: bool,
+    pub(super) persistence: Persistence,
 }
 
 /// A piece of a body.
@@ -48,16 +49,21 @@ impl Answer {
 }
 
 /// Answers with a content, as far as the request's conditions and ranges let it.
-pub(super) fn content(request: &Request, content: &Content, is_kept: bool, now: SystemTime) -> Answer {
+pub(super) fn content(
+    request: &Request,
+    content: &Content,
+    persistence: Persistence,
+    now: SystemTime,
+) -> Answer {
     match judge(request, content) {
         Verdict::Go => {}
         Verdict::NotModified => {
             let mut head = Head::new(304, now);
             head.identity(content);
-            return head.finish(Vec::new(), is_kept, request.is_old);
+            return head.finish(Vec::new(), persistence, request.version);
         }
-        Verdict::Failed => return text(request, 412, is_kept, now),
-        Verdict::NotReady => return busy(request, 2, is_kept, now),
+        Verdict::Failed => return text(request, 412, persistence, now),
+        Verdict::NotReady => return busy(request, 2, persistence, now),
     }
     // A range is one of GET (§14.2); HEAD tells the whole's size, which is what firmware asks it for.
     let wanted = match &request.range {
@@ -75,12 +81,12 @@ pub(super) fn content(request: &Request, content: &Content, is_kept: bool, now: 
             head.line("Content-Length", content.length);
             let whole = Piece::Part(Part { offset: 0, length: content.length });
             let is_sent = request.method == Method::Get && content.length > 0;
-            head.finish(if is_sent { vec![whole] } else { Vec::new() }, is_kept, request.is_old)
+            head.finish(if is_sent { vec![whole] } else { Vec::new() }, persistence, request.version)
         }
         Wanted::Unsatisfiable => {
             let mut head = Head::new(416, now);
             head.line("Content-Range", format_args!("bytes */{}", content.length));
-            head.text_body(request, is_kept)
+            head.text_body(request, persistence)
         }
         Wanted::Parts(parts) => {
             let mut head = Head::new(206, now);
@@ -95,36 +101,41 @@ pub(super) fn content(request: &Request, content: &Content, is_kept: bool, now: 
                 }
                 parts => head.multipart(parts, content),
             };
-            head.finish(pieces, is_kept, request.is_old)
+            head.finish(pieces, persistence, request.version)
         }
     }
 }
 
 /// Answers that there is no content, and why as far as it is the requester's business.
-pub(super) fn failure(request: &Request, error: &ContentError, is_kept: bool, now: SystemTime) -> Answer {
+pub(super) fn failure(
+    request: &Request,
+    error: &ContentError,
+    persistence: Persistence,
+    now: SystemTime,
+) -> Answer {
     match error {
-        ContentError::NotFound => text(request, 404, is_kept, now),
-        ContentError::Forbidden(_) => text(request, 403, is_kept, now),
-        ContentError::NotReady => busy(request, 2, is_kept, now),
-        ContentError::Failed { .. } | ContentError::Script { .. } => text(request, 500, is_kept, now),
+        ContentError::NotFound => text(request, 404, persistence, now),
+        ContentError::Forbidden(_) => text(request, 403, persistence, now),
+        ContentError::NotReady => busy(request, 2, persistence, now),
+        ContentError::Failed { .. } | ContentError::Script { .. } => text(request, 500, persistence, now),
     }
 }
 
 /// Answers with a status alone.
-pub(super) fn text(request: &Request, status: u16, is_kept: bool, now: SystemTime) -> Answer {
+pub(super) fn text(request: &Request, status: u16, persistence: Persistence, now: SystemTime) -> Answer {
     let mut head = Head::new(status, now);
     if status == 405 {
         head.line("Allow", "GET, HEAD");
     }
-    head.text_body(request, is_kept)
+    head.text_body(request, persistence)
 }
 
 /// Answers that the client shall come back after so many seconds.
-pub(super) fn busy(request: &Request, seconds: u32, is_kept: bool, now: SystemTime) -> Answer {
+pub(super) fn busy(request: &Request, seconds: u32, persistence: Persistence, now: SystemTime) -> Answer {
     let mut head = Head::new(503, now);
     // A number: iPXE takes a date for 5 seconds.
     head.line("Retry-After", seconds);
-    head.text_body(request, is_kept)
+    head.text_body(request, persistence)
 }
 
 /// Answers with a page of our own.
@@ -133,10 +144,10 @@ pub(super) fn page(
     status: u16,
     media_type: &str,
     body: String,
-    is_kept: bool,
+    persistence: Persistence,
     now: SystemTime,
 ) -> Answer {
-    Head::new(status, now).body(media_type, body, request.method, is_kept, request.is_old)
+    Head::new(status, now).body(media_type, body, request.method, persistence, request.version)
 }
 
 /// Answers a head that is none; the connection ends, for what follows cannot be told from it.
@@ -148,7 +159,7 @@ pub(super) fn bad_head(error: BadHead, now: SystemTime) -> Answer {
         BadHead::Version => 505,
     };
     let body = format!("{status} {}\n", reason(status));
-    Head::new(status, now).body("text/plain", body, Method::Get, false, false)
+    Head::new(status, now).body("text/plain", body, Method::Get, Persistence::Close, Version::Http11)
 }
 
 fn reason(status: u16) -> &'static str {
@@ -231,27 +242,32 @@ impl Head {
         pieces
     }
 
-    fn text_body(self, request: &Request, is_kept: bool) -> Answer {
+    fn text_body(self, request: &Request, persistence: Persistence) -> Answer {
         let body = format!("{} {}\n", self.status, reason(self.status));
-        self.body("text/plain", body, request.method, is_kept, request.is_old)
+        self.body("text/plain", body, request.method, persistence, request.version)
     }
 
-    fn body(mut self, media_type: &str, body: String, method: Method, is_kept: bool, is_old: bool) -> Answer {
+    fn body(
+        mut self,
+        media_type: &str,
+        body: String,
+        method: Method,
+        persistence: Persistence,
+        version: Version,
+    ) -> Answer {
         self.line("Content-Type", media_type);
         self.line("Content-Length", body.len());
         self.line("Cache-Control", "no-store");
         let pieces = if method == Method::Head { Vec::new() } else { vec![Piece::Bytes(body.into_bytes())] };
-        self.finish(pieces, is_kept, is_old)
+        self.finish(pieces, persistence, version)
     }
 
-    fn finish(mut self, pieces: Vec<Piece>, is_kept: bool, is_old: bool) -> Answer {
-        match (is_kept, is_old) {
-            (false, _) => self.line("Connection", "close"),
-            (true, true) => self.line("Connection", "keep-alive"),
-            (true, false) => {}
+    fn finish(mut self, pieces: Vec<Piece>, persistence: Persistence, version: Version) -> Answer {
+        if let Some(value) = persistence.field(version) {
+            self.line("Connection", value);
         }
         self.text.push_str("\r\n");
-        Answer { status: self.status, head: self.text.into_bytes(), pieces, is_kept }
+        Answer { status: self.status, head: self.text.into_bytes(), pieces, persistence }
     }
 }
 
@@ -279,7 +295,8 @@ mod tests {
     fn ask(line: &str, headers: &str) -> (Request, String, String) {
         let head = format!("{line} HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
         let request = super::super::request::parse(head.as_bytes()).unwrap().unwrap().0;
-        let answer = content(&request, &ten(), true, UNIX_EPOCH + Duration::from_secs(784_111_777));
+        let answer =
+            content(&request, &ten(), Persistence::Keep, UNIX_EPOCH + Duration::from_secs(784_111_777));
         let mut body = Vec::new();
         for piece in &answer.pieces {
             match piece {

@@ -14,7 +14,7 @@ use super::*;
 use crate::content::{Body, Content, ContentError, Digest, Library, LibrarySettings, Requester, UrlBuilder};
 use crate::device::{Device, Mac};
 use crate::event::{Event, EventKind, Stage};
-use crate::policy::{Action, BootPolicy, Decision};
+use crate::policy::{Action, BootPolicy, Decision, Proof};
 
 /// Nothing here should ever take so long; only a hang is ended by it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ impl BootPolicy for Policy {
         Decision { rule: "test".into(), action: Action::LocalDisk }
     }
 
-    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, _has_token: bool) -> bool {
+    fn may_fetch(&self, path: &str, _address: IpAddr, _mac: Option<Mac>, _proof: Proof) -> bool {
         !path.starts_with("secret/")
     }
 }

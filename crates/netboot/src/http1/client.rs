@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::{Framing, ResponseHead};
+use super::{Framing, Method, ResponseHead};
 use crate::proxy_header;
 
 /// What is asked.
@@ -48,7 +48,7 @@ pub(crate) fn exchange(ask: &Exchange<'_>, deadline: Instant) -> io::Result<(Res
     stream.write_all(request.as_bytes()).map_err(as_timeout)?;
     let mut bytes = Vec::new();
     let head = loop {
-        let read = ResponseHead::decode(&bytes, *method == "HEAD");
+        let read = ResponseHead::decode(&bytes, Method::of(method));
         match read.map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))? {
             // RFC 9110 §15.2: the answer comes behind those of 1xx.
             Some((head, length)) if head.status < 200 => drop(bytes.drain(..length)),

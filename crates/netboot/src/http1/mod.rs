@@ -92,10 +92,14 @@ impl Fields {
         .collect()
     }
 
-    fn keeps(&self, is_modern: bool) -> bool {
+    fn persistence(&self, version: Version) -> Persistence {
         let listed = self.listed();
         let says = |word: &str| listed.iter().any(|listed| listed == word);
-        !says("close") && (is_modern || says("keep-alive"))
+        match version {
+            _ if says("close") => Persistence::Close,
+            Version::Http10 if !says("keep-alive") => Persistence::Close,
+            Version::Http10 | Version::Http11 => Persistence::Keep,
+        }
     }
 
     /// How the body behind these fields ends (RFC 9112 §6.3); none if they do not say. A length that cannot be read, two
@@ -127,6 +131,62 @@ impl Fields {
 pub(crate) fn is_hop_by_hop(lower: &str, listed: &[String]) -> bool {
     let is_named = || listed.iter().any(|word| word == lower);
     HOP_BY_HOP.contains(&lower) || is_named() && !END_TO_END.contains(&lower) && !lower.starts_with("if-")
+}
+
+/// The versions of HTTP/1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+}
+
+/// Methods, as far as they are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD.
+    Head,
+    /// Any other.
+    Other,
+}
+
+impl Method {
+    /// By its name, whose case matters (RFC 9110 §9.1).
+    pub(crate) fn of(name: &str) -> Self {
+        match name {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Whether a connection goes on after an exchange (RFC 9112 §9.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// Another request may follow.
+    Keep,
+    /// It is closed.
+    Close,
+}
+
+impl Persistence {
+    /// This, unless something else rules it out.
+    pub(crate) fn and(self, is_possible: impl FnOnce() -> bool) -> Self {
+        if self == Self::Keep && is_possible() { Self::Keep } else { Self::Close }
+    }
+
+    /// What `Connection` has to say to a peer of this version; nothing where that is understood.
+    pub(crate) fn field(self, version: Version) -> Option<&'static str> {
+        match (self, version) {
+            (Self::Close, _) => Some("close"),
+            (Self::Keep, Version::Http10) => Some("keep-alive"),
+            (Self::Keep, Version::Http11) => None,
+        }
+    }
 }
 
 /// The length of a body can be read in two ways.
@@ -175,14 +235,14 @@ pub enum BadHead {
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestHead {
-    /// GET, or whatever it is.
-    pub(crate) method: String,
+    /// How.
+    pub(crate) method: Method,
     /// A path or a whole URL.
     pub(crate) target: String,
-    /// Whether it is HTTP/1.1 and not HTTP/1.0.
-    pub(crate) is_modern: bool,
-    /// Whether the client wants to keep the connection.
-    pub(crate) keeps: bool,
+    /// Of what the client speaks.
+    pub(crate) version: Version,
+    /// What the client wants of the connection.
+    pub(crate) persistence: Persistence,
     /// Whether a body follows the head.
     pub(crate) has_body: bool,
     /// Its fields.
@@ -207,16 +267,16 @@ impl RequestHead {
             Err(httparse::Error::Version) => return Err(BadHead::Version),
             Err(_) => return Err(BadHead::Malformed),
         };
-        let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else {
+        let (Some(method), Some(target), Some(minor)) = (head.method, head.path, head.version) else {
             return Err(BadHead::Malformed);
         };
         if target.len() > TARGET_MAX {
             return Err(BadHead::TargetTooLong);
         }
-        let is_modern = version == 1;
+        let version = version_of(minor);
         let fields = Fields::of(head.headers);
         let framing = fields.framing().map_err(|Ambiguous| BadHead::Length)?;
-        if framing == Some(Framing::Chunked) && !is_modern {
+        if framing == Some(Framing::Chunked) && version == Version::Http10 {
             // RFC 9112 §6.1: HTTP/1.0 knows no codings, and whoever stands in between may have passed one on unread.
             return Err(BadHead::Length);
         }
@@ -224,20 +284,25 @@ impl RequestHead {
         let (host, second) = (hosts.next(), hosts.next());
         drop(hosts);
         match (host, second) {
-            (None, _) if !is_modern => {}
+            (None, _) if version == Version::Http10 => {}
             (Some(host), None) if is_host(host) => {}
             _ => return Err(BadHead::Host),
         }
         let head = Self {
-            method: method.to_owned(),
+            method: Method::of(method),
             target: target.to_owned(),
-            is_modern,
-            keeps: fields.keeps(is_modern),
+            version,
+            persistence: fields.persistence(version),
             has_body: !matches!(framing, None | Some(Framing::Empty)),
             fields,
         };
         Ok(Some((head, length)))
     }
+}
+
+/// By the minor number; httparse knows no others.
+fn version_of(minor: u8) -> Version {
+    if minor == 1 { Version::Http11 } else { Version::Http10 }
 }
 
 /// Whether this can be a host with its port (RFC 9112 §3.2): nothing that ends a name or begins something else.
@@ -256,14 +321,14 @@ pub(crate) struct ResponseHead {
     pub(crate) fields: Fields,
     /// How its body ends.
     pub(crate) framing: Framing,
-    /// Whether the connection is kept.
-    pub(crate) keeps: bool,
+    /// What becomes of the connection.
+    pub(crate) persistence: Persistence,
 }
 
 impl ResponseHead {
-    /// Reads a head, with its length; nothing while it is not whole. `is_head` says that HEAD was asked. An error is a
-    /// sentence.
-    pub(crate) fn decode(bytes: &[u8], is_head: bool) -> Result<Option<(Self, usize)>, &'static str> {
+    /// Reads a head, with its length; nothing while it is not whole. `asked` is the method that it answers. An error is
+    /// a sentence.
+    pub(crate) fn decode(bytes: &[u8], asked: Method) -> Result<Option<(Self, usize)>, &'static str> {
         let mut headers = [httparse::EMPTY_HEADER; FIELDS_MAX];
         let mut response = httparse::Response::new(&mut headers);
         let window = &bytes[..bytes.len().min(HEAD_MAX)];
@@ -277,16 +342,16 @@ impl ResponseHead {
         let status =
             response.code.filter(|code| (100..600).contains(code)).ok_or("its answer is not HTTP")?;
         let reason = response.reason.unwrap_or("").to_owned();
-        let is_modern = response.version == Some(1);
+        let version = version_of(response.version.unwrap_or(0));
         let fields = Fields::of(response.headers);
-        let framing = if is_head || matches!(status, 100..=199 | 204 | 304) {
+        let framing = if asked == Method::Head || matches!(status, 100..=199 | 204 | 304) {
             Framing::Empty
         } else {
             let framing = fields.framing().map_err(|Ambiguous| "its answer's length is ambiguous")?;
             framing.unwrap_or(Framing::UntilClose)
         };
-        let keeps = fields.keeps(is_modern) && framing != Framing::UntilClose;
-        Ok(Some((Self { status, reason, fields, framing, keeps }, length)))
+        let persistence = fields.persistence(version).and(|| framing != Framing::UntilClose);
+        Ok(Some((Self { status, reason, fields, framing, persistence }, length)))
     }
 }
 

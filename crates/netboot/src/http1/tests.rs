@@ -38,7 +38,10 @@ fn a_request_that_two_could_read_differently_is_refused() {
     assert_eq!(unreadable, Err(BadHead::Length));
     let old = RequestHead::decode(b"GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert_eq!(old, Err(BadHead::Length));
-    assert!(!RequestHead::decode(b"GET / HTTP/1.0\r\n\r\n").unwrap().unwrap().0.keeps);
+    assert_eq!(
+        RequestHead::decode(b"GET / HTTP/1.0\r\n\r\n").unwrap().unwrap().0.persistence,
+        Persistence::Close
+    );
     for (fields, has_body) in [
         ("Host: a\r\n", false),
         ("Host: [2001:db8::1]:8080\r\n", false),
@@ -64,7 +67,7 @@ fn how_the_body_of_an_answer_ends() {
         ("Content-Length: +7\r\n", Err(())),
     ] {
         let head = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
-        let found = ResponseHead::decode(head.as_bytes(), false);
+        let found = ResponseHead::decode(head.as_bytes(), Method::Get);
         assert_eq!(found.map(|head| head.unwrap().0.framing).map_err(|_| ()), expected, "{fields}");
     }
 }
@@ -124,6 +127,6 @@ proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = RequestHead::decode(&bytes);
-        let _ = ResponseHead::decode(&bytes, false);
+        let _ = ResponseHead::decode(&bytes, Method::Get);
     }
 }

@@ -30,6 +30,7 @@ use crate::content::ContentError;
 use crate::device::Device;
 use crate::member::Member;
 use crate::percent::{Plain, percent_encode};
+use crate::place::Place;
 use crate::policy::{Boot, Script, Template};
 
 /// iPXE gives up on a member that sends nothing for so long, in milliseconds. It counts inactivity, not total time.
@@ -128,7 +129,7 @@ impl Scene<'_> {
             Template::San { disks, initiator } => {
                 let disks = disks.iter().map(|disk| filled(disk)).collect::<Result<Vec<_>, _>>()?;
                 let uris: Vec<String> = disks.iter().flat_map(|disk| self.urls(disk)).collect();
-                let iscsi = uris.iter().filter(|uri| uri.starts_with("iscsi:")).count();
+                let iscsi = uris.iter().filter(|uri| matches!(Place::of(uri), Place::Iscsi(_))).count();
                 let is_described = iscsi == uris.len() && iscsi <= IBFT_TARGETS_MAX;
                 let initiator = initiator.as_deref().map(filled).transpose()?;
                 ("san.ipxe", context! { uris, is_described, initiator })
@@ -236,10 +237,8 @@ impl Places {
 
     /// Where a file is, in the device's order. What is a URI already stands as it is.
     fn urls(&self, place: &str) -> Vec<String> {
-        if place.contains("://") || place.starts_with("iscsi:") {
-            return vec![place.to_owned()];
-        }
-        let path = percent_encode(&(self.path_of)(place), Plain::UNRESERVED);
+        let Place::Tree(name) = Place::of(place) else { return vec![place.to_owned()] };
+        let path = percent_encode(&(self.path_of)(name), Plain::UNRESERVED);
         self.bases.iter().map(|base| format!("{base}/{path}")).collect()
     }
 

@@ -24,7 +24,7 @@ use super::session::Session;
 use super::settings::{NOT_ALLOWED, Settings};
 use super::transfer::{self, Outcome, Transfer};
 use super::wire::{self, ErrorCode, FILE_NAME_MAX, Packet, Request};
-use crate::content::{ContentError, Contents, Requester};
+use crate::content::{BadPath, ContentError, Contents, Requester, clean};
 use crate::device::Mac;
 use crate::event::{Event, EventKind, Observer, Protocol};
 use crate::member::Fitness;
@@ -275,11 +275,15 @@ impl Server {
             }
             self.end(now, key);
         }
-        let path = match clean_path(request.file) {
+        let path = match path_of(request.file) {
             Ok(path) => path,
-            Err(reason) => {
+            Err(bad) => {
                 let path = String::from_utf8_lossy(request.file).into_owned();
-                return self.refuse(key, &path, ErrorCode::ACCESS_VIOLATION, "no such name", reason);
+                let (code, message) = match bad {
+                    BadPath::Hidden => (ErrorCode::FILE_NOT_FOUND, "file not found"),
+                    _ => (ErrorCode::ACCESS_VIOLATION, "no such name"),
+                };
+                return self.refuse(key, &path, code, message, &bad.to_string());
             }
         };
         if request.mode != wire::Mode::Octet {
@@ -445,24 +449,13 @@ impl Server {
     }
 }
 
-/// The path that a request names, as [`Contents`] wants it: with slashes, none of them in front, and nothing that leads
-/// out of the tree. What case means and which links may be followed is not decided here.
-fn clean_path(file: &[u8]) -> Result<String, &'static str> {
+/// The path that a request names, as [`Contents`] wants it.
+fn path_of(file: &[u8]) -> Result<String, BadPath> {
     if file.len() > FILE_NAME_MAX {
-        return Err("the name is too long");
+        return Err(BadPath::Long);
     }
     // Some ROMs take the end mark of the DHCP options (255) for the last character of the boot file's name.
     let file = file.strip_suffix(&[0xff]).unwrap_or(file);
-    let name = std::str::from_utf8(file).map_err(|_| "the name is not UTF-8")?;
-    if name.chars().any(char::is_control) {
-        return Err("there are control characters in the name");
-    }
-    let parts: Vec<&str> = name.split(['/', '\\']).filter(|part| !matches!(*part, "" | ".")).collect();
-    if parts.contains(&"..") {
-        return Err("the name leads out of the tree");
-    }
-    if parts.is_empty() {
-        return Err("the name is empty");
-    }
-    Ok(parts.join("/"))
+    let name = std::str::from_utf8(file).map_err(|_| BadPath::NotText)?;
+    clean(name)
 }

@@ -12,10 +12,11 @@ use super::super::{
     ATTEMPTS_MAX, CLIENT_STALL_TIMEOUT, FIRST_BYTE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT,
     LAST_FIRST_BYTE_TIMEOUT, Phase, Shared,
 };
-use super::head::{Refusal, RequestHead, ResponseHead};
+use super::head::{Method, Persistence, Refusal, RequestHead, ResponseHead, Sender};
 use super::upstream::{Failure, Upstream, within};
 use crate::event::{Event, EventKind, Protocol};
 use crate::http1::HEAD_MAX;
+use crate::http1::put;
 use crate::member::MemberConfig;
 use crate::proxy_header::{self, HEADER_MAX, Origin};
 
@@ -26,7 +27,7 @@ pub(super) struct Client<'a> {
     /// The client itself, whoever stands in front of us.
     pub(super) address: IpAddr,
     /// Whether a trusted balancer stands in front of us.
-    pub(super) is_proxied: bool,
+    pub(super) sender: Sender,
     /// What a member is told in a PROXY header.
     proxy_header: Option<Vec<u8>>,
     /// What was read and not yet used.
@@ -40,11 +41,12 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) 
     stream.set_nodelay(true)?;
     let local = stream.local_addr()?;
     let address = peer.ip().to_canonical();
-    let is_proxied = shared.proxies.iter().any(|subnet| subnet.contains(address));
+    let is_balancer = shared.proxies.iter().any(|subnet| subnet.contains(address));
+    let sender = if is_balancer { Sender::Balancer } else { Sender::Stranger };
     let mut client =
-        Client { stream, shared, address, is_proxied, proxy_header: None, rest: Vec::new(), idle: None };
+        Client { stream, shared, address, sender, proxy_header: None, rest: Vec::new(), idle: None };
     let mut ends = (peer, local);
-    if is_proxied && let Origin::Client { source, destination } = client.origin().await? {
+    if is_balancer && let Origin::Client { source, destination } = client.origin().await? {
         client.address = source.ip();
         ends = (source, destination);
     }
@@ -54,11 +56,11 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, shared: &Shared) 
     let mut is_first = true;
     while let Some(request) = client.request(is_first).await? {
         is_first = false;
-        let keeps = match request {
+        let persistence = match request {
             Ok(request) => client.answer(&request).await?,
             Err(refusal) => client.refuse_request(refusal).await?,
         };
-        if !keeps {
+        if persistence == Persistence::Close {
             break;
         }
     }
@@ -119,13 +121,13 @@ impl Client<'_> {
     }
 
     /// Answers one request; whether the connection stays.
-    async fn answer(&mut self, request: &RequestHead) -> io::Result<bool> {
-        let keeps = request.keeps && self.shared.phase() == Phase::Serving;
+    async fn answer(&mut self, request: &RequestHead) -> io::Result<Persistence> {
+        let persistence = request.persistence.and(|| self.shared.phase() == Phase::Serving);
         let configs = self.configs();
         if request.is_for("/health") {
             let is_healthy = !configs.is_empty() && self.shared.phase() == Phase::Serving;
             let status = if is_healthy { "200 OK" } else { "503 Service Unavailable" };
-            return self.say(request, status, "", keeps).await;
+            return self.say(request, status, "", persistence).await;
         }
         let started = Clock::now();
         // What a member said that could not serve: better than what we would say, if nobody can.
@@ -134,14 +136,16 @@ impl Client<'_> {
         let attempts = configs.len().min(ATTEMPTS_MAX);
         for (at, config) in configs.into_iter().take(attempts).enumerate() {
             let patience = if at + 1 == attempts { LAST_FIRST_BYTE_TIMEOUT } else { FIRST_BYTE_TIMEOUT };
-            let bytes = request.forward(self.address, address_of(&config), self.is_proxied);
-            match self.ask(&config, &bytes, request.is_head, patience).await {
+            let bytes = request.forward(self.address, address_of(&config), self.sender);
+            match self.ask(&config, &bytes, request.method, patience).await {
                 Ok((upstream, head)) if head.is_failure() => {
                     failure.why = format!("the member {} answers {}", upstream.name, head.status);
                     tracing::warn!(client = %self.address, why = failure.why, "another member is tried");
                     excuse = Some((upstream, head));
                 }
-                Ok((upstream, head)) => return self.pass(request, upstream, head, keeps, started).await,
+                Ok((upstream, head)) => {
+                    return self.pass(request, upstream, head, persistence, started).await;
+                }
                 Err(wrong) => {
                     failure = wrong;
                     failure.why = format!("the member {}: {}", config.member.name, failure.why);
@@ -151,11 +155,11 @@ impl Client<'_> {
         }
         self.refused(&request.target, &failure.why);
         match excuse {
-            Some((upstream, head)) => self.pass(request, upstream, head, keeps, started).await,
-            None if failure.is_timeout => self.say(request, "504 Gateway Timeout", "", keeps).await,
-            None if attempts > 0 => self.say(request, "502 Bad Gateway", "", keeps).await,
+            Some((upstream, head)) => self.pass(request, upstream, head, persistence, started).await,
+            None if failure.is_timeout => self.say(request, "504 Gateway Timeout", "", persistence).await,
+            None if attempts > 0 => self.say(request, "502 Bad Gateway", "", persistence).await,
             // iPXE waits and asks again.
-            None => self.say(request, "503 Service Unavailable", "Retry-After: 2\r\n", keeps).await,
+            None => self.say(request, "503 Service Unavailable", "Retry-After: 2\r\n", persistence).await,
         }
     }
 
@@ -173,11 +177,11 @@ impl Client<'_> {
         &mut self,
         config: &MemberConfig,
         request: &[u8],
-        is_head: bool,
+        method: Method,
         patience: Duration,
     ) -> Result<(Upstream, ResponseHead), Failure> {
         if let Some(mut kept) = self.idle.take_if(|idle| idle.name == config.member.name) {
-            match kept.ask(request, is_head, patience).await {
+            match kept.ask(request, method, patience).await {
                 Ok(head) => return Ok((kept, head)),
                 Err(failure) if failure.is_timeout => return Err(failure),
                 // The member closed it while nobody asked: that says nothing about the member.
@@ -186,11 +190,11 @@ impl Client<'_> {
         }
         let mut upstream =
             Upstream::connect(config, self.proxy_header.as_deref(), &self.shared.rooms, self.address).await?;
-        let head = upstream.ask(request, is_head, patience).await?;
+        let head = upstream.ask(request, method, patience).await?;
         Ok((upstream, head))
     }
 
-    async fn refuse_request(&mut self, refusal: Refusal) -> io::Result<bool> {
+    async fn refuse_request(&mut self, refusal: Refusal) -> io::Result<Persistence> {
         let (status, extra, why) = match refusal {
             Refusal::Malformed(why) => ("400 Bad Request", "", why),
             Refusal::Method => {
@@ -203,7 +207,7 @@ impl Client<'_> {
             format!("HTTP/1.1 {status}\r\n{extra}Content-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
         )
         .await?;
-        Ok(false)
+        Ok(Persistence::Close)
     }
 
     /// An answer of our own.
@@ -212,16 +216,15 @@ impl Client<'_> {
         request: &RequestHead,
         status: &str,
         extra: &str,
-        keeps: bool,
-    ) -> io::Result<bool> {
-        let connection = match (keeps, request.is_modern) {
-            (false, _) => "Connection: close\r\n",
-            (true, false) => "Connection: keep-alive\r\n",
-            (true, true) => "",
-        };
-        self.write(format!("HTTP/1.1 {status}\r\n{extra}Content-Length: 0\r\n{connection}\r\n").as_bytes())
-            .await?;
-        Ok(keeps)
+        persistence: Persistence,
+    ) -> io::Result<Persistence> {
+        let mut head = format!("HTTP/1.1 {status}\r\n{extra}Content-Length: 0\r\n").into_bytes();
+        if let Some(value) = persistence.field(request.version) {
+            put(&mut head, "Connection", value.as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        self.write(&head).await?;
+        Ok(persistence)
     }
 
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

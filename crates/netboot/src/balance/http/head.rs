@@ -2,20 +2,20 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-pub use crate::http1::Framing;
-use crate::http1::{self, BadHead, Fields, is_hop_by_hop, number, put};
+use crate::http1::{self, BadHead, Fields, Version, is_hop_by_hop, number, put};
+pub use crate::http1::{Framing, Method, Persistence};
 
 /// A request.
 #[derive(Clone, Debug)]
 pub struct RequestHead {
-    /// Whether it is HEAD and not GET.
-    pub is_head: bool,
+    /// GET or HEAD.
+    pub method: Method,
     /// The path, or a whole URL.
     pub target: String,
-    /// Whether the client speaks HTTP/1.1.
-    pub(crate) is_modern: bool,
-    /// Whether the client wants to keep the connection.
-    pub keeps: bool,
+    /// Of what the client speaks.
+    pub(crate) version: Version,
+    /// What the client wants of the connection.
+    pub persistence: Persistence,
     fields: Fields,
 }
 
@@ -30,6 +30,15 @@ pub enum Refusal {
     TooLong,
 }
 
+/// Who sent a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A balancer that is trusted to say for whom it asks.
+    Balancer,
+    /// Anybody.
+    Stranger,
+}
+
 /// An answer of a member.
 #[derive(Clone, Debug)]
 pub struct ResponseHead {
@@ -39,8 +48,8 @@ pub struct ResponseHead {
     fields: Fields,
     /// How its body ends.
     pub framing: Framing,
-    /// Whether the member keeps the connection.
-    pub keeps: bool,
+    /// What the member does with the connection.
+    pub persistence: Persistence,
 }
 
 /// The bytes of a file that an answer carries: enough to ask somebody else for the rest.
@@ -68,12 +77,10 @@ impl RequestHead {
             }
         })?;
         let Some((head, length)) = read else { return Ok(None) };
-        let is_head = match head.method.as_str() {
-            "GET" => false,
-            "HEAD" => true,
-            _ => return Err(Refusal::Method),
-        };
-        let http1::RequestHead { target, is_modern, keeps, has_body, fields, .. } = head;
+        let http1::RequestHead { method, target, version, persistence, has_body, fields } = head;
+        if method == Method::Other {
+            return Err(Refusal::Method);
+        }
         if !target.starts_with('/') && !target.to_ascii_lowercase().starts_with("http://") {
             return Err(Refusal::Malformed("the request's target is no path"));
         }
@@ -81,7 +88,7 @@ impl RequestHead {
         if has_body {
             return Err(Refusal::Malformed("a request with a body"));
         }
-        Ok(Some((Self { is_head, target, is_modern, keeps, fields }, length)))
+        Ok(Some((Self { method, target, version, persistence, fields }, length)))
     }
 
     /// The path, if the target is one.
@@ -89,9 +96,10 @@ impl RequestHead {
         self.target == path
     }
 
-    /// The request as a member gets it. `is_trusted` says that an `X-Forwarded-For` that came is true.
-    pub fn forward(&self, client: IpAddr, member: SocketAddr, is_trusted: bool) -> Vec<u8> {
-        self.forward_with(client, member, is_trusted, None)
+    /// The request as a member gets it. Of an `X-Forwarded-For` that came, a [`Sender::Balancer`] tells
+    /// the truth.
+    pub fn forward(&self, client: IpAddr, member: SocketAddr, sender: Sender) -> Vec<u8> {
+        self.forward_with(client, member, sender, None)
     }
 
     /// The request for what is missing of a part of which the first `done` bytes are there.
@@ -99,21 +107,21 @@ impl RequestHead {
         &self,
         client: IpAddr,
         member: SocketAddr,
-        is_trusted: bool,
+        sender: Sender,
         part: &Part,
         done: u64,
     ) -> Vec<u8> {
-        self.forward_with(client, member, is_trusted, Some((part, done)))
+        self.forward_with(client, member, sender, Some((part, done)))
     }
 
     fn forward_with(
         &self,
         client: IpAddr,
         member: SocketAddr,
-        is_trusted: bool,
+        sender: Sender,
         rest: Option<(&Part, u64)>,
     ) -> Vec<u8> {
-        let method = if self.is_head { "HEAD" } else { "GET" };
+        let method = if self.method == Method::Head { "HEAD" } else { "GET" };
         let mut bytes = format!("{method} {} HTTP/1.1\r\n", self.target).into_bytes();
         if self.fields.values("host").next().is_none() {
             put(&mut bytes, "Host", member.to_string().as_bytes());
@@ -124,7 +132,7 @@ impl RequestHead {
             let lower = name.to_ascii_lowercase();
             let is_condition = lower.starts_with("if-") || lower == "range";
             if lower == "x-forwarded-for" {
-                if is_trusted {
+                if sender == Sender::Balancer {
                     forwarded_for.extend_from_slice(value);
                     forwarded_for.extend_from_slice(b", ");
                 }
@@ -147,11 +155,12 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// Reads a head, with its length; nothing while it is not complete. An error is a sentence.
-    pub fn decode(bytes: &[u8], is_head: bool) -> Result<Option<(Self, usize)>, &'static str> {
-        let Some((head, length)) = http1::ResponseHead::decode(bytes, is_head)? else { return Ok(None) };
-        let http1::ResponseHead { status, reason, fields, framing, keeps } = head;
-        Ok(Some((Self { status, reason, fields, framing, keeps }, length)))
+    /// Reads a head, with its length; nothing while it is not complete. `asked` is the method that it answers. An
+    /// error is a sentence.
+    pub fn decode(bytes: &[u8], asked: Method) -> Result<Option<(Self, usize)>, &'static str> {
+        let Some((head, length)) = http1::ResponseHead::decode(bytes, asked)? else { return Ok(None) };
+        let http1::ResponseHead { status, reason, fields, framing, persistence } = head;
+        Ok(Some((Self { status, reason, fields, framing, persistence }, length)))
     }
 
     /// Whether another member might do better.
@@ -160,7 +169,7 @@ impl ResponseHead {
     }
 
     /// The head as the client gets it. `framing` is what the client's body is given.
-    pub fn pass_on(&self, request: &RequestHead, framing: Framing, keeps: bool) -> Vec<u8> {
+    pub fn pass_on(&self, request: &RequestHead, framing: Framing, persistence: Persistence) -> Vec<u8> {
         let mut bytes = format!("HTTP/1.1 {} {}\r\n", self.status, self.reason).into_bytes();
         let listed = self.fields.listed();
         for (name, value) in self.fields.iter() {
@@ -176,10 +185,8 @@ impl ResponseHead {
             Framing::Chunked => put(&mut bytes, "Transfer-Encoding", b"chunked"),
             Framing::Empty | Framing::UntilClose => {}
         }
-        match (keeps, request.is_modern) {
-            (false, _) => put(&mut bytes, "Connection", b"close"),
-            (true, false) => put(&mut bytes, "Connection", b"keep-alive"),
-            (true, true) => {}
+        if let Some(value) = persistence.field(request.version) {
+            put(&mut bytes, "Connection", value.as_bytes());
         }
         bytes.extend_from_slice(b"\r\n");
         bytes
@@ -231,7 +238,7 @@ mod tests {
     }
 
     fn response(text: &str) -> Result<ResponseHead, &'static str> {
-        ResponseHead::decode(text.as_bytes(), false).map(|head| head.unwrap().0)
+        ResponseHead::decode(text.as_bytes(), Method::Get).map(|head| head.unwrap().0)
     }
 
     #[test]
@@ -242,25 +249,31 @@ mod tests {
         ))
         .unwrap();
         let (client, member) = ("10.0.0.9".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
-        assert!(!head.keeps);
+        assert_eq!(head.persistence, Persistence::Close);
         let kept = "GET /a%20b HTTP/1.1\r\nHost: boot\r\n";
         assert_eq!(
-            String::from_utf8(head.forward(client, member, false)).unwrap(),
+            String::from_utf8(head.forward(client, member, Sender::Stranger)).unwrap(),
             format!(
                 "{kept}Range: bytes=5-\r\nIf-None-Match: \"x\"\r\nUser-Agent: iPXE\r\nX-Forwarded-For: 10.0.0.9\r\n\r\n"
             )
         );
         let part = Part { first: 5, last: 99, total: 100, etag: b"\"t\"".to_vec() };
         assert_eq!(
-            String::from_utf8(head.forward_rest(client, member, true, &part, 10)).unwrap(),
+            String::from_utf8(head.forward_rest(client, member, Sender::Balancer, &part, 10)).unwrap(),
             format!(
                 "{kept}User-Agent: iPXE\r\nX-Forwarded-For: 6.6.6.6, 10.0.0.9\r\n\
                  Range: bytes=15-99\r\nIf-Match: \"t\"\r\n\r\n"
             )
         );
         let old = request("HEAD /x HTTP/1.0\r\n\r\n").unwrap();
-        assert!(!old.keeps && !old.is_modern && old.is_head);
-        assert!(old.forward(client, member, false).starts_with(b"HEAD /x HTTP/1.1\r\nHost: 10.0.0.1:80\r\n"));
+        assert_eq!(
+            (old.persistence, old.version, old.method),
+            (Persistence::Close, Version::Http10, Method::Head)
+        );
+        assert!(
+            old.forward(client, member, Sender::Stranger)
+                .starts_with(b"HEAD /x HTTP/1.1\r\nHost: 10.0.0.1:80\r\n")
+        );
     }
 
     #[test]
@@ -289,7 +302,11 @@ mod tests {
         let head = request(
             "GET /x HTTP/1.1\r\nHost: boot\r\nConnection: host, range, x-hop\r\nRange: bytes=0-1\r\nX-Hop: 1\r\n\r\n",
         );
-        let bytes = head.unwrap().forward("10.0.0.9".parse().unwrap(), "10.0.0.1:80".parse().unwrap(), false);
+        let bytes = head.unwrap().forward(
+            "10.0.0.9".parse().unwrap(),
+            "10.0.0.1:80".parse().unwrap(),
+            Sender::Stranger,
+        );
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(
             text,

@@ -8,9 +8,10 @@ use tokio::time::{Instant, sleep};
 use super::super::{CLIENT_STALL_TIMEOUT, FIRST_BYTE_TIMEOUT, RESUME_WITHIN, RESUMES_MAX, STALL_TIMEOUT};
 use super::chunks::Chunks;
 use super::client::{Client, address_of};
-use super::head::{Framing, Part, RequestHead, ResponseHead};
+use super::head::{Framing, Method, Part, Persistence, RequestHead, ResponseHead};
 use super::upstream::Upstream;
 use crate::event::{EventKind, Protocol};
+use crate::http1::Version;
 
 /// Pause between two rounds of asking all members for the rest.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
@@ -30,18 +31,18 @@ impl Client<'_> {
         request: &RequestHead,
         upstream: Upstream,
         head: ResponseHead,
-        keeps: bool,
+        persistence: Persistence,
         started: Clock,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Persistence> {
         let framing = match head.framing {
             // HTTP/1.0 knows no chunks; where it does, a cut can be told from an end.
-            Framing::Chunked | Framing::UntilClose if request.is_modern => Framing::Chunked,
+            Framing::Chunked | Framing::UntilClose if request.version == Version::Http11 => Framing::Chunked,
             Framing::Chunked => Framing::UntilClose,
             as_it_is => as_it_is,
         };
-        let keeps = keeps && framing != Framing::UntilClose;
-        let member_keeps = head.keeps;
-        self.write(&head.pass_on(request, framing, keeps)).await?;
+        let persistence = persistence.and(|| framing != Framing::UntilClose);
+        let member_keeps = head.persistence == Persistence::Keep;
+        self.write(&head.pass_on(request, framing, persistence)).await?;
         let mut sent = 0;
         let ended = self.pass_body(request, upstream, &head, framing, &mut sent).await;
         let is_whole = matches!(ended, Ok(End::Whole(_)));
@@ -56,7 +57,7 @@ impl Client<'_> {
             End::Whole(upstream) => {
                 // More than was announced is not to be taken for the next answer.
                 self.idle = (member_keeps && upstream.rest.is_empty()).then(|| upstream.rest_a_while());
-                Ok(keeps)
+                Ok(persistence)
             }
             End::Broken => {
                 // The client has to see that this is not all, even where a body ends with its connection: reset it.
@@ -167,9 +168,8 @@ impl Client<'_> {
             // Whoever broke off comes last: it may only have been the connection.
             configs.sort_by_key(|config| config.member.name == broken);
             for config in configs {
-                let bytes =
-                    request.forward_rest(self.address, address_of(&config), self.is_proxied, part, done);
-                match self.ask(&config, &bytes, false, FIRST_BYTE_TIMEOUT).await {
+                let bytes = request.forward_rest(self.address, address_of(&config), self.sender, part, done);
+                match self.ask(&config, &bytes, Method::Get, FIRST_BYTE_TIMEOUT).await {
                     Ok((upstream, head)) if head.is_rest_of(part, done) => return Some(upstream),
                     Ok((_, head)) => tracing::debug!(
                         member = config.member.name,

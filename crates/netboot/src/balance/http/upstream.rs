@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::CONNECT_TIMEOUT;
-use super::head::ResponseHead;
+use super::head::{Method, ResponseHead};
 use crate::member::MemberConfig;
 use crate::room::{Room, Rooms};
 
@@ -83,7 +83,7 @@ impl Upstream {
     pub(super) async fn ask(
         &mut self,
         request: &[u8],
-        is_head: bool,
+        method: Method,
         patience: Duration,
     ) -> Result<ResponseHead, Failure> {
         let deadline = Instant::now() + patience;
@@ -93,7 +93,7 @@ impl Upstream {
         let mut interim = 0;
         loop {
             let malformed = |why: &str| Failure { why: why.to_owned(), is_timeout: false };
-            match ResponseHead::decode(&self.rest, is_head).map_err(malformed)? {
+            match ResponseHead::decode(&self.rest, method).map_err(malformed)? {
                 Some((head, length)) => {
                     self.rest.drain(..length);
                     if !matches!(head.status, 100..=199) {

@@ -14,6 +14,7 @@ use super::wire::{Message, code};
 use crate::content::UrlBuilder;
 use crate::device::{Device, Firmware};
 use crate::percent::{Plain, percent_encode};
+use crate::place::Place;
 use crate::policy::{Boot, What};
 
 /// As what we answer.
@@ -151,7 +152,7 @@ pub(crate) fn target(
             }
             _ => return Err(Reason::NothingNamed),
         },
-        What::Literal(text) if text.contains("://") => {
+        What::Literal(text) if matches!(Place::of(text), Place::Url(_)) => {
             if takes_url {
                 Target::Url(text.clone())
             } else {

@@ -37,7 +37,7 @@ impl BootPolicy for Lab {
         Decision { rule: "lab".into(), action: to_boot(boot(what, members)) }
     }
 
-    fn may_fetch(&self, _: &str, _: IpAddr, _: Option<crate::Mac>, _: bool) -> bool {
+    fn may_fetch(&self, _: &str, _: IpAddr, _: Option<crate::Mac>, _: crate::Proof) -> bool {
         true
     }
 }
