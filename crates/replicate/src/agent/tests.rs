@@ -5,7 +5,7 @@ use std::time::Duration;
 use goldwire_store::Version;
 
 use super::*;
-use crate::testing::{Disk, PipeReader, PipeWriter, Script, content, memory_of, pipe, until};
+use crate::testing::{Disk, PipeReader, PipeWriter, Script, content, memory_of, pipe, runs_alone, until};
 use crate::wire::{Outcome, Request, SourceReady, WireFormat};
 
 /// What one hostile peer may cost.
@@ -158,6 +158,9 @@ fn a_source_lists_opens_serves_and_ends_with_its_peer() {
 
 #[test]
 fn a_peer_that_asks_for_everything_and_reads_nothing_is_cut_off() {
+    if !runs_alone() {
+        return;
+    }
     let disk = Disk::new(content(2, 3, 0));
     let mut control = Control::of(Vec::new());
     control.open(&disk);
@@ -175,6 +178,9 @@ fn a_peer_that_asks_for_everything_and_reads_nothing_is_cut_off() {
 
 #[test]
 fn a_peer_that_commands_without_end_starts_no_thread_without_end() {
+    if !runs_alone() {
+        return;
+    }
     let disk = Disk::new(content(3, 3, 0));
     let mut control = Control::of(Vec::new());
     let before = memory_of();
@@ -194,6 +200,9 @@ fn a_peer_that_commands_without_end_starts_no_thread_without_end() {
 /// A control side that reads nothing is lost once it has left enough unread, and the agent ends.
 #[test]
 fn a_peer_that_commands_without_end_and_reads_nothing_is_lost() {
+    if !runs_alone() {
+        return;
+    }
     let disk = Disk::new(content(9, 3, 0));
     let folder = tempfile::tempdir().unwrap();
     let receive = Command::Receive(Box::new(target_job(&disk, &folder.path().join("a.raw"))));

@@ -41,6 +41,25 @@ impl Random {
     }
 }
 
+/// Whether this process runs nothing but the calling test. If others run beside it, what the process holds says nothing of
+/// the test: then a process of its own runs it, and has to succeed.
+pub(crate) fn runs_alone() -> bool {
+    const ALONE: &str = "GOLDWIRE_TEST_ALONE";
+    let is_alone = std::env::var_os(ALONE).is_some()
+        || std::env::var("NEXTEST_EXECUTION_MODE").is_ok_and(|mode| mode == "process-per-test");
+    let thread = std::thread::current();
+    // The harness names a test's thread after it.
+    let Some(name) = thread.name().filter(|name| !is_alone && *name != "main") else { return true };
+    let alone = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&alone.stdout);
+    assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+    false
+}
+
 /// Bytes of memory that this process occupies.
 pub(crate) fn memory_of() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
