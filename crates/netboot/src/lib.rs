@@ -9,6 +9,7 @@
 #![deny(unnameable_types)]
 
 mod balance;
+mod bind;
 pub mod content;
 mod device;
 pub mod dhcp;
@@ -30,7 +31,8 @@ mod room;
 pub mod script;
 pub mod tftp;
 
-pub use balance::{Balance, BalanceError, BalanceSettings, RunningBalance};
+pub use balance::{Balance, BalanceSettings, RunningBalance};
+pub use bind::BindError;
 pub use device::{Architecture, Device, Firmware, Mac};
 pub use event::{Event, EventKind, NoopObserver, Observer, Protocol, Stage};
 pub use member::one::{LiveMembers, Member, MemberState};

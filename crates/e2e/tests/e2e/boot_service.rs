@@ -118,7 +118,7 @@ fn a_second_server_on_an_interface_does_not_start_and_says_who_is_there() {
         let mut command = lab.command("srv1", &programs().goldwire);
         command.args(["boot", "serve", "--config", text(&second)]);
         let run = scene.run(command).expect(1);
-        let what = format!("listen on interface eth0, UDP port {port}: Address already in use");
+        let what = format!("listen for DHCP on interface eth0, UDP port {port}: Address already in use");
         assert!(run.stderr.contains(&what), "{first}, {mode}: {run}");
         assert!(
             run.stderr.contains("hint: the port is held by goldwire (process "),

@@ -78,7 +78,7 @@ const NOT_IN_THE_AGENT: [&str; 24] = [
 ];
 
 /// Names that the room of network boot shows to the rooms above.
-const NETBOOT_NAMES_MAX: usize = 145;
+const NETBOOT_NAMES_MAX: usize = 135;
 
 /// Names of its parsers and machines that only fuzz targets and load generators use.
 const NETBOOT_FUZZED_NAMES_MAX: usize = 80;

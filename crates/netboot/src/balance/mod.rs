@@ -13,7 +13,6 @@ pub(crate) mod http;
 mod tests;
 pub(crate) mod tftp;
 
-use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +20,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::bind::BindError;
 use crate::event::Observer;
 use crate::member::Table;
 use crate::network::Network;
@@ -83,28 +83,6 @@ pub struct BalanceSettings {
     pub sends_proxy_header: bool,
 }
 
-/// Why there is no front.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BalanceError {
-    /// A socket.
-    #[error("listen for {protocol} on {address}")]
-    Listen {
-        /// HTTP or TFTP.
-        protocol: &'static str,
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// The threads.
-    #[error("start the balancing front")]
-    Start(#[source] io::Error),
-}
-
-impl goldwire_stdx::Hints for BalanceError {}
-
 /// A front with its sockets bound. Privileges can be dropped now.
 pub struct Balance {
     http: Vec<TcpListener>,
@@ -139,18 +117,19 @@ impl Balance {
     ///
     /// # Errors
     /// `Listen`.
-    pub fn bind(settings: BalanceSettings) -> Result<Self, BalanceError> {
-        let wrong = |protocol, address| move |source| BalanceError::Listen { protocol, address, source };
+    pub fn bind(settings: BalanceSettings) -> Result<Self, BindError> {
         let mut http = Vec::new();
         for address in settings.http {
-            let listener = TcpListener::bind(address).map_err(wrong("HTTP", address))?;
-            listener.set_nonblocking(true).map_err(wrong("HTTP", address))?;
+            let wrong = BindError::listen("HTTP", address);
+            let listener = TcpListener::bind(address).map_err(&wrong)?;
+            listener.set_nonblocking(true).map_err(&wrong)?;
             http.push(listener);
         }
         let mut tftp = Vec::new();
         for address in settings.tftp {
-            let socket = UdpSocket::bind(address).map_err(wrong("TFTP", address))?;
-            socket.set_nonblocking(true).map_err(wrong("TFTP", address))?;
+            let wrong = BindError::listen("TFTP", address);
+            let socket = UdpSocket::bind(address).map_err(&wrong)?;
+            socket.set_nonblocking(true).map_err(&wrong)?;
             tftp.push(socket);
         }
         let (change, phase) = watch::channel(Phase::Serving);
@@ -180,23 +159,24 @@ impl Balance {
     /// Starts serving, on threads of its own.
     ///
     /// # Errors
-    /// `Start`.
-    pub fn run(self) -> Result<RunningBalance, BalanceError> {
+    /// `Need`.
+    pub fn run(self) -> Result<RunningBalance, BindError> {
+        let start = || BindError::need("start the balancing front");
         let addresses = (self.http_addresses(), self.tftp_addresses());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("balance")
             .enable_all()
             .build()
-            .map_err(BalanceError::Start)?;
+            .map_err(start())?;
         let shared = Arc::new(self.shared);
         let guard = runtime.enter();
         let mut tasks = JoinSet::new();
         for listener in self.http {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(BalanceError::Start)?;
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(start())?;
             tasks.spawn_on(http::serve(listener, Arc::clone(&shared)), runtime.handle());
         }
         for socket in self.tftp {
-            let socket = tokio::net::UdpSocket::from_std(socket).map_err(BalanceError::Start)?;
+            let socket = tokio::net::UdpSocket::from_std(socket).map_err(start())?;
             tasks.spawn_on(tftp::serve(socket, Arc::clone(&shared)), runtime.handle());
         }
         drop(guard);

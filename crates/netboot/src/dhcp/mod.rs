@@ -16,10 +16,8 @@ pub(crate) mod wire;
 
 pub use client::classify;
 pub use dialect::{BootReply, Reason, Role, add_boot};
-pub use driver::{
-    BindError, Clock, Counters, DriverSettings, Ports, Running, Service, Sockets, bind, open_leases,
-};
-pub use lease::{AddressRange, Folder, Log, LogError, Opened, Plan, Reservation, Time, Volume};
+pub use driver::{Counters, DriverSettings, Ports, Running, Service, Sockets, bind};
+pub use lease::{AddressRange, LogError, Plan, Reservation, Time};
 pub use proxy::ProxyResponder;
 pub use relay::Relays;
 pub use server::{Server, Settings, Subnet};

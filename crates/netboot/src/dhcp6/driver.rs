@@ -14,6 +14,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::responder::{BINL_PORT, Responder, SERVER_PORT, server_id};
 use super::wire::{Packet, RECEIVE_MAX};
+use crate::bind::BindError;
 use crate::content::UrlBuilder;
 use crate::device::Mac;
 use crate::event::{self, Event, EventKind, Observer};
@@ -53,36 +54,6 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Why the server cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// There is no interface of this name, or its addresses cannot be read.
-    #[error("look up the interface {interface}")]
-    Interface {
-        /// Its name.
-        interface: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A port is in use or not allowed.
-    #[error("listen for DHCPv6 on port {port} of {interface}")]
-    Listen {
-        /// The port.
-        port: u16,
-        /// The interface's name.
-        interface: String,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel lacks something.
-    #[error("start the DHCPv6 server")]
-    Start(#[source] io::Error),
-}
-
-impl goldwire_stdx::Hints for BindError {}
-
 /// A server that listens and does not answer yet: time to drop privileges.
 #[derive(Debug)]
 pub struct Bound {
@@ -121,26 +92,28 @@ impl Bound {
     /// Listens on all interfaces of the settings.
     ///
     /// # Errors
-    /// `Interface`, `Listen`, `Start`.
+    /// `Listen`, `Need`.
     pub fn bind(settings: Settings) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
         let mut own_mac = None;
         for interface in &settings.interfaces {
-            let unknown = |error: nix::Error| BindError::Interface {
-                interface: interface.clone(),
-                source: error.into(),
+            let unknown = |error: nix::Error| {
+                BindError::need(format!("look up the interface {interface}"))(error.into())
             };
             let index = if_nametoindex(interface.as_str()).map_err(unknown)?;
             let (address, mac) = addresses(interface).map_err(unknown)?;
             own_mac = own_mac.or(mac);
             for (port, meaning) in settings.ports.into_iter().zip(Settings::PORTS) {
-                let failed = |source| BindError::Listen { port, interface: interface.clone(), source };
+                let failed = |source| {
+                    let for_what = format!("for DHCPv6 on port {port} of {interface}");
+                    BindError::Listen { for_what, port, source }
+                };
                 let socket = listen(interface, index, port).map_err(failed)?;
                 listeners.push(Listener { socket, address, port: meaning });
             }
         }
         let stop = Stop::new();
-        let waker = stop.waker().map_err(BindError::Start)?;
+        let waker = stop.waker().map_err(BindError::need("start the DHCPv6 server"))?;
         let server_id = server_id(own_mac.unwrap_or(Mac([0; 6])));
         let Settings { policy, urls, observer, .. } = settings;
         let responder = Responder::new(policy, urls, Arc::clone(&observer), server_id);
@@ -156,10 +129,11 @@ impl Bound {
     /// Starts the thread.
     ///
     /// # Errors
-    /// `Start`.
+    /// `Need`.
     pub fn run(self) -> Result<Running, BindError> {
         let stop = self.stop.clone();
-        let thread = goldwire_stdx::spawn("dhcp6", move || self.serve()).map_err(BindError::Start)?;
+        let thread = goldwire_stdx::spawn("dhcp6", move || self.serve())
+            .map_err(BindError::need("start the DHCPv6 server"))?;
         Ok(Running { stop, thread: Some(thread) })
     }
 

@@ -22,4 +22,4 @@ mod driver;
 pub(crate) mod responder;
 pub(crate) mod wire;
 
-pub use driver::{BindError, Bound, Running, Settings};
+pub use driver::{Bound, Running, Settings};

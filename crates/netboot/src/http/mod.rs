@@ -42,7 +42,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use goldwire_stdx::Hints;
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Runtime;
@@ -50,6 +49,7 @@ use tokio::sync::watch;
 
 pub use tls::{TlsError, TlsSettings};
 
+use crate::bind::BindError;
 use crate::content::Contents;
 use crate::event::Observer;
 use crate::member::Fitness;
@@ -158,38 +158,6 @@ pub struct Health {
     pub reason: String,
 }
 
-/// Why the server cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// An address cannot be listened on.
-    #[error("listen on {address}")]
-    Listen {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The certificate cannot be used.
-    #[error("prepare HTTPS")]
-    Tls(#[source] TlsError),
-    /// A secure listener without a certificate.
-    #[error("{0} is to speak HTTPS and there is no certificate")]
-    NoCertificate(SocketAddr),
-    /// The worker threads cannot be started.
-    #[error("start the HTTP server's threads")]
-    Start(#[source] io::Error),
-}
-
-impl Hints for HttpError {
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Tls(error) => error.hints(),
-            Self::Listen { .. } | Self::NoCertificate(_) | Self::Start(_) => Vec::new(),
-        }
-    }
-}
-
 /// Sockets that listen and do not answer yet: between binding and running, privileges are dropped.
 pub struct Bound {
     sockets: Vec<(TcpListener, Listener)>,
@@ -205,16 +173,16 @@ pub fn bind(
     contents: Arc<dyn Contents>,
     observer: Arc<dyn Observer>,
     neighbours: Arc<Neighbours>,
-) -> Result<Bound, HttpError> {
-    let tls = settings.tls.as_ref().map(tls::config).transpose().map_err(HttpError::Tls)?;
+) -> Result<Bound, BindError> {
+    let tls = settings.tls.as_ref().map(tls::config).transpose().map_err(BindError::Tls)?;
     let (tls, certificate) = tls.unzip();
     let mut sockets = Vec::new();
     for listener in &settings.listeners {
         if listener.is_secure && tls.is_none() {
-            return Err(HttpError::NoCertificate(listener.address));
+            return Err(BindError::NoCertificate(listener.address));
         }
-        let socket =
-            listen(listener).map_err(|source| HttpError::Listen { address: listener.address, source })?;
+        let protocol = if listener.is_secure { "HTTPS" } else { "HTTP" };
+        let socket = listen(listener).map_err(BindError::listen(protocol, listener.address))?;
         sockets.push((socket, listener.clone()));
     }
     let threads = match settings.threads {
@@ -262,11 +230,11 @@ impl Bound {
     }
 
     /// Starts to answer, on threads of its own.
-    pub fn run(self) -> Result<Running, HttpError> {
+    pub fn run(self) -> Result<Running, BindError> {
         let addresses = self.addresses();
         let (phase, _) = watch::channel(Phase::Serving);
         let runtimes = (0..self.threads).map(|_| self.start_thread(&phase)).collect::<io::Result<_>>();
-        let runtimes = runtimes.map_err(HttpError::Start)?;
+        let runtimes = runtimes.map_err(BindError::need("start the HTTP server's threads"))?;
         Ok(Running { addresses, certificate: self.certificate, runtimes, phase })
     }
 

@@ -21,6 +21,7 @@ use super::send::{Batch, Route, SendMethod, send};
 use super::server::{Context, Key, Server, Transmit};
 use super::settings::{Mode, Settings};
 use super::socket::{DATAGRAM_MAX, connect, listen, receive, receive_connected, unreachable};
+use crate::bind::BindError;
 
 /// Datagrams that are taken from one socket before the others are looked at.
 const BATCH: usize = 32;
@@ -31,25 +32,6 @@ const LOOK_FOR: Duration = Duration::from_micros(50);
 const LOOKS_MAX: u32 = 16;
 /// The waker's event, beside the numbers of sockets.
 const STOP: u64 = u64::MAX;
-
-/// Why the server cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// An address is in use, not ours or not allowed.
-    #[error("listen for TFTP on {address}")]
-    Listen {
-        /// Which one.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The kernel lacks something.
-    #[error("prepare the TFTP server")]
-    Prepare(#[source] io::Error),
-}
-
-impl goldwire_stdx::Hints for BindError {}
 
 /// A server that listens and does not answer yet: time to drop privileges.
 #[derive(Debug)]
@@ -72,20 +54,20 @@ pub struct Running {
 /// Listens on all addresses of the settings. An address with port 0 gets a free port.
 ///
 /// # Errors
-/// `Listen`, `Prepare`.
+/// `Listen`.
 pub fn bind(settings: Settings) -> Result<Bound, BindError> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let mut addresses = Vec::new();
     let mut sockets: Vec<Vec<Socket>> = (0..workers).map(|_| Vec::new()).collect();
     for address in &settings.listen {
-        let failed = |source| BindError::Listen { address: *address, source };
+        let failed = BindError::listen("TFTP", *address);
         // Workers share the address by SO_REUSEPORT, and so would a second server with other settings, unnoticed, that
         // runs as the same user. This socket does not share, so it notices.
-        let probe = listen(*address, false).map_err(failed)?;
-        let address = probe.local_addr().map_err(failed)?.as_socket().unwrap_or(*address);
+        let probe = listen(*address, false).map_err(&failed)?;
+        let address = probe.local_addr().map_err(&failed)?.as_socket().unwrap_or(*address);
         drop(probe);
         for sockets in &mut sockets {
-            sockets.push(listen(address, true).map_err(failed)?);
+            sockets.push(listen(address, true).map_err(&failed)?);
         }
         addresses.push(address);
     }
@@ -110,7 +92,7 @@ impl Bound {
     /// Answers from now on, in threads of its own.
     ///
     /// # Errors
-    /// `Prepare`.
+    /// `Need`.
     pub fn run(self, context: Context) -> Result<Running, BindError> {
         let admission = Admission::new(&self.settings);
         let mut running = Running { addresses: self.addresses, stop: Stop::new(), workers: Vec::new() };
@@ -122,9 +104,9 @@ impl Bound {
                 .and_then(|waker| {
                     Worker::new(waker, self.settings.clients.mode, sockets, self.method, server)
                 })
-                .map_err(BindError::Prepare)?;
+                .map_err(BindError::need("start the TFTP server"))?;
             let thread = goldwire_stdx::spawn(&format!("tftp-{number}"), move || worker.run())
-                .map_err(BindError::Prepare)?;
+                .map_err(BindError::need("start the TFTP server"))?;
             running.workers.push(thread);
         }
         Ok(running)

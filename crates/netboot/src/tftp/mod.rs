@@ -18,7 +18,7 @@ pub(crate) mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{BindError, Bound, Running, bind};
+pub use driver::{Bound, Running, bind};
 #[cfg(test)]
 pub(crate) use send::SendMethod;
 pub use server::Context;

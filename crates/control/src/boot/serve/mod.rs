@@ -18,13 +18,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use goldwire_netboot::BindError;
 use goldwire_netboot::content::{Contents, Library, TokenKey, UrlBuilder};
-use goldwire_netboot::dhcp::{self, Clock, Folder, ProxyResponder, Server, Service, Time, open_leases};
+use goldwire_netboot::dhcp::{self, ProxyResponder, Server, Service};
 use goldwire_netboot::member::heartbeat::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{BootPolicy, LiveMembers, MemberState, Neighbours, Observer, dhcp6, http, tftp};
 use goldwire_stdx::{Context, Hints, Report, Stop, spawn};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 pub use self::convert::{library_settings, member_configs, table_of, tftp_clients};
 pub use self::state::{Ids, StateFolder};
@@ -134,7 +135,7 @@ impl Bound {
         let dhcp = match settings.dhcp.mode {
             DhcpMode::Off => None,
             DhcpMode::Server | DhcpMode::Proxy => {
-                Some(dhcp::bind(&convert::driver_of(&settings)).map_err(explained)?)
+                Some(dhcp::bind(&convert::driver_of(&settings)).map_err(explained_dhcp)?)
             }
         };
         let dhcp6 = match settings.dhcp6_interfaces.is_empty() {
@@ -286,47 +287,17 @@ fn start_dhcp(
     let proxy = ProxyResponder::new(Arc::clone(&policy), urls.clone(), Arc::clone(&observer), true)
         .with_relays(convert::relays_of(settings));
     if settings.dhcp.mode != DhcpMode::Server {
-        let service = Service { proxy: Some(proxy), ..Service::default() };
-        return sockets.run(service, Clock::start(Time(0))).map_err(explained);
+        return sockets.run(Service::of_proxy(proxy)).map_err(explained);
     }
     let server_settings = convert::server_of(settings);
     if let Some(problem) = server_settings.problems().first() {
         return Err(Report::new(problem.to_string()));
     }
-    let mut server = Server::new(server_settings, policy, urls.clone(), observer);
+    let server = Server::new(server_settings, policy, urls.clone(), observer);
     let folder = state.leases();
-    let volume =
-        Folder::open(&folder).with_context(|| format!("open the lease log in {}", folder.display()))?;
-    let (log, opened, clock) = open_leases(&mut server, Box::new(volume))
+    let service = Service::of_server(server, &folder, proxy, Arc::clone(shared.table.fitness()))
         .map_err(|error| explained(error).context(format!("open the lease log in {}", folder.display())))?;
-    if log.is_suspect() {
-        let bytes = log.bytes_for(server.table().leases(None).count());
-        error!(
-            folder = %folder.display(), bytes,
-            "the disk is full: the lease log cannot be written, and no addresses are given away until it has so much room"
-        );
-    }
-    if opened.scan.torn_bytes > 0 {
-        warn!(
-            bytes = opened.scan.torn_bytes,
-            "the lease log ended in the middle of a record, which was never acknowledged; it was cut off"
-        );
-    }
-    for damage in &opened.scan.damage {
-        let (at, bytes, records) = (damage.at, damage.bytes, damage.records);
-        error!(at, bytes, records, "the lease log is damaged there; what could be read is kept");
-    }
-    info!(leases = server.table().leases(None).count(), "the lease log was read");
-    sockets
-        .run(
-            Service {
-                server: Some((server, log)),
-                proxy: Some(proxy),
-                fitness: Arc::clone(shared.table.fitness()),
-            },
-            clock,
-        )
-        .map_err(explained)
+    sockets.run(service).map_err(explained)
 }
 
 /// A member is well while it serves: for balancers, and for members without a heartbeat.
@@ -428,9 +399,6 @@ fn explained(error: impl Hints + 'static) -> Report {
     let mut causes =
         std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     let system = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    let port = (&error as &(dyn std::error::Error + 'static))
-        .downcast_ref::<dhcp::BindError>()
-        .and_then(dhcp::BindError::port);
     let (code, kind) = (system.and_then(std::io::Error::raw_os_error), system.map(std::io::Error::kind));
     let report = Report::from(error);
     // The error knows better than its cause what it calls for.
@@ -446,12 +414,20 @@ fn explained(error: impl Hints + 'static) -> Report {
         Some(ErrorKind::PermissionDenied) => report.hint(
             "ports below 1024 and the state folder need root, or a unit such as examples/goldwire-boot.service",
         ),
-        Some(ErrorKind::AddrInUse) => match port {
-            Some(port) => report.hint(dhcp_port_in_use(port)),
-            None => report.hint("another server has this port; `ss -tulpn` shows which"),
-        },
+        Some(ErrorKind::AddrInUse) => report.hint("another server has this port; `ss -tulpn` shows which"),
         Some(ErrorKind::AddrNotAvailable) => report.hint("no interface of this machine has this address"),
         _ => report,
+    }
+}
+
+/// The same for DHCP's sockets, of which a port in use is told by its holder.
+fn explained_dhcp(error: BindError) -> Report {
+    match &error {
+        BindError::Listen { port, source, .. } if source.kind() == ErrorKind::AddrInUse => {
+            let hint = dhcp_port_in_use(*port);
+            Report::from(error).hint(hint)
+        }
+        _ => explained(error),
     }
 }
 

@@ -104,9 +104,9 @@ fn a_second_server_on_one_state_folder_is_refused_and_binding_opens_nothing_ther
 fn a_key_that_may_not_be_read_is_not_taken_for_a_port() {
     let denied = || std::io::Error::from(ErrorKind::PermissionDenied);
     let key = http::TlsError::Read { path: "/a/k.pem".into(), source: denied() };
-    let report = explained(http::HttpError::Tls(key));
+    let report = explained(BindError::Tls(key));
     assert!(report.hints.len() == 1 && report.hints[0].contains("chgrp"), "{report}");
-    let port = http::HttpError::Listen { address: "0.0.0.0:80".parse().unwrap(), source: denied() };
+    let port = BindError::Listen { for_what: "for HTTP on 0.0.0.0:80".into(), port: 80, source: denied() };
     assert!(explained(port).hints[0].starts_with("ports below 1024"));
 }
 

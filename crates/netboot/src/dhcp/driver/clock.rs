@@ -17,7 +17,7 @@ const STEP_MIN_MS: i64 = 2000;
 
 /// A clock that runs evenly between steps.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// Since when this run has given out times, by this clock.
     started: Time,
     /// This clock's time at the boot clock's zero.
@@ -28,7 +28,7 @@ pub struct Clock {
 
 impl Clock {
     /// Starts at the machine's time, but not before `not_before`.
-    pub fn start(not_before: Time) -> Self {
+    pub(crate) fn start(not_before: Time) -> Self {
         Self::start_at(wall_ms(), boot_ms(), not_before)
     }
 
@@ -40,7 +40,7 @@ impl Clock {
     }
 
     /// The time now.
-    pub fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         self.at(boot_ms())
     }
 
@@ -49,7 +49,7 @@ impl Clock {
     }
 
     /// Since when this run has given out times, by this clock.
-    pub fn started(&self) -> Time {
+    pub(crate) fn started(&self) -> Time {
         self.started
     }
 
@@ -60,7 +60,7 @@ impl Clock {
 
     /// Looks whether the machine's clock was set, and if so goes by it from now on. Returns by how many milliseconds this
     /// clock has moved, forward or back.
-    pub fn follow(&mut self) -> Option<i64> {
+    pub(crate) fn follow(&mut self) -> Option<i64> {
         self.follow_at(wall_ms(), boot_ms())
     }
 

@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
@@ -30,15 +31,16 @@ use std::time::Duration;
 use goldwire_stdx::Stop;
 use rustix::event::{EventfdFlags, eventfd};
 
-pub use clock::Clock;
+pub(crate) use clock::Clock;
 
 use self::commit::LogState;
 use self::probe::Prober;
 use self::serve::ServeLoop;
 use self::socket::{Datagram, SocketSet};
-use super::lease::{Log, LogError, Opened, Record, Table, Time, Volume};
+use super::lease::{Folder, Log, LogError, Opened, Record, Table, Time, Volume};
 use super::proxy::ProxyResponder;
 use super::server::Server;
+use crate::bind::BindError;
 use crate::member::Fitness;
 
 /// Batches that wait for the log's thread.
@@ -99,47 +101,6 @@ impl Default for DriverSettings {
     }
 }
 
-/// Why we cannot listen.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// On an interface.
-    #[error("listen on interface {name}, UDP port {port}")]
-    Interface {
-        /// Its name.
-        name: String,
-        /// The port.
-        port: u16,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// On an address.
-    #[error("listen on UDP {address}")]
-    Address {
-        /// The address and port.
-        address: SocketAddrV4,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// What else is needed.
-    #[error("make the DHCP server's threads")]
-    Start(#[source] io::Error),
-}
-
-impl goldwire_stdx::Hints for BindError {}
-
-impl BindError {
-    /// The UDP port that could not be had.
-    pub fn port(&self) -> Option<u16> {
-        match self {
-            Self::Interface { port, .. } => Some(*port),
-            Self::Address { address, .. } => Some(address.port()),
-            Self::Start(_) => None,
-        }
-    }
-}
-
 /// Bound sockets, not yet served.
 #[derive(Debug)]
 pub struct Sockets {
@@ -149,14 +110,55 @@ pub struct Sockets {
 }
 
 /// What answers on the sockets.
-#[derive(Default)]
 pub struct Service {
     /// The server with its log, as [`open_leases`] left them.
-    pub server: Option<(Server, Log)>,
+    pub(crate) server: Option<(Server, Log)>,
     /// The proxy: for port 4011, and for port 67 where there is no server.
-    pub proxy: Option<ProxyResponder>,
+    pub(crate) proxy: Option<ProxyResponder>,
     /// Hears when the log's disk is stuck. Nobody is offered or given an address meanwhile.
-    pub fitness: Arc<Fitness>,
+    pub(crate) fitness: Arc<Fitness>,
+    pub(crate) clock: Clock,
+}
+
+impl Service {
+    /// A proxy alone, which gives no addresses.
+    pub fn of_proxy(proxy: ProxyResponder) -> Self {
+        Self { server: None, proxy: Some(proxy), fitness: Arc::default(), clock: Clock::start(Time(0)) }
+    }
+
+    /// A server whose lease log lies in `folder`, with a proxy for port 4011. `fitness` hears when the log's disk is stuck.
+    /// What is wrong with the log, and does not stand in the way, is logged.
+    ///
+    /// # Errors
+    /// The log cannot be read, is of a later version, or cannot be repaired.
+    pub fn of_server(
+        mut server: Server,
+        folder: &Path,
+        proxy: ProxyResponder,
+        fitness: Arc<Fitness>,
+    ) -> Result<Self, LogError> {
+        let volume = Folder::open(folder).map_err(LogError::Read)?;
+        let (log, opened, clock) = open_leases(&mut server, Box::new(volume))?;
+        let leases = server.table().leases(None).count();
+        if log.is_suspect() {
+            tracing::error!(
+                folder = %folder.display(), bytes = log.bytes_for(leases),
+                "the disk is full: the lease log cannot be written, and no addresses are given away until it has so much room"
+            );
+        }
+        if opened.scan.torn_bytes > 0 {
+            tracing::warn!(
+                bytes = opened.scan.torn_bytes,
+                "the lease log ended in the middle of a record, which was never acknowledged; it was cut off"
+            );
+        }
+        for damage in &opened.scan.damage {
+            let (at, bytes, records) = (damage.at, damage.bytes, damage.records);
+            tracing::error!(at, bytes, records, "the lease log is damaged there; what could be read is kept");
+        }
+        tracing::info!(leases, "the lease log was read");
+        Ok(Self { server: Some((server, log)), proxy: Some(proxy), fitness, clock })
+    }
 }
 
 /// What has been counted since the start.
@@ -194,12 +196,15 @@ enum Command {
 #[derive(Debug)]
 struct Wake(OwnedFd);
 
-/// Fills a server's table from its lease log, repairs the log if it has to be, and says what was found: log its
-/// `scan.torn_bytes` and `scan.damage`. Also returns the clock to run with.
+/// Fills a server's table from its lease log, repairs the log if it has to be, and says what was found. Also returns the
+/// clock to run with.
 ///
 /// # Errors
 /// The log cannot be read, is of a later version, or cannot be repaired. A full disk is none: the log is then suspect.
-pub fn open_leases(server: &mut Server, volume: Box<dyn Volume>) -> Result<(Log, Opened, Clock), LogError> {
+pub(crate) fn open_leases(
+    server: &mut Server,
+    volume: Box<dyn Volume>,
+) -> Result<(Log, Opened, Clock), LogError> {
     let member = super::lease::MemberId::of(&server.settings().member);
     let mut last = Time(0);
     let table = server.table_mut();
@@ -264,10 +269,11 @@ impl Sockets {
     ///
     /// # Errors
     /// The threads cannot be made.
-    pub fn run(self, service: Service, clock: Clock) -> Result<Running, BindError> {
+    pub fn run(self, service: Service) -> Result<Running, BindError> {
         let addresses = self.addresses();
         let sockets = Arc::new(self.set);
-        let wake = Arc::new(Wake::new().map_err(BindError::Start)?);
+        let start = || BindError::need("start the DHCP server's threads");
+        let wake = Arc::new(Wake::new().map_err(start())?);
         let stop = Stop::new();
         let counters = Arc::new(Counters::default());
         let log_state = Arc::new(LogState::default());
@@ -285,7 +291,7 @@ impl Sockets {
             stop: stop.clone(),
             commands: command_receiver,
             counters: Arc::clone(&counters),
-            clock,
+            clock: service.clock,
             fitness: Arc::clone(&service.fitness),
             queue: VecDeque::new(),
             backlog: VecDeque::new(),
@@ -294,7 +300,7 @@ impl Sockets {
         let mut threads = Vec::new();
         let mut spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = goldwire_stdx::spawn(name, run);
-            thread.map(|thread| threads.push(thread)).map_err(BindError::Start)
+            thread.map(|thread| threads.push(thread)).map_err(start())
         };
         if let Some(log) = log {
             let (wake, reports) = (Arc::clone(&wake), Arc::clone(&service.fitness));

@@ -11,7 +11,8 @@ use nix::sys::time::TimeSpec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::raw::FrameSocket;
-use super::{BindError, DriverSettings, Ports};
+use super::{DriverSettings, Ports};
+use crate::bind::BindError;
 use crate::dhcp::destination::Destination;
 use crate::dhcp::server::Arrival;
 use crate::dhcp::wire::RECEIVE_MAX;
@@ -65,8 +66,8 @@ impl SocketSet {
             for (port, is_binl) in &roles {
                 let address = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, *port);
                 let bound = bind_one(address, Some(name), *is_binl, settings.is_port_shared);
-                sockets.push(bound.map_err(|source| BindError::Interface {
-                    name: name.clone(),
+                sockets.push(bound.map_err(|source| BindError::Listen {
+                    for_what: format!("for DHCP on interface {name}, UDP port {port}"),
                     port: *port,
                     source,
                 })?);
@@ -78,7 +79,7 @@ impl SocketSet {
             for (port, is_binl) in ports {
                 let address = SocketAddrV4::new(*address.ip(), port);
                 let bound = bind_one(address, None, is_binl, settings.is_port_shared);
-                sockets.push(bound.map_err(|source| BindError::Address { address, source })?);
+                sockets.push(bound.map_err(BindError::listen("DHCP", address.into()))?);
             }
         }
         let frames = match FrameSocket::open(0) {

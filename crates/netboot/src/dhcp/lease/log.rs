@@ -62,7 +62,7 @@ impl goldwire_stdx::Hints for LogError {}
 
 /// What was found when the log was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub(crate) struct Opened {
     /// The state of the file; all zero if there was none.
     pub scan: Scan,
     /// The least number for this member's next record.
@@ -72,7 +72,7 @@ pub struct Opened {
 }
 
 /// An open lease log.
-pub struct Log {
+pub(crate) struct Log {
     volume: Box<dyn Volume>,
     member: MemberId,
     file: Written,
@@ -112,7 +112,7 @@ impl Log {
     ///
     /// # Errors
     /// `Read`, `Version`, `Repair`.
-    pub fn open(
+    pub(crate) fn open(
         mut volume: Box<dyn Volume>,
         member: MemberId,
         visit: impl FnMut(Record),
@@ -202,7 +202,7 @@ impl Log {
     }
 
     /// Bytes that a log of so many leases takes at most.
-    pub fn bytes_for(&self, leases: usize) -> u64 {
+    pub(crate) fn bytes_for(&self, leases: usize) -> u64 {
         (HEADER + leases * super::record::LENGTH_MAX) as u64
     }
 
@@ -233,12 +233,12 @@ impl Log {
     }
 
     /// Whether nothing can be acknowledged before the log has been rewritten.
-    pub fn is_suspect(&self) -> bool {
+    pub(crate) fn is_suspect(&self) -> bool {
         self.is_suspect
     }
 
     /// Bytes of the file that hold records, its header included.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         self.file.length
     }
 

@@ -13,7 +13,8 @@ mod table;
 mod volume;
 
 pub use identity::{ClientId, Hardware, Key};
-pub use log::{Log, LogError, Opened};
+pub use log::LogError;
+pub(crate) use log::{Log, Opened};
 pub use pool::AddressRange;
 pub use record::{MemberId, Record, RecordState};
 pub use scan::{Damage, Header, Scan, scan};
@@ -22,7 +23,7 @@ pub(crate) use subnet::Requester;
 pub use subnet::{Plan, Reservation, Terms};
 pub(crate) use table::Denied;
 pub use table::Table;
-pub use volume::{Folder, Volume};
+pub(crate) use volume::{Folder, Volume};
 
 #[cfg(test)]
 pub(super) use tests::CrashingVolume;

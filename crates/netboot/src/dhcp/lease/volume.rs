@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// A folder, as the log uses it. What is written is safe from a crash after [`Volume::sync`]; a name that came or went,
 /// after [`Volume::sync_names`].
-pub trait Volume: Send {
+pub(crate) trait Volume: Send {
     /// Opens a file for reading from its start; none if there is none.
     fn read(&mut self, name: &str) -> io::Result<Option<Box<dyn Read + '_>>>;
     /// Makes an empty file; one of this name is emptied.
@@ -31,7 +31,7 @@ pub trait Volume: Send {
 
 /// A folder of the file system. One server at a time: it holds a lock.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     handle: File,
     open: HashMap<String, File>,
@@ -42,7 +42,7 @@ impl Folder {
     ///
     /// # Errors
     /// `WouldBlock` when another server has it; else what the file system answers.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
         let handle = File::open(path)?;
         rustix::fs::flock(&handle, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;

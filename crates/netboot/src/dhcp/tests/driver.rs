@@ -102,8 +102,9 @@ impl Link {
         let mut server = server_of(Settings::new("loopback", vec![subnet]), Action::LocalDisk);
         let (log, _, clock) = open_leases(&mut server, Box::new(volume.clone())).unwrap();
         let fitness = Arc::new(Fitness::default());
-        let service = Service { server: Some((server, log)), proxy: None, fitness: Arc::clone(&fitness) };
-        Self { relay, running: bind(&settings).unwrap().run(service, clock).unwrap(), fitness }
+        let service =
+            Service { server: Some((server, log)), proxy: None, fitness: Arc::clone(&fitness), clock };
+        Self { relay, running: bind(&settings).unwrap().run(service).unwrap(), fitness }
     }
 
     fn send(&self, mut message: Message, number: u32) {

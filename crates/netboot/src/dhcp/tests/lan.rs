@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use goldwire_stdx::testing;
 
@@ -132,5 +133,6 @@ pub(super) fn ip(lines: &[String]) -> Option<()> {
 pub(super) fn start(sockets: crate::dhcp::driver::Sockets, settings: Settings, folder: &Path) -> Running {
     let mut server = server_of(settings, Action::LocalDisk);
     let (log, _, clock) = open_leases(&mut server, Box::new(Folder::open(folder).unwrap())).unwrap();
-    sockets.run(Service { server: Some((server, log)), ..Service::default() }, clock).unwrap()
+    let service = Service { server: Some((server, log)), proxy: None, fitness: Arc::default(), clock };
+    sockets.run(service).unwrap()
 }

@@ -7,7 +7,8 @@ use std::process::Command;
 use socket2::{Domain, Socket, Type};
 
 use super::lan::Lan;
-use crate::dhcp::driver::{BindError, DriverSettings, Ports, Sockets, bind};
+use crate::bind::BindError;
+use crate::dhcp::driver::{DriverSettings, Ports, Sockets, bind};
 
 fn listen(interface: &str, is_port_shared: bool) -> Result<Sockets, BindError> {
     bind(&DriverSettings {
@@ -22,8 +23,9 @@ fn listen(interface: &str, is_port_shared: bool) -> Result<Sockets, BindError> {
 #[track_caller]
 fn assert_in_use(bound: Result<Sockets, BindError>, expected: u16) {
     match bound {
-        Err(BindError::Interface { name, port, source }) => {
-            assert_eq!((&*name, port, source.kind()), ("s0", expected, io::ErrorKind::AddrInUse));
+        Err(BindError::Listen { for_what, port, source }) => {
+            assert!(for_what.contains("interface s0,"), "{for_what}");
+            assert_eq!((port, source.kind()), (expected, io::ErrorKind::AddrInUse));
         }
         other => panic!("{other:?}"),
     }

@@ -12,7 +12,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::super::{Member, MemberConfig, MemberState, Table};
 use super::machine::{Change, Group, Machine, Note, Peer, Refusal};
-use super::wire::{Announcement, Condition, DATAGRAM_MAX, DecodeError};
+use super::wire::{Announcement, Condition, DATAGRAM_MAX};
+use crate::bind::BindError;
 
 /// Datagrams that are read before time is looked at again; a flood must not keep the dead alive.
 const BATCH_MAX: usize = 1024;
@@ -27,38 +28,6 @@ pub struct HeartbeatSettings {
     pub table: Arc<Table>,
 }
 
-/// Why there is no heartbeat.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HeartbeatError {
-    /// The socket.
-    #[error("listen for heartbeats on {address}")]
-    Listen {
-        /// Where.
-        address: SocketAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A multicast group.
-    #[error("join the multicast group {group}")]
-    Join {
-        /// Which one.
-        group: IpAddr,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// What this member says of itself cannot be said.
-    #[error("announce this member")]
-    Announce(#[source] DecodeError),
-    /// Randomness or a thread.
-    #[error("start the heartbeat")]
-    Start(#[source] io::Error),
-}
-
-impl goldwire_stdx::Hints for HeartbeatError {}
-
 /// A bound heartbeat.
 pub struct Heartbeats {
     socket: UdpSocket,
@@ -71,16 +40,17 @@ impl Heartbeats {
     /// Binds the socket and joins the multicast groups among the addresses to announce to.
     ///
     /// # Errors
-    /// `Announce`, `Listen`, `Join`.
-    pub fn bind(settings: HeartbeatSettings) -> Result<Self, HeartbeatError> {
+    /// `Listen`, `Need`.
+    pub fn bind(settings: HeartbeatSettings) -> Result<Self, BindError> {
         let HeartbeatSettings { listen, mut group, table } = settings;
-        group.own.check().map_err(HeartbeatError::Announce)?;
-        let wrong = |source| HeartbeatError::Listen { address: listen, source };
+        let told = group.own.check().map_err(io::Error::other);
+        told.map_err(BindError::need("announce this member"))?;
+        let wrong = BindError::listen("heartbeats", listen);
         let socket =
-            Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP)).map_err(wrong)?;
-        socket.set_broadcast(true).map_err(wrong)?;
-        socket.set_nonblocking(true).map_err(wrong)?;
-        socket.bind(&listen.into()).map_err(wrong)?;
+            Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP)).map_err(&wrong)?;
+        socket.set_broadcast(true).map_err(&wrong)?;
+        socket.set_nonblocking(true).map_err(&wrong)?;
+        socket.bind(&listen.into()).map_err(&wrong)?;
         let socket = UdpSocket::from(socket);
         for address in group.announce_to.iter().map(SocketAddr::ip).filter(IpAddr::is_multicast) {
             let joined = match address {
@@ -93,9 +63,9 @@ impl Heartbeats {
                 }
                 IpAddr::V6(address) => socket.join_multicast_v6(&address, 0),
             };
-            joined.map_err(|source| HeartbeatError::Join { group: address, source })?;
+            joined.map_err(BindError::need(format!("join the multicast group {address}")))?;
         }
-        let address = socket.local_addr().map_err(wrong)?;
+        let address = socket.local_addr().map_err(&wrong)?;
         group.own.heartbeat_port = address.port();
         Ok(Self { socket, address, group, table })
     }
@@ -108,11 +78,11 @@ impl Heartbeats {
     /// Starts the thread.
     ///
     /// # Errors
-    /// `Start`.
-    pub fn run(self) -> Result<RunningHeartbeats, HeartbeatError> {
+    /// `Need`.
+    pub fn run(self) -> Result<RunningHeartbeats, BindError> {
         let mut boot_id = [0; 8];
-        getrandom::fill(&mut boot_id)
-            .map_err(|error| HeartbeatError::Start(io::Error::other(error.to_string())))?;
+        let start = || BindError::need("start the heartbeat");
+        getrandom::fill(&mut boot_id).map_err(|error| start()(io::Error::other(error.to_string())))?;
         let shared = Arc::new(Shared {
             stop: Stop::new(),
             digest: Mutex::new(self.group.own.digest),
@@ -121,7 +91,7 @@ impl Heartbeats {
         let address = self.address;
         let beating = Arc::clone(&shared);
         let beat = move || self.beat(u64::from_le_bytes(boot_id), &beating);
-        let thread = goldwire_stdx::spawn("heartbeat", beat).map_err(HeartbeatError::Start)?;
+        let thread = goldwire_stdx::spawn("heartbeat", beat).map_err(start())?;
         Ok(RunningHeartbeats { address, shared, thread: Some(thread) })
     }
 

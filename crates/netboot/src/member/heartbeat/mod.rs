@@ -16,6 +16,6 @@ pub(crate) mod machine;
 mod simulation;
 pub(crate) mod wire;
 
-pub use driver::{HeartbeatError, HeartbeatSettings, Heartbeats, RunningHeartbeats};
+pub use driver::{HeartbeatSettings, Heartbeats, RunningHeartbeats};
 pub use machine::{Group, Peer};
 pub use wire::{Announcement, Condition, Key};
