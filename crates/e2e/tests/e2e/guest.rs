@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use crate::lab::{Lab, PATIENCE};
@@ -53,8 +53,10 @@ impl Firmware {
 
 /// A running machine.
 pub(crate) struct Guest {
+    command: Command,
     qemu: Child,
     serial: Arc<Transcript>,
+    name: String,
     mac: String,
     _plain_rom: Option<PlainRom>,
 }
@@ -113,21 +115,16 @@ impl Guest {
             Firmware::BiosIpxe | Firmware::UefiPxe | Firmware::UefiIpxe => {}
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut qemu = command.spawn().unwrap();
-        let mut keyboard = qemu.stdin.take().unwrap();
-        let mut is_skipped = false;
-        // Any key but Ctrl-B ends iPXE's wait of two seconds for that key.
-        let skip_banner = move |line: &str| {
-            let is_there = line.contains("Press Ctrl-B for the iPXE command");
-            if is_there && !is_skipped {
-                let _ = keyboard.write_all(b"x").and_then(|()| keyboard.flush());
-            }
-            is_skipped = is_there;
-        };
         let name = format!("guest {port}: {firmware:?} {mac}");
-        let serial = Transcript::follow(&name, lab.start_time(), qemu.stdout.take().unwrap(), skip_banner);
-        lab.keep(&serial);
-        Self { qemu, serial, mac, _plain_rom: plain_rom }
+        let (qemu, serial) = turn_on(&mut command, lab, &name);
+        Self { command, qemu, serial, name, mac, _plain_rom: plain_rom }
+    }
+
+    /// Turns it off and on again.
+    pub(crate) fn power_cycle(&mut self, lab: &Lab) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        (self.qemu, self.serial) = turn_on(&mut self.command, lab, &self.name);
     }
 
     /// Waits until these words are on its serial console.
@@ -140,6 +137,23 @@ impl Guest {
     pub(crate) fn has_said(&self, words: &str) -> bool {
         self.serial.has(words)
     }
+}
+
+fn turn_on(command: &mut Command, lab: &Lab, name: &str) -> (Child, Arc<Transcript>) {
+    let mut qemu = command.spawn().unwrap();
+    let mut keyboard = qemu.stdin.take().unwrap();
+    let mut is_skipped = false;
+    // Any key but Ctrl-B ends iPXE's wait of two seconds for that key.
+    let skip_banner = move |line: &str| {
+        let is_there = line.contains("Press Ctrl-B for the iPXE command");
+        if is_there && !is_skipped {
+            let _ = keyboard.write_all(b"x").and_then(|()| keyboard.flush());
+        }
+        is_skipped = is_there;
+    };
+    let serial = Transcript::follow(name, lab.start_time(), qemu.stdout.take().unwrap(), skip_banner);
+    lab.keep(&serial);
+    (qemu, serial)
 }
 
 impl Drop for Guest {

@@ -20,6 +20,9 @@ pub(crate) struct Wish {
 pub(crate) const SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'" };
 /// The same with 6 MiB behind it, for a server that dies in the middle.
 pub(crate) const BIG_SCRIPT: Wish = Wish { mode: "server", profile: "kernel = 'big.ipxe'" };
+/// The same script, and UEFI's iPXE with 2 MiB behind it: more than a kernel sends on for a server that is dead.
+pub(crate) const BIG_PROGRAM: Wish =
+    Wish { mode: "server", profile: "kernel = 'marker.ipxe'\nipxe = { efi-x64 = 'big.efi' }" };
 /// The same script, and boot media that are served.
 pub(crate) const MEDIA: Wish = Wish { mode: "server", profile: "kernel = 'marker.ipxe'\n[media]" };
 /// The same script, for who has a token.
@@ -46,6 +49,9 @@ impl Servers {
         let mut big = marker.as_bytes().to_vec();
         big.resize(6 << 20, b'#');
         fs::write(root.join("big.ipxe"), big).unwrap();
+        let mut program = fs::read("/usr/lib/ipxe/snponly.efi").unwrap();
+        program.resize(2 << 20, 0);
+        fs::write(root.join("big.efi"), program).unwrap();
         fs::write(root.join("ARDBP32.BIN"), bios_program("NBP MARKER")).unwrap();
         efi_program(&folder, &root.join("marker.efi"), "EFI MARKER");
         let secret = folder.join("secret");
