@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::disks::{Guest, Random};
 use crate::machine;
+use crate::strange::foreign::{Foreign, Kind};
 use crate::strange::{Lies, Manners, Strange};
 use crate::sync::text;
 use crate::tool::{Finished, Scene};
@@ -64,6 +65,49 @@ fn every_container_is_right_on_every_sound_file_system() {
         // What is there is not replaced where it is not asked for, whatever the rename can be told.
         let run = scene.sync([text(&source), text(&place.folder.join("a.raw"))]).expect(1);
         assert_eq!(run.event("failed")["kind"], "exists", "{run}");
+    }
+}
+
+/// The programs that bring NTFS and exFAT to Linux are no imitations of ours: disks on USB sticks, and appliances.
+#[test]
+fn every_container_is_right_on_ntfs_and_exfat() {
+    let scene = Scene::new();
+    let source = scene.path("golden.raw");
+    Guest::random(1, 24, 6).write_raw(&source);
+    let next = scene.path("next.raw");
+    Guest::random(1, 24, 6).rewritten(2, 40).write_raw(&next);
+    let sparse = scene.path("sparse.raw");
+    sparse_disk(&sparse, 1 << 30);
+    for (name, kind) in [("ntfs", Kind::Ntfs), ("exfat", Kind::Exfat)] {
+        let Some(place) = Foreign::mount(kind, scene.folder(name), 96 << 20) else { return };
+        for (file, format) in
+            [("a.raw", "raw"), ("f.vhd", "vhd-fixed"), ("d.vhd", "vhd"), ("q.qcow2", "qcow2")]
+        {
+            let target = place.folder.join(file);
+            scene.sync(["--format", format, text(&source), text(&target)]).expect(0);
+            scene.sync(["--replace", "--format", format, text(&next), text(&target)]).expect(0);
+            scene.goldwire(["disk", "compare", "--read", text(&next), text(&target)]).expect(0);
+            scene.goldwire(["disk", "check", text(&target)]).expect(0);
+            let back = scene.path(&format!("{name}-{file}"));
+            scene.sync([text(&target), text(&back)]).expect(0);
+            scene.goldwire(["disk", "compare", "--read", text(&next), text(&back)]).expect(0);
+            let run = scene.sync([text(&source), text(&target)]).expect(1);
+            assert_eq!(run.event("failed")["kind"], "exists", "{run}");
+            scene.goldwire(["disk", "tidy", "--all", text(&place.folder)]).expect(0);
+            assert_eq!(files(&place.folder), std::slice::from_ref(&target), "{name}");
+            fs::remove_file(&target).unwrap();
+        }
+        // A disk of 1 GiB on 96 MiB: with holes it has room.
+        let target = place.folder.join("sparse.raw");
+        let run = scene.sync([text(&sparse), text(&target)]).finish();
+        match kind {
+            Kind::Ntfs => assert!(run.status.success(), "{run}"),
+            Kind::Exfat => {
+                assert_eq!(run.event("failed")["kind"], "space", "{run}");
+                assert!(run.events_of("progress").is_empty(), "{run}");
+                assert_eq!(files(&place.folder), [] as [PathBuf; 0], "{run}");
+            }
+        }
     }
 }
 

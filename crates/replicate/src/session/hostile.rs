@@ -308,9 +308,23 @@ fn floods(stream: u16) -> Vec<Frame> {
 }
 
 #[test]
-fn a_source_that_floods_costs_little_and_ends_with_the_sync_on_both_routes() {
+fn a_source_that_floods_the_session_costs_little_and_ends_with_the_sync() {
     let answer = Frame { kind: Kind::Answer, stream: 0, id: 0, payload: Arc::new(vec![0; 1 << 20].into()) };
-    let said = [floods(0), floods(1), floods(9), vec![event(1, &done(9)), answer]].concat();
+    costs_little_and_ends(&[floods(0), vec![event(1, &done(9)), answer]].concat());
+}
+
+#[test]
+fn a_source_that_floods_a_targets_stream_costs_little_and_ends_with_the_sync() {
+    costs_little_and_ends(&floods(1));
+}
+
+#[test]
+fn a_source_that_floods_a_stream_of_nobody_costs_little_and_ends_with_the_sync() {
+    costs_little_and_ends(&floods(9));
+}
+
+/// What a source says without end, by one route and the other in turn.
+fn costs_little_and_ends(said: &[Frame]) {
     for (number, said) in said.iter().enumerate() {
         let source = Script::new(&[images(IMAGE), dialed(1), ready()], said, None);
         let (from, to, route) = match number % 2 {

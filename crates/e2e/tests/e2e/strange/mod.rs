@@ -3,6 +3,7 @@
 //!
 //! Layouts are those of Linux' `include/uapi/linux/fuse.h`, version 7.31.
 
+pub(crate) mod foreign;
 mod store;
 
 use std::ffi::CString;

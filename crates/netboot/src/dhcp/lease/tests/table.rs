@@ -294,8 +294,8 @@ proptest! {
                         for record in &records {
                             leases.remove(&record.address);
                         }
-                        // What it was offered besides is free again.
-                        holds.retain(|_, (machine, _)| *machine != client / 2);
+                        // What it was offered besides is free again, and nobody else is offered what it has now.
+                        holds.retain(|held, (machine, _)| *held != address && *machine != client / 2);
                         leases.insert(address, (client / 2, expires));
                         log.extend(records);
                     }
