@@ -341,7 +341,7 @@ impl Agent {
                             direct.process.kill();
                             direct.process.last_words()
                         });
-                        let mut failure = lost("target", end.err().as_ref());
+                        let mut failure = lost("the target", end.err().as_ref());
                         failure.chain.extend(words.filter(|words| !words.is_empty()));
                         up.event(&Event::Failed(failure));
                     }

@@ -193,10 +193,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The failure of a peer whose connection ended before its work.
+/// The failure of a peer, `the source` or `host:/sr/`, whose connection ended before its work.
 pub(crate) fn lost(peer: &str, error: Option<&WireError>) -> Failure {
-    let mut failure =
-        Failure::new(FailureKind::Disconnected, format!("the connection to the {peer} was lost"));
+    let mut failure = Failure::new(FailureKind::Disconnected, format!("the connection to {peer} was lost"));
     if let Some(error) = error {
         failure.chain.push(error.to_string());
     }

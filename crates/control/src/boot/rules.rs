@@ -216,7 +216,7 @@ pub(super) fn next_of(profile: &Profile, device: &Device, own: Option<&DeviceRul
                 format!("no file for {}", arch_key(device).unwrap_or("an unknown architecture"))
             })
         }
-        Kind::Url(url) if device.firmware.takes_url() || !matches!(Place::of(url), Place::Url(_)) => {
+        Kind::Url(url) if device.firmware.takes_url() || Place::of(url).is_in_tree() => {
             Ok(What::Literal(url.clone()))
         }
         Kind::Url(_) => program(),

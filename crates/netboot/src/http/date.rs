@@ -10,8 +10,8 @@ pub(super) fn format(time: SystemTime) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds_of(time).min(LAST)))
 }
 
-/// Reads a time in any of the three forms that a recipient has to take. What is no date, or lies before 1970, is
-/// nothing, and a header that holds nothing is ignored (RFC 9110 §13.1.3).
+/// Reads a time in any of the three forms that a recipient has to take. What is no date (its weekday has
+/// to be right, too), or lies before 1970, is nothing, and a header that holds nothing is ignored (RFC 9110 §13.1.3).
 pub(super) fn parse(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text).ok()
 }

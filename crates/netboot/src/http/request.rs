@@ -156,6 +156,7 @@ mod tests {
         let head = b"GET /x.iso HTTP/1.1\r\nConnection: keep-alive\r\nUser-Agent: iPXE/1.0.0+git\r\nHost: 10.0.0.1\r\nRange: bytes=32768-34815\r\n\r\nGET";
         let (request, length) = parse(head).unwrap().unwrap();
         assert!(request.is_ipxe() && !request.has_body);
+        assert_eq!((request.persistence, request.version), (Persistence::Keep, Version::Http11));
         assert_eq!((request.range.as_deref(), length), (Some("bytes=32768-34815"), head.len() - 3));
         let head =
             b"HEAD /x.efi HTTP/1.1\r\nHost: 10.0.0.1\r\nAccept: */*\r\nUser-Agent: UefiHttpBoot/1.0\r\n\r\n";

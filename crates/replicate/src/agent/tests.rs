@@ -252,6 +252,9 @@ fn a_target_takes_one_reception_and_stops_when_it_is_told() {
 /// A source that answers what nobody asked, or more than was asked, is not listened to any longer.
 #[test]
 fn a_target_takes_no_answer_that_it_did_not_ask_for() {
+    if !runs_alone() {
+        return;
+    }
     for (what, length, id) in [("unasked", 0, 77), ("too long", 1 << 20, 1), ("a flood", 8, 1)] {
         let disk = Disk::new(content(5, 300, 0));
         let folder = tempfile::tempdir().unwrap();
@@ -276,6 +279,9 @@ fn a_target_takes_no_answer_that_it_did_not_ask_for() {
 /// answering everybody else.
 #[test]
 fn a_target_that_floods_its_source_waits_for_the_control_side() {
+    if !runs_alone() {
+        return;
+    }
     let disk = Disk::new(content(6, 3, 0));
     let flood = Frame::of(Kind::Event, 0, 0, &Event::Notice("x".repeat(60_000)));
     let script = Script::new(&[], &flood, None);
@@ -302,6 +308,9 @@ fn a_target_that_floods_its_source_waits_for_the_control_side() {
 /// A target that asks its source for everything and reads nothing is ended, and the control side hears why.
 #[test]
 fn a_direct_target_that_never_reads_is_ended() {
+    if !runs_alone() {
+        return;
+    }
     let disk = Disk::new(content(7, 3, 0));
     let ask = Frame::of(Kind::Request, 0, 1, &Request::Probe { bytes: 2 << 20 });
     let script = Script::new(&[], &ask, None);

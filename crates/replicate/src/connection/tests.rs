@@ -1,7 +1,7 @@
 //! Connections over pipes in memory whose other end a test plays.
 
 use super::*;
-use crate::testing::{Peer, memory_of, pipe, until};
+use crate::testing::{Peer, memory_of, pipe, runs_alone, until};
 use crate::wire::{Command, Event, Request};
 
 fn answer(id: u64, length: usize) -> Frame {
@@ -54,6 +54,9 @@ fn a_frame_that_is_too_long_for_its_kind_ends_the_connection() {
 
 #[test]
 fn a_peer_that_reads_no_words_is_lost_and_costs_no_more_than_they_may_take() {
+    if !runs_alone() {
+        return;
+    }
     let peer = Peer::that_never_reads();
     let before = memory_of();
     let words = Event::Notice("x".repeat(1000));

@@ -276,7 +276,8 @@ impl Destination for ContainerFile {
     }
 }
 
-/// Fails if a run would fail that nothing has been claimed for, as far as that can be known without changing anything.
+/// Fails if a run would fail that nothing has been claimed for, as far as that can be known and nothing
+/// changed stays: whether a file system shows our files as ours is tried with a folder, where nothing else tells.
 pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
     let folder = target.path.parent().unwrap_or(Path::new("/"));
     let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;

@@ -100,9 +100,9 @@ impl Watch<'_> {
     fn wait(&self) -> Result<Option<Input>> {
         match self.inputs.recv_timeout(PROGRESS_EVERY) {
             Ok(Input::Stop) => Err(Failure::stopped()),
-            Ok(Input::Ended(error)) => Err(lost("source", error.as_ref())),
+            Ok(Input::Ended(error)) => Err(lost("the source", error.as_ref())),
             Ok(input) => Ok(Some(input)),
-            Err(RecvTimeoutError::Disconnected) => Err(lost("source", None)),
+            Err(RecvTimeoutError::Disconnected) => Err(lost("the source", None)),
             Err(RecvTimeoutError::Timeout) => {
                 self.check_stopped()?;
                 Ok(None)
@@ -199,7 +199,7 @@ impl Driver<'_> {
                     match input {
                         Input::Worker(Report::Fatal(failure)) => return Err(failure),
                         Input::Stop => return Err(Failure::stopped()),
-                        Input::Ended(error) => return Err(lost("source", error.as_ref())),
+                        Input::Ended(error) => return Err(lost("the source", error.as_ref())),
                         _ => {}
                     }
                 }

@@ -231,7 +231,7 @@ impl Machine {
     /// The source did not answer in time.
     pub(crate) fn handle_timeout(&self, now: Instant) -> Result<()> {
         match self.poll_timeout() {
-            Some(due) if now >= due => Err(lost("source", None)),
+            Some(due) if now >= due => Err(lost("the source", None)),
             _ => Ok(()),
         }
     }

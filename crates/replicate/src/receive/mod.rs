@@ -91,7 +91,7 @@ pub(crate) fn receive(
     let shape = TreeGeometry::new(version.size)
         .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
     let watch = Watch { inputs, reports, emit, stop };
-    // A plan changes nothing, so it claims nothing either.
+    // A plan leaves nothing changed, so it claims nothing either.
     let container = match job.dry_run {
         true => None,
         false => {

@@ -133,7 +133,7 @@ impl Run {
             self.now += SILENCE_MAX;
             self.machine.handle_timeout(self.now)?;
             // Whoever owns the connection sees that nothing comes.
-            return Err(crate::connection::lost("source", None));
+            return Err(crate::connection::lost("the source", None));
         }
         match self.random.below(4) {
             0 if !self.asked.is_empty() && !is_silent => {

@@ -236,6 +236,7 @@ mod tests {
             assert_eq!(waiting.unwrap().join().unwrap(), Ok(progress(2, 0)));
         });
         drop(said);
-        assert!(advance.next("h", &events, Duration::from_secs(60), &throttle).is_err());
+        let lost = advance.next("the source /a", &events, Duration::from_secs(60), &throttle).unwrap_err();
+        assert!(lost.to_string().starts_with("the connection to the source /a was lost"), "{lost}");
     }
 }

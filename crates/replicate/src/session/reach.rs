@@ -85,7 +85,7 @@ impl Session<'_> {
                     _ => {}
                 },
                 end => {
-                    let failure = lost("source", end.err().as_ref());
+                    let failure = lost("the source", end.err().as_ref());
                     server.end(&failure);
                     let mut streams = lock(&sorted);
                     for inbox in streams.inboxes.drain(..).flatten() {
@@ -179,7 +179,7 @@ impl Session<'_> {
             let mut streams = lock(&source.streams);
             match streams.inboxes.get_mut(usize::from(stream)) {
                 Some(slot) => *slot = Some(events_in),
-                None => return Err(streams.ended.clone().unwrap_or_else(|| lost("source", None))),
+                None => return Err(streams.ended.clone().unwrap_or_else(|| lost("the source", None))),
             }
         }
         let ssh = match (&self.job.source.host, &place.host) {
@@ -245,7 +245,7 @@ impl Session<'_> {
                     Ok(Some(frame)) if frame.kind == Kind::Event => heard::event(&frame),
                     Ok(Some(_)) => return,
                     end => {
-                        let mut failure = lost("target", end.err().as_ref());
+                        let mut failure = lost("the target", end.err().as_ref());
                         failure.chain.extend(Some(process.last_words()).filter(|words| !words.is_empty()));
                         Event::Failed(failure)
                     }

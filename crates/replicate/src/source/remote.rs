@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(got(2), [Ok(payload)]);
         assert_eq!(got(1), [Err(Failure::stopped())]);
         assert!(got(0).is_empty() && got(3).is_empty());
-        let gone = crate::connection::lost("source", None);
+        let gone = crate::connection::lost("the source", None);
         server.end(&gone);
         assert_eq!((got(0), got(3)), (vec![Err(gone.clone())], vec![Err(gone.clone())]));
         server.submit(request(8), keep(&all[0]));

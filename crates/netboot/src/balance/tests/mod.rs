@@ -28,6 +28,7 @@ impl Observer for Seen {
                 format!("{path} {bytes} {}", if *is_complete { "complete" } else { "broken" })
             }
             EventKind::Refused { path, reason, .. } => format!("{path} refused: {reason}"),
+            EventKind::Dropped { reason, .. } => format!("dropped: {reason}"),
             _ => return,
         };
         self.0.lock().unwrap().push(line);

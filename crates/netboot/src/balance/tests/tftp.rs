@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::member::content;
 use super::*;
-use crate::tftp::Mode;
+use crate::tftp::{Mode, NOT_ALLOWED};
 
 /// What a TFTP member does.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,6 +154,7 @@ fn only_networks_that_are_named_are_answered() {
         client.set_read_timeout(Some(Duration::from_millis(if is_answered { 10_000 } else { 500 }))).unwrap();
         client.send_to(b"\0\x01f\0octet\0", front.tftp()).unwrap();
         assert_eq!(client.recv_from(&mut [0; 600]).is_ok(), is_answered, "{from}");
+        assert!(front.seen.lines(1)[0].contains(NOT_ALLOWED), "and it is said");
     }
 }
 

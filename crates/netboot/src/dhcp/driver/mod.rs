@@ -137,7 +137,7 @@ impl Service {
         proxy: ProxyResponder,
         fitness: Arc<Fitness>,
     ) -> Result<Self, LogError> {
-        let volume = Folder::open(folder).map_err(LogError::Read)?;
+        let volume = Folder::open(folder).map_err(LogError::Folder)?;
         let (log, opened, clock) = open_leases(&mut server, Box::new(volume))?;
         let leases = server.table().leases(None).count();
         if log.is_suspect() {

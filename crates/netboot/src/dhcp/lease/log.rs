@@ -28,6 +28,9 @@ const SYNC_PIECE: u64 = 4 << 20;
 /// Why the log does not do what it should.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
+    /// Its folder cannot be made or opened, or another server has it.
+    #[error("open its folder")]
+    Folder(#[source] io::Error),
     /// The log cannot be read.
     #[error("read the lease log")]
     Read(#[source] io::Error),

@@ -116,7 +116,7 @@ fn no_spelling_leads_out_of_the_tree() {
         let sent = harness.exchange(key(2, 1000 + port as u16), &read_request(name, &[]));
         assert_eq!(error_of(&sent), Some(ErrorCode::ACCESS_VIOLATION), "{name:?}");
     }
-    // These are names like any other, for who knows the tree.
+    // These are names like any other, for who knows the tree, and one of something hidden.
     for (port, name) in
         [&b"%2e%2e/etc/passwd"[..], b".../passwd", b"C:\\etc\\passwd", b"~root"].iter().enumerate()
     {
