@@ -65,7 +65,12 @@ impl Show {
     pub(crate) fn new(job: &SyncJob, mode: Mode) -> Self {
         let bars = (mode == Mode::People && io::stderr().is_terminal())
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::hidden()));
-        let names: Vec<String> = job.targets.iter().map(ToString::to_string).collect();
+        // Whoever types a name may have it from a stranger. Programs get it as it is, escaped as JSON.
+        let shown = |place: &dyn std::fmt::Display| match mode {
+            Mode::Json => place.to_string(),
+            Mode::People | Mode::Quiet => printable(&place.to_string()).into_owned(),
+        };
+        let names: Vec<String> = job.targets.iter().map(|target| shown(target)).collect();
         let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0).min(40);
         let style = ProgressStyle::with_template(&format!(
             "{{prefix:{width}}} {{bar:24.cyan/dim}} {{percent:>3}}% {{msg}}"
@@ -88,7 +93,7 @@ impl Show {
         Self {
             mode,
             names,
-            source: job.source.to_string(),
+            source: shown(&job.source),
             dry_run: job.dry_run,
             limit: job.effort.limit,
             started: Instant::now(),
@@ -290,7 +295,7 @@ impl Show {
                     }
                 }
                 Ok(outcome) if outcome.already_there => {
-                    print_line(&format!("{name}: already there: {}", outcome.path));
+                    print_line(&format!("{name}: already there: {}", printable(&outcome.path)));
                 }
                 Ok(outcome) => {
                     let counters = &outcome.counters;
@@ -298,7 +303,7 @@ impl Show {
                     let whole = counters.chunks_total * CHUNK_SIZE as u64;
                     print_line(&format!(
                         "{name}: {} verified; moved {} of {} ({})",
-                        outcome.path,
+                        printable(&outcome.path),
                         ByteSize(wire),
                         ByteSize(whole),
                         percent(wire, whole),
@@ -322,12 +327,11 @@ impl Show {
             (rate, limit) => rate.or(limit),
         };
         let time = rate.map_or("?".into(), |rate| seconds_text(missing as f64 / rate.max(1) as f64));
-        let fits = if plan.bytes_needed > plan.bytes_free { ", WHICH IS TOO LITTLE" } else { "" };
         let seeds = if plan.seeds.is_empty() { "none".to_owned() } else { plan.seeds.join(", ") };
         format!(
             "would write {}\n  chunks  {} in use, {} from seeds, {} changed or new\n  wire    at most {} before compression, \
-             about {time} at {}/s or less\n  space   {} needed, {} free{fits}\n  seeds   {seeds}",
-            plan.path,
+             about {time} at {}/s or less\n  space   at most {} needed, {} free\n  seeds   {seeds}",
+            printable(&plan.path),
             plan.chunks_used,
             plan.chunks_seeded,
             plan.chunks_missing,
@@ -419,7 +423,9 @@ fn print_line(text: &str) {
 }
 
 fn print_failure(name: &str, failure: &Failure) {
-    let _ = writeln!(io::stderr(), "{name}: {failure}");
+    let text = failure.to_string();
+    let lines: Vec<_> = text.lines().map(printable).collect();
+    let _ = writeln!(io::stderr(), "{name}: {}", lines.join("\n"));
 }
 
 fn target_json(event: &TargetEvent) -> Value {

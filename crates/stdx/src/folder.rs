@@ -237,6 +237,20 @@ impl Folder {
         Ok(openat(&self.descriptor, name, flags, Mode::from_raw_mode(mode))?.into())
     }
 
+    /// Makes the file `name`, which nothing may have as its name, with `content`, durably; nothing stays if that fails.
+    ///
+    /// # Errors
+    /// As [`Self::create_new`]; what writing meets.
+    pub fn create_whole(&self, name: impl AsRef<OsStr>, content: &[u8], mode: u32) -> io::Result<()> {
+        let name = name.as_ref();
+        let mut file = self.create_new(name, mode)?;
+        let done = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| self.sync());
+        if done.is_err() {
+            let _ = self.remove_file(name);
+        }
+        done
+    }
+
     /// Puts a file with `content` in the place of `name`, durably: a reader sees the old content or the new one, and a
     /// crash leaves one of them.
     ///

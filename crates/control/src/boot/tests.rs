@@ -160,6 +160,21 @@ url = \"http://x\"
 }
 
 /// A table with a mistake is there, and who names it is not wrong.
+/// Values of the file stand in what is said about it, and the file may be somebody else's.
+#[test]
+fn nothing_in_a_boot_file_is_obeyed_by_a_terminal() {
+    for value in ["kernel = \"a\\u001b[31mb\\nc\"", "file = \"a\\u009b1m\"", "script = \"\\u202e\""] {
+        let text = format!("{MEMBER}[profile.\"\\u001bx\"]\n{value}\n[profile.p]\n{value}\n");
+        let told = match parse(&text, Path::new("boot\u{1b}.toml")) {
+            Ok(loaded) => loaded.warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        };
+        assert!(!told.is_empty());
+        assert!(told.lines().all(|line| goldwire_stdx::printable(line) == line), "{told:?}");
+        assert!(!told.lines().any(|line| line == "c"), "{told:?}");
+    }
+}
+
 #[test]
 fn a_mistake_is_told_alone() {
     let member = "name = \"a\"\naddress = \"10.0.0.1\"\n";

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use goldwire_stdx::{printable, printable_bytes};
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -72,21 +74,23 @@ impl fmt::Display for Problems {
                 Severity::Warning => "warning",
                 Severity::Error => "error",
             };
-            write!(f, "{severity}: {}", problem.message)?;
-            let path = self.path.display();
+            // Values of the file stand in messages, and the file may be anybody's.
+            write!(f, "{severity}: {}", printable(&problem.message))?;
+            let path = printable_bytes(self.path.as_os_str().as_encoded_bytes());
             match &problem.place {
                 Some(Place { line, column, text, width }) => {
                     let number = line.to_string();
                     let margin = " ".repeat(number.len());
                     let before = " ".repeat(column - 1);
                     let carets = "^".repeat(*width);
+                    let text = printable(text);
                     write!(f, "\n{margin}--> {path}:{line}:{column}\n{margin} |\n{number} | {text}")?;
                     write!(f, "\n{margin} | {before}{carets}")?;
                 }
                 None => write!(f, "\n --> {path}")?,
             }
             if let Some(hint) = &problem.hint {
-                write!(f, "\nhint: {hint}")?;
+                write!(f, "\nhint: {}", printable(hint))?;
             }
         }
         Ok(())

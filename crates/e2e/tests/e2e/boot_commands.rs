@@ -382,6 +382,11 @@ fn secrets_and_certificates_are_made_once_and_work() {
         again.stderr.contains("127.0.0.1.key: File exists") && again.stderr.contains("hint: "),
         "{again}"
     );
+    // A key that is missing is not made up for by another one.
+    fs::rename(folder.join("ca.key"), folder.join("away.key")).unwrap();
+    let alone = site.scene.goldwire(["boot", "certificate", text(&folder), "--server", "b"]).expect(1);
+    assert!(alone.stderr.contains("its key") && alone.stderr.contains("bring the key back"), "{alone}");
+    assert!(!folder.join("ca.key").exists() && !folder.join("b.key").exists(), "{alone}");
     let tls = format!(
         "[http]\ntls-listen = ['127.0.0.1:0']\ncertificate = '{0}/127.0.0.1.pem'\nkey = '{0}/127.0.0.1.key'\n",
         folder.display()

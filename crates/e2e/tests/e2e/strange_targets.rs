@@ -164,6 +164,41 @@ fn what_the_end_of_a_sync_needs_is_tried_before_its_beginning() {
     }
 }
 
+/// Half a key was left behind, and stood in the way of the next try.
+#[test]
+fn a_full_disk_leaves_no_half_of_a_secret() {
+    let scene = Scene::new();
+    // Nothing, and one page for the first file of two.
+    for (name, room) in [("full", 0), ("page", 4096)] {
+        let Some(place) = Strange::mount(scene.folder(name), Manners { capacity: room, ..Manners::good() })
+        else {
+            return;
+        };
+        let [key, secret, folder] = ["key", "secret", "tls"].map(|name| place.folder.join(name));
+        let commands: [&[&str]; 3] = [
+            &["key", "new", text(&key)],
+            &["boot", "secret", text(&secret)],
+            &["boot", "certificate", text(&folder)],
+        ];
+        for command in commands {
+            let run = scene.goldwire(command).finish();
+            let is_one_file = command[1] == "secret";
+            assert_eq!(run.status.success(), is_one_file && room > 0, "{run}");
+            if run.status.success() {
+                fs::remove_file(&secret).unwrap();
+            } else {
+                assert!(run.stderr.contains("No space left"), "{run}");
+            }
+            assert_eq!(files(&place.folder), [] as [PathBuf; 0], "{run}");
+        }
+        place.behave(Manners::good());
+        for command in commands {
+            scene.goldwire(command).expect(0);
+        }
+        assert_eq!(files(&place.folder).len(), 5);
+    }
+}
+
 #[test]
 fn a_name_that_is_too_long_is_refused_before_the_first_byte() {
     let scene = Scene::new();

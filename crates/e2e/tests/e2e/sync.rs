@@ -210,6 +210,7 @@ fn the_second_version_is_a_delta_against_what_is_found_or_named() {
         ["v1.vhd", "v2.vhd", "sub/v2.vhd", "sub/whole.vhd"].map(|name| hosts.place(0, name));
     fs::create_dir(hosts.all[0].file("sub")).unwrap();
     let whole = hosts.sync(&scene, [text(&v1), &to1]).expect(0).event("done");
+    assert_eq!(whole["bytes_verified"], first.0.len(), "the end says what was read back");
     let old = machine::digest(&hosts.all[0].file("v1.vhd"));
 
     let found = hosts.sync(&scene, [text(&v2), &to2]).expect(0);

@@ -332,27 +332,25 @@ fn assert_unit_holds(path: &Path) {
     if testing::program("systemd-analyze").is_none() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
+    let words = ["security", "--offline=true", "--threshold=15"];
+    let rated = Command::new("systemd-analyze").args(words).arg(path).output().unwrap();
+    assert!(rated.status.success(), "{}", String::from_utf8_lossy(&rated.stdout));
+    // It makes /run/systemd, which only root can where systemd does not run.
+    if !Path::new("/run/systemd").exists() && !testing::root() {
+        return;
+    }
     let complaints_about = |unit: &Path| -> Vec<String> {
-        // As a user's unit: that of a system wants /run/systemd, which only root can make where systemd does not run.
-        let verified = Command::new("systemd-analyze")
-            .args(["--user", "verify", "--man=no"])
-            .arg(unit)
-            .env("XDG_RUNTIME_DIR", folder.path())
-            .env("HOME", folder.path())
-            .output()
-            .unwrap();
+        let mut verify = Command::new("systemd-analyze");
+        let verified = verify.args(["verify", "--man=no"]).arg(unit).output().unwrap();
         let said = String::from_utf8(verified.stderr).unwrap();
         said.lines().filter(|line| !line.contains("is not executable")).map(str::to_owned).collect()
     };
     assert_eq!(complaints_about(path), [] as [String; 0]);
+    let folder = tempfile::tempdir().unwrap();
     let misspelt = folder.path().join("misspelt.service");
-    fs::write(&misspelt, fs::read_to_string(path).unwrap().replace("NoNewPrivileges=", "NoNewPrivilege="))
-        .unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    fs::write(&misspelt, text.replace("NoNewPrivileges=", "NoNewPrivilege=")).unwrap();
     assert_eq!(complaints_about(&misspelt).len(), 1, "the judge judges");
-    let words = ["security", "--offline=true", "--threshold=15"];
-    let rated = Command::new("systemd-analyze").args(words).arg(path).output().unwrap();
-    assert!(rated.status.success(), "{}", String::from_utf8_lossy(&rated.stdout));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Making keys, and reading them from where the user keeps them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use goldwire_stdx::{Context, Report, read_open_text_bounded};
+use goldwire_stdx::{Context, Folder, Report, read_open_text_bounded};
 use goldwire_store::{PublicKey, SecretKey};
 
 use crate::args::KeyNewArgs;
@@ -16,27 +17,40 @@ pub(crate) fn new(args: &KeyNewArgs) -> Result<Code, Report> {
     getrandom::fill(&mut random).map_err(|error| Report::new(format!("get random bytes: {error}")))?;
     let key = SecretKey::from_random(random);
     let public_path = args.file.with_added_extension("pub");
-    if public_path.exists() {
-        return Err(cannot_create(&public_path, io::ErrorKind::AlreadyExists.into()));
-    }
-    write_new(&args.file, 0o600, &key.to_file_text())?;
-    write_new(&public_path, 0o644, &format!("{}\n", key.public()))?;
+    let public = format!("{}\n", key.public());
+    write_new(&[(&args.file, 0o600, &key.to_file_text()), (&public_path, 0o644, &public)])?;
     let mut stdout = std::io::stdout();
     writeln!(stdout, "{}", key.public())?;
     Ok(Code::Success)
 }
 
-/// Writes a file that must not exist, and syncs it: keys and secrets are never overwritten.
-pub(crate) fn write_new(path: &Path, mode: u32, text: &str) -> Result<(), Report> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .map_err(|error| cannot_create(path, error))?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .with_context(|| format!("write {}", path.display()))
+/// Writes files that must not exist, with their modes, and syncs them: keys and secrets are never overwritten. All of them,
+/// or none: half a key is none, and would be in the way of the next try.
+pub(crate) fn write_new(files: &[(&Path, u32, &str)]) -> Result<(), Report> {
+    let mut made: Vec<(Folder, &OsStr)> = Vec::new();
+    for (path, mode, text) in files {
+        let done = write_one(path, *mode, text);
+        match done {
+            Ok(file) => made.push(file),
+            Err(error) => {
+                for (folder, name) in &made {
+                    let _ = folder.remove_file(name);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_one<'a>(path: &'a Path, mode: u32, text: &str) -> Result<(Folder, &'a OsStr), Report> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| Report::new(format!("{} names no file", path.display())))?;
+    let made = Folder::open(parent).and_then(|folder| {
+        folder.create_whole(name, text.as_bytes(), mode)?;
+        Ok((folder, name))
+    });
+    made.map_err(|error| cannot_create(path, error))
 }
 
 fn cannot_create(path: &Path, error: io::Error) -> Report {

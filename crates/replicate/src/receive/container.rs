@@ -139,7 +139,13 @@ impl ContainerFile {
                 .folder()
                 .write_file("disk")
                 .map_err(|error| Failure::io(format!("open {}", path.display()), &error));
-            match opened.and_then(|file| Ok(goldwire_disk::open_file(file, &path, &to_write)?)) {
+            let opened = opened.and_then(|file| Ok(goldwire_disk::open_file(file, &path, &to_write)?));
+            // A raw file that was cut opens as a smaller disk.
+            let is_whole = |size: u64| match size == self.version.size {
+                true => Ok(()),
+                false => Err(Failure::new(FailureKind::Other, format!("it holds {size} bytes"))),
+            };
+            match opened.and_then(|image| is_whole(image.device.size()).map(|()| image)) {
                 Ok(image) => return Ok((image.device, None)),
                 Err(failure) => {
                     let why = failure.report().line();

@@ -138,6 +138,8 @@ struct Running {
     resumed: u64,
     nodes_received: u64,
     bytes_laid_out: u64,
+    /// Of the finished disk.
+    bytes_verified: u64,
 }
 
 impl Driver<'_> {
@@ -206,7 +208,8 @@ impl Driver<'_> {
                 Ok(Finished::Settled)
             }
             (Task::ReadBack, Some(destination), Some(shared)) => {
-                self.read_back(destination.as_ref(), shared, running)
+                let shared = Arc::clone(shared);
+                self.read_back(destination.as_ref(), &shared, running)
             }
             (Task::Overwrite(chunks), Some(destination), _) => {
                 chunks.iter().try_for_each(|(first, bytes)| destination.overwrite(*first, bytes))?;
@@ -332,7 +335,7 @@ impl Driver<'_> {
         &self,
         destination: &dyn Destination,
         shared: &Shared,
-        running: &Running,
+        running: &mut Running,
     ) -> Result<Finished> {
         let progress = Progress::default();
         let threads = std::num::NonZeroUsize::new(self.threads());
@@ -346,6 +349,7 @@ impl Driver<'_> {
                 (self.watch.emit)(Event::Progress(Counters { bytes_verified, ..self.counters(running) }));
             },
         )?;
+        running.bytes_verified = progress.bytes_done.load(Ordering::Relaxed);
         let mut wrong = Vec::new();
         if read.root != self.version.root {
             for_each_difference(&shared.tree, &read.tree, |chunk| wrong.push(chunk))?;
@@ -399,6 +403,7 @@ impl Driver<'_> {
             chunks_total: self.version.chunks_used,
             nodes_received: running.nodes_received,
             bytes_laid_out: running.bytes_laid_out,
+            bytes_verified: running.bytes_verified,
             ..wire
         };
         let Some(shared) = &running.shared else { return base };

@@ -21,8 +21,7 @@ pub(crate) fn run(args: &CertificateArgs) -> Result<Code, Report> {
         // A name that would lead out of the folder is none of a server and is refused here.
         let issued = authority.issue(&args.server).map_err(Report::plain)?;
         let (certificate, key) = files_of(&args.folder, Owner::Server(first))?;
-        write_new(&key, 0o600, &issued.key_pem)?;
-        write_new(&certificate, 0o644, &issued.chain_pem)?;
+        write_new(&[(&key, 0o600, &issued.key_pem), (&certificate, 0o644, &issued.chain_pem)])?;
         writeln!(out, "{}\n{}", certificate.display(), key.display())?;
     }
     Ok(Code::Success)
@@ -61,11 +60,16 @@ fn authority_in(folder: &Path, is_ecdsa: bool, out: &mut impl Write) -> Result<A
             .map_err(Report::plain)
             .with_context(|| format!("use the authority in {}", folder.display()));
     }
+    if certificate.exists() {
+        let text = format!("{} is there, and its key {} is not", certificate.display(), key.display());
+        let hint =
+            "bring the key back; without it this authority signs nothing more, and its certificate can go";
+        return Err(Report::new(text).hint(hint));
+    }
     fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
     let kind = if is_ecdsa { KeyKind::EcdsaP256 } else { KeyKind::Rsa2048 };
     let authority = Authority::new(kind).map_err(Report::plain)?;
-    write_new(&key, 0o600, &authority.key_pem())?;
-    write_new(&certificate, 0o644, authority.certificate_pem())?;
+    write_new(&[(&key, 0o600, &authority.key_pem()), (&certificate, 0o644, authority.certificate_pem())])?;
     writeln!(out, "{}\n{}", certificate.display(), key.display())?;
     Ok(authority)
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use goldwire_control::boot::{Loaded, Policy, Question, explain as play};
 use goldwire_netboot::content::{Library, LibrarySettings};
 use goldwire_netboot::{Device, Firmware, LiveMembers, MemberState, NoopObserver};
-use goldwire_stdx::Report;
+use goldwire_stdx::{Report, printable};
 
 use goldwire_control::boot::serve::{library_settings, table_of, url_builder};
 
@@ -39,7 +39,9 @@ pub(crate) fn explain(args: &ExplainArgs) -> Result<Code, Report> {
     if args.file.json {
         writeln!(out, "{}", json_line(&serde_json::to_string(&explanation).map_err(Report::plain)?))?;
     } else {
-        write!(out, "{explanation}")?;
+        for line in explanation.to_string().lines() {
+            writeln!(out, "{}", printable(line))?;
+        }
     }
     Ok(Code::Success)
 }

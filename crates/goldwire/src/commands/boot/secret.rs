@@ -11,6 +11,6 @@ const LENGTH: usize = 32;
 pub(crate) fn run(args: &SecretArgs) -> Result<Code, Report> {
     let mut random = [0; LENGTH];
     getrandom::fill(&mut random).map_err(|error| Report::new(format!("get random bytes: {error}")))?;
-    write_new(&args.file, 0o600, &format!("{}\n", goldwire_stdx::to_hex(&random)))?;
+    write_new(&[(&args.file, 0o600, &format!("{}\n", goldwire_stdx::to_hex(&random)))])?;
     Ok(Code::Success)
 }

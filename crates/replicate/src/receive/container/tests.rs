@@ -157,6 +157,26 @@ fn what_cannot_be_continued_begins_anew_with_a_word_and_another_version_becomes_
     assert!(previous.chunk_id(6).is_none(), "only what is durable");
 }
 
+/// A raw file that was cut opens as a smaller disk: every run ended at its first write past that, for ever.
+#[test]
+fn work_that_was_cut_begins_anew_in_every_format() {
+    let disk = Disk::new(content(25, 40, 0));
+    for format in [WireFormat::Raw, WireFormat::VhdDynamic, WireFormat::VhdFixed, WireFormat::Qcow2] {
+        for length in [0, 100, 1 << 20] {
+            let folder = tempfile::tempdir().unwrap();
+            let job = job(&disk, folder.path(), format);
+            lay_out(&claimed(&disk, &job), &disk.tree(), &Bitmap::new(40));
+            let work = folder.path().join(".goldwire/work/a/disk");
+            let file = std::fs::OpenOptions::new().write(true).open(&work).unwrap();
+            file.set_len(length).unwrap();
+            let next = claimed(&disk, &job);
+            let (laid_out, _) = lay_out(&next, &disk.tree(), &Bitmap::new(40));
+            assert!(laid_out.notice.unwrap().contains("begins anew"), "{format:?} of {length}");
+            next.write(39, &[1; CHUNK_SIZE]).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_version_that_does_not_fit_is_refused_before_the_first_byte() {
     let disk = Disk::new(content(24, 4, 0));
