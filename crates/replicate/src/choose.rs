@@ -10,16 +10,16 @@ use crate::wire::{Candidate, Failure, FailureKind};
 
 /// The images that `place` may offer. A source that answers a question about a folder names images in that folder that
 /// match the pattern; one that is asked about a file names that file. Anything else would let it choose what is
-/// overwritten at the targets (CVE-2019-6111, CVE-2022-29154).
+/// overwritten at the targets (CVE-2019-6111, CVE-2022-29154). A name that a terminal would obey is none of an image: in a
+/// folder it is in nobody's way.
 pub(crate) fn offered(
     place: &Endpoint,
     is_folder: bool,
-    images: Vec<Candidate>,
+    mut images: Vec<Candidate>,
     pattern: Option<&str>,
 ) -> Result<Vec<Candidate>> {
     let folder = if place.path.ends_with('/') { place.path.clone() } else { format!("{}/", place.path) };
     for image in &images {
-        let is_plain = *printable(&image.path) == image.path;
         let fits = match (is_folder, image.path.strip_prefix(&folder)) {
             (false, _) => image.path == place.path,
             (true, Some(name)) => {
@@ -28,14 +28,24 @@ pub(crate) fn offered(
             }
             (true, None) => false,
         };
-        if !fits || !is_plain {
+        if fits && !is_folder && !is_plain(image) {
+            let text =
+                format!("the name of {:?} has characters that a terminal obeys", printable(&image.path));
+            return Err(Failure::new(FailureKind::Invalid, text).hint("rename the image"));
+        }
+        if !fits {
             let text =
                 format!("{place} offers {:?}, which is not what it was asked for", printable(&image.path));
             return Err(Failure::new(FailureKind::Invalid, text)
                 .hint("the file name at the targets would be the source's choice; rename the image, or leave this source"));
         }
     }
+    images.retain(is_plain);
     Ok(images)
+}
+
+fn is_plain(image: &Candidate) -> bool {
+    *printable(&image.path) == image.path
 }
 
 /// Picks one candidate, or says what there is to pick from.
@@ -103,7 +113,8 @@ mod tests {
 
     proptest! {
         /// The rule: what is offered is in the folder that was asked for, under a plain name that matches, or it is the
-        /// file that was asked for. Whatever else comes, nothing of it is taken.
+        /// file that was asked for. Whatever else comes, nothing of it is taken; a name that is not plain keeps no other
+        /// image from being taken.
         #[test]
         fn a_source_offers_what_it_was_asked_for_or_nothing(
             folder in "(/[a-c]{1,2}){0,2}", name in "[a-c.]{1,3}", offered_path in "[a-c/.\u{1b}\n]{0,8}",
@@ -119,7 +130,8 @@ mod tests {
             let is_there = if is_folder { is_name && path == format!("{asked}{file}") } else { path == asked };
             let fits = !is_folder || pattern.is_none() || file.starts_with('a');
             let is_plain = !path.contains(['\u{1b}', '\n']);
-            prop_assert_eq!(taken.is_ok(), is_there && fits && is_plain, "{} for {}", path, asked);
+            prop_assert_eq!(taken.is_ok(), is_there && fits && (is_plain || is_folder), "{} for {}", path, asked);
+            prop_assert_eq!(taken.map_or(0, |taken| taken.len()), usize::from(is_there && fits && is_plain));
         }
     }
 
