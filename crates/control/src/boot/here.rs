@@ -8,6 +8,7 @@ use std::path::Path;
 use goldwire_stdx::Report;
 use nix::unistd::User;
 
+use super::serve::{Ids, StateFolder};
 use super::{DhcpMode, Settings};
 
 /// All that this machine lacks for serving by these settings.
@@ -30,6 +31,9 @@ pub fn check_here(settings: &Settings) -> Vec<Report> {
             )),
         );
     }
+    let user = settings.server.user.as_ref().and_then(|user| User::from_name(user).ok().flatten());
+    let owner = user.map(|user| Ids { user: user.uid.as_raw(), group: user.gid.as_raw() });
+    faults.extend(StateFolder::check(settings, owner).err());
     let dhcp = match settings.dhcp.mode {
         DhcpMode::Off => &[][..],
         DhcpMode::Server | DhcpMode::Proxy => &settings.dhcp.interfaces[..],
@@ -78,19 +82,28 @@ mod tests {
     #[test]
     fn each_fault_of_the_machine_is_told_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let text = "[server]\nname = \"m\"\nroot = \"nowhere\"\nuser = \"nobody-of-that-name\"\n\
+        std::fs::write(folder.path().join("state"), "").unwrap();
+        let text = "[server]\nname = \"m\"\nstate = \"state\"\nroot = \"nowhere\"\nuser = \"nobody-of-that-name\"\n\
                     [http]\nlisten = [\"192.0.2.1:80\"]\ntls-listen = [\"0.0.0.0:443\"]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n\
                     [dhcp]\nmode = \"proxy\"\ninterfaces = [\"no-such0\", \"lo\"]\n[[member]]\nname = \"m\"\naddress = \"192.0.2.1\"\n";
         let settings = super::super::parse(text, &folder.path().join("boot.toml")).unwrap().settings;
         let faults: Vec<String> = check_here(&settings).iter().map(ToString::to_string).collect();
-        for words in ["nowhere", "nobody-of-that-name", "no-such0", "c.pem", "k.pem", "192.0.2.1"] {
+        for words in [
+            "not a link to it or a file",
+            "nowhere",
+            "nobody-of-that-name",
+            "no-such0",
+            "c.pem",
+            "k.pem",
+            "192.0.2.1",
+        ] {
             assert_eq!(
                 faults.iter().filter(|fault| fault.contains(words)).count(),
                 1,
                 "{words}: {faults:#?}"
             );
         }
-        assert_eq!(faults.len(), 6);
+        assert_eq!(faults.len(), 7);
         assert!(faults.iter().all(|fault| fault.contains("hint: ")), "{faults:#?}");
     }
 }

@@ -433,6 +433,26 @@ fn two_users_who_sync_to_one_target_exclude_each_other() {
         let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(!left.iter().any(|name| name.to_string_lossy().contains("lock")), "{left:?}");
     }
+    // Who may not write there is told all the same that nothing is to be done, and who cannot give the disk away is told
+    // before anything was sent.
+    let folder = scene.folder("closed");
+    scene.sync([text(&source), text(&folder)]).expect(0);
+    mode(&folder, 0o555);
+    for words in [&["--dry-run"][..], &[]] {
+        let run = run_as(4711, &[words, &[text(&source), text(&folder)]].concat()).expect(0);
+        assert_eq!(run.event("done")["already_there"], true, "{run}");
+        let other = text(&folder.join("other.vhd")).to_owned();
+        let refused = run_as(4711, &[words, &[text(&source), &other]].concat()).expect(1);
+        assert!(refused.event("failed").to_string().contains("Permission denied"), "{refused}");
+    }
+    let open = scene.folder("open");
+    mode(&open, 0o1777);
+    for words in [&["--dry-run"][..], &[]] {
+        let run = run_as(4711, &[words, &["--owner", "0:0", text(&source), text(&open)]].concat()).expect(1);
+        assert!(run.event("failed").to_string().contains("set the owner"), "{run}");
+        assert!(run.events_of("progress").is_empty(), "{run}");
+        assert!(machine::visible(&open).is_empty(), "{run}");
+    }
 }
 
 /// What would fail when everything has come is refused before the first byte, and leaves nothing.

@@ -64,6 +64,7 @@ impl ContainerFile {
     /// Readies the place for this version and refuses before the first byte if the version cannot be published there. From
     /// here on a killed run can be continued.
     pub(crate) fn begin(&mut self) -> Result<()> {
+        check_owner(&self.target.path, &self.job)?;
         let state = state_of(&self.version, self.target.format);
         self.is_continued = self.place.prepare(&state)?;
         self.refuse_unless_fit()?;
@@ -292,15 +293,21 @@ pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob
     WorkPlace::check_free(&target.path)?;
     check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
     check_space(target, version, unfinished(target, version), Holes::Kept)?;
-    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    if job.owner.is_some_and(|owner| me.0 != 0 && owner != me) {
-        let error = io::Error::from(rustix::io::Errno::PERM);
-        return Err(Failure::io(format!("set the owner of {}", target.path.display()), &error));
-    }
+    check_owner(&target.path, job)?;
     // In memory, and sparse: whether the container can be as large as the disk.
     let file = rustix::fs::memfd_create("goldwire-plan", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|error| Failure::io("plan the container", &error.into()))?;
     make_container(File::from(file), &target.path, target.format, version).map(drop)
+}
+
+/// Only root gives a file to somebody else.
+fn check_owner(target: &Path, job: &TargetJob) -> Result<()> {
+    let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    if job.owner.is_some_and(|owner| me.0 != 0 && owner != me) {
+        let error = io::Error::from(rustix::io::Errno::PERM);
+        return Err(Failure::io(format!("set the owner of {}", target.display()), &error));
+    }
+    Ok(())
 }
 
 /// An empty container for `version` in `file`.

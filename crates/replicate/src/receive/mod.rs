@@ -38,6 +38,7 @@ mod walk;
 mod work;
 mod workers;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,12 +92,28 @@ pub(crate) fn receive(
     let shape = TreeGeometry::new(version.size)
         .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
     let watch = Watch { inputs, reports, emit, stop };
+    let already_there = || {
+        let used = version.chunks_used;
+        let counters = Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
+        let path = target.path.display().to_string();
+        Outcome { path, root: version.root.0, counters, already_there: true }
+    };
     // A plan leaves nothing changed, so it claims nothing either.
     let container = match job.dry_run {
         true => None,
         false => {
             let claim = || ContainerFile::claim(target.clone(), shape.clone(), &version, job);
-            Some(watch.when_free(Duration::from_secs(job.wait_seconds.into()), claim)?)
+            match watch.when_free(Duration::from_secs(job.wait_seconds.into()), claim) {
+                Ok(container) => Some(container),
+                // What is there already needs no room to work in.
+                Err(failure) if job.owner.is_none() && job.mode.is_none() && is_read_only(&target) => {
+                    return match look_at_existing(&target, &version, job, &watch) {
+                        Ok(Existing::Same) => Ok(already_there()),
+                        _ => Err(failure),
+                    };
+                }
+                Err(failure) => return Err(failure),
+            }
         }
     };
     let mut seeds = Vec::new();
@@ -106,11 +123,7 @@ pub(crate) fn receive(
                 if let Some(container) = container {
                     container.already_there()?;
                 }
-                let used = version.chunks_used;
-                let counters =
-                    Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
-                let path = target.path.display().to_string();
-                return Ok(Outcome { path, root: version.root.0, counters, already_there: true });
+                return Ok(already_there());
             }
             Existing::InTheWay => return Err(exists(&target.path)),
             Existing::Seed(seed) => seeds.push(*seed),
@@ -139,6 +152,12 @@ pub(crate) fn receive(
     let driver =
         Driver { watch, connection, version: &version, destination, place, named, previous, threads };
     driver.run(machine)
+}
+
+/// Whether nothing can be made beside the target, which is there.
+fn is_read_only(target: &TargetFile) -> bool {
+    let folder = target.path.parent().unwrap_or(Path::new("/"));
+    target.path.exists() && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err()
 }
 
 /// What has the target's name already.

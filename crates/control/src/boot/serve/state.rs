@@ -58,13 +58,26 @@ impl StateFolder {
         }
     }
 
+    /// What [`prepare`](Self::prepare) would say of what is there; nothing is made.
+    pub(crate) fn check(settings: &Settings, owner: Option<Ids>) -> Result<(), Report> {
+        let path = &settings.server.state;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match (Folder::open(parent), path.symlink_metadata()) {
+            (Ok(around), Ok(_)) => Self::look(&around, path, owner),
+            (Err(error), _) if error.kind() != io::ErrorKind::NotFound => Err(Report::from(error)
+                .context(format!("make the state folder {}", path.display()))
+                .hint("server.state has to be a folder that this user can write in")),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether an existing folder is fit for who will serve.
     fn look(around: &Folder, path: &Path, owner: Option<Ids>) -> Result<(), Report> {
         let name = path.file_name().unwrap_or_default();
         let folder = around.child(name).map_err(|error| {
             Report::from(error)
                 .context(format!("open the state folder {}", path.display()))
-                .hint("name the folder itself as server.state, not a link to it")
+                .hint("name the folder itself as server.state, not a link to it or a file")
         })?;
         let me = rustix::process::geteuid().as_raw();
         if me != 0 {
