@@ -86,6 +86,18 @@ impl Folder {
         Ok(Self { descriptor, path: path.to_owned() })
     }
 
+    /// Opens the folder around what the user named, as [`open`](Self::open), and says the name in it.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what has no name (`/`, `..`); as [`open`](Self::open).
+    pub fn around(path: &Path) -> io::Result<(Self, &OsStr)> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no name"));
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        Ok((Self::open(parent)?, name))
+    }
+
     /// Opens the folder `name` in this one, which must not be a link.
     ///
     /// # Errors
@@ -584,6 +596,24 @@ mod tests {
             folder.own_child("own", Manners { keeps_modes: false, ..manners }).unwrap();
         }
         assert_eq!(folder.entries().unwrap(), ["own"]);
+    }
+
+    #[test]
+    fn a_whole_file_is_made_once_where_its_path_says() {
+        let scene = tempfile::tempdir().unwrap();
+        let path = scene.path().join("key");
+        let (folder, name) = Folder::around(&path).unwrap();
+        folder.create_whole(name, b"first", 0o600).unwrap();
+        let again = folder.create_whole(name, b"second", 0o600).unwrap_err();
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        assert!(
+            Folder::around(Path::new("Cargo.toml"))
+                .is_ok_and(|(here, _)| here.read_file("Cargo.toml").is_ok())
+        );
+        for nameless in ["/", "..", ""] {
+            assert_eq!(Folder::around(Path::new(nameless)).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

@@ -34,23 +34,28 @@ fn assert_refused(run: &Finished, place: &Strange, words: &str) {
     assert_eq!(files(&place.folder), [] as [PathBuf; 0], "{run}");
 }
 
+/// Names of files with the formats that they promise.
+const CONTAINERS: [(&str, &str); 4] =
+    [("a.raw", "raw"), ("f.vhd", "vhd-fixed"), ("d.vhd", "vhd"), ("q.qcow2", "qcow2")];
+
+/// A golden disk, and the one that follows it.
+fn two_versions(scene: &Scene) -> [PathBuf; 2] {
+    let [source, next] = ["golden.raw", "next.raw"].map(|name| scene.path(name));
+    Guest::random(1, 24, 6).write_raw(&source);
+    Guest::random(1, 24, 6).rewritten(2, 40).write_raw(&next);
+    [source, next]
+}
+
 #[test]
 fn every_container_is_right_on_every_sound_file_system() {
     let scene = Scene::new();
-    let source = scene.path("golden.raw");
-    Guest::random(1, 24, 6).write_raw(&source);
-    let next = scene.path("next.raw");
-    Guest::random(1, 24, 6).rewritten(2, 40).write_raw(&next);
+    let [source, next] = two_versions(&scene);
     let slow = Manners { write_takes: Duration::from_millis(2), ..Manners::good() };
     for (name, manners, formats) in
         [("good", Manners::good(), 4), ("poor", Manners::poor(), 4), ("slow", slow, 1)]
     {
         let Some(place) = Strange::mount(scene.folder(name), manners) else { return };
-        for (file, format) in
-            [("a.raw", "raw"), ("f.vhd", "vhd-fixed"), ("d.vhd", "vhd"), ("q.qcow2", "qcow2")]
-                .into_iter()
-                .take(formats)
-        {
+        for (file, format) in CONTAINERS.into_iter().take(formats) {
             let target = place.folder.join(file);
             scene.goldwire(["disk", "convert", "--format", format, text(&source), text(&target)]).expect(0);
             scene.goldwire(["disk", "compare", "--read", text(&source), text(&target)]).expect(0);
@@ -72,17 +77,12 @@ fn every_container_is_right_on_every_sound_file_system() {
 #[test]
 fn every_container_is_right_on_ntfs_and_exfat() {
     let scene = Scene::new();
-    let source = scene.path("golden.raw");
-    Guest::random(1, 24, 6).write_raw(&source);
-    let next = scene.path("next.raw");
-    Guest::random(1, 24, 6).rewritten(2, 40).write_raw(&next);
+    let [source, next] = two_versions(&scene);
     let sparse = scene.path("sparse.raw");
     sparse_disk(&sparse, 1 << 30);
     for (name, kind) in [("ntfs", Kind::Ntfs), ("exfat", Kind::Exfat)] {
         let Some(place) = Foreign::mount(kind, scene.folder(name), 96 << 20) else { return };
-        for (file, format) in
-            [("a.raw", "raw"), ("f.vhd", "vhd-fixed"), ("d.vhd", "vhd"), ("q.qcow2", "qcow2")]
-        {
+        for (file, format) in CONTAINERS {
             let target = place.folder.join(file);
             scene.sync(["--format", format, text(&source), text(&target)]).expect(0);
             scene.sync(["--replace", "--format", format, text(&next), text(&target)]).expect(0);

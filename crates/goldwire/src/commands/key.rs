@@ -29,28 +29,21 @@ pub(crate) fn new(args: &KeyNewArgs) -> Result<Code, Report> {
 pub(crate) fn write_new(files: &[(&Path, u32, &str)]) -> Result<(), Report> {
     let mut made: Vec<(Folder, &OsStr)> = Vec::new();
     for (path, mode, text) in files {
-        let done = write_one(path, *mode, text);
+        let done = Folder::around(path).and_then(|(folder, name)| {
+            folder.create_whole(name, text.as_bytes(), *mode)?;
+            Ok((folder, name))
+        });
         match done {
             Ok(file) => made.push(file),
             Err(error) => {
                 for (folder, name) in &made {
                     let _ = folder.remove_file(name);
                 }
-                return Err(error);
+                return Err(cannot_create(path, error));
             }
         }
     }
     Ok(())
-}
-
-fn write_one<'a>(path: &'a Path, mode: u32, text: &str) -> Result<(Folder, &'a OsStr), Report> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let name = path.file_name().ok_or_else(|| Report::new(format!("{} names no file", path.display())))?;
-    let made = Folder::open(parent).and_then(|folder| {
-        folder.create_whole(name, text.as_bytes(), mode)?;
-        Ok((folder, name))
-    });
-    made.map_err(|error| cannot_create(path, error))
 }
 
 fn cannot_create(path: &Path, error: io::Error) -> Report {

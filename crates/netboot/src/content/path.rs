@@ -65,8 +65,8 @@ pub(crate) fn one_spelling(path: &str) -> String {
     parts(path).join("/")
 }
 
-/// The one spelling of a path that names something below a tree: nothing that leads out, is hidden, has control characters or breaks a limit. What case
-/// means and which links may be followed is not decided here.
+/// The one spelling of a path that names something below a tree: nothing that leads out, is hidden, has control characters
+/// or breaks a limit. What case means and which links may be followed is not decided here.
 pub(crate) fn clean(path: &str) -> Result<String, BadPath> {
     if path.len() > LENGTH_MAX {
         return Err(BadPath::Long);

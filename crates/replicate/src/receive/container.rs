@@ -283,13 +283,10 @@ impl Destination for ContainerFile {
     }
 }
 
-/// Fails if a run would fail that nothing has been claimed for, as far as that can be known and nothing
-/// changed stays: whether a file system shows our files as ours is tried with a folder, where nothing else tells.
+/// Fails if a run would fail that nothing has been claimed for, as far as that can be known and nothing changed
+/// stays: whether a file system shows our files as ours is tried with a folder, where nothing else tells.
 pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
-    let folder = target.path.parent().unwrap_or(Path::new("/"));
-    let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    rustix::fs::access(folder, may_write)
-        .map_err(|error| Failure::io(format!("make a work folder in {}", folder.display()), &error.into()))?;
+    check_may_make(&target.path)?;
     WorkPlace::check_free(&target.path)?;
     check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
     check_space(target, version, unfinished(target, version), Holes::Kept)?;
@@ -298,6 +295,14 @@ pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob
     let file = rustix::fs::memfd_create("goldwire-plan", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|error| Failure::io("plan the container", &error.into()))?;
     make_container(File::from(file), &target.path, target.format, version).map(drop)
+}
+
+/// Whether files can be made beside the target.
+pub(crate) fn check_may_make(target: &Path) -> Result<()> {
+    let folder = target.parent().unwrap_or(Path::new("/"));
+    let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(folder, may_write)
+        .map_err(|error| Failure::io(format!("make a work folder in {}", folder.display()), &error.into()))
 }
 
 /// Only root gives a file to somebody else.

@@ -38,7 +38,6 @@ mod walk;
 mod work;
 mod workers;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +45,7 @@ use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
 use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version, beside};
 
-use self::container::{ContainerFile, check_plan, disk_format, free_bytes};
+use self::container::{ContainerFile, check_may_make, check_plan, disk_format, free_bytes};
 use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
@@ -106,9 +105,13 @@ pub(crate) fn receive(
             match watch.when_free(Duration::from_secs(job.wait_seconds.into()), claim) {
                 Ok(container) => Some(container),
                 // What is there already needs no room to work in.
-                Err(failure) if job.owner.is_none() && job.mode.is_none() && is_read_only(&target) => {
-                    return match look_at_existing(&target, &version, job, &watch) {
-                        Ok(Existing::Same) => Ok(already_there()),
+                Err(failure)
+                    if job.owner.is_none() && job.mode.is_none() && check_may_make(&target.path).is_err() =>
+                {
+                    let found =
+                        target.path.exists().then(|| look_at_existing(&target, &version, job, &watch));
+                    return match found {
+                        Some(Ok(Existing::Same)) => Ok(already_there()),
                         _ => Err(failure),
                     };
                 }
@@ -152,12 +155,6 @@ pub(crate) fn receive(
     let driver =
         Driver { watch, connection, version: &version, destination, place, named, previous, threads };
     driver.run(machine)
-}
-
-/// Whether nothing can be made beside the target, which is there.
-fn is_read_only(target: &TargetFile) -> bool {
-    let folder = target.path.parent().unwrap_or(Path::new("/"));
-    target.path.exists() && rustix::fs::access(folder, rustix::fs::Access::WRITE_OK).is_err()
 }
 
 /// What has the target's name already.

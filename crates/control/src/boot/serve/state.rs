@@ -36,18 +36,10 @@ impl StateFolder {
     /// to it.
     pub fn prepare(settings: &Settings, owner: Option<Ids>) -> Result<(), Report> {
         let path = &settings.server.state;
-        let failed = |error: io::Error| {
-            Report::from(error)
-                .context(format!("make the state folder {}", path.display()))
-                .hint("server.state has to be a folder that this user can write in")
-        };
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it has no name")));
-        };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        let failed = |error| cannot_make(path, error);
         // The folders above are the administrator's word, as they stand in the boot file.
-        fs::create_dir_all(parent).map_err(failed)?;
-        let around = Folder::open(parent).map_err(failed)?;
+        fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        let (around, name) = Folder::around(path).map_err(failed)?;
         match around.make_new_child(name, 0o750) {
             Ok(folder) => match owner {
                 Some(owner) => folder.give_to(owner.user, owner.group).map_err(failed),
@@ -61,12 +53,9 @@ impl StateFolder {
     /// What [`prepare`](Self::prepare) would say of what is there; nothing is made.
     pub(crate) fn check(settings: &Settings, owner: Option<Ids>) -> Result<(), Report> {
         let path = &settings.server.state;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        match (Folder::open(parent), path.symlink_metadata()) {
-            (Ok(around), Ok(_)) => Self::look(&around, path, owner),
-            (Err(error), _) if error.kind() != io::ErrorKind::NotFound => Err(Report::from(error)
-                .context(format!("make the state folder {}", path.display()))
-                .hint("server.state has to be a folder that this user can write in")),
+        match (Folder::around(path), path.symlink_metadata()) {
+            (Ok((around, _)), Ok(_)) => Self::look(&around, path, owner),
+            (Err(error), _) if error.kind() != io::ErrorKind::NotFound => Err(cannot_make(path, error)),
             _ => Ok(()),
         }
     }
@@ -144,6 +133,12 @@ impl StateFolder {
     pub(super) fn leases(&self) -> PathBuf {
         self.path.join("leases")
     }
+}
+
+fn cannot_make(path: &Path, error: io::Error) -> Report {
+    Report::from(error)
+        .context(format!("make the state folder {}", path.display()))
+        .hint("server.state has to be a folder that this user can write in")
 }
 
 #[cfg(test)]
