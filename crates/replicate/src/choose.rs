@@ -29,13 +29,12 @@ pub(crate) fn offered(
             (true, None) => false,
         };
         if fits && !is_folder && !is_plain(image) {
-            let text =
-                format!("the name of {:?} has characters that a terminal obeys", printable(&image.path));
+            let text = format!("the name of {} has characters that a terminal obeys", printable(&image.path));
             return Err(Failure::new(FailureKind::Invalid, text).hint("rename the image"));
         }
         if !fits {
             let text =
-                format!("{place} offers {:?}, which is not what it was asked for", printable(&image.path));
+                format!("{place} offers {}, which is not what it was asked for", printable(&image.path));
             return Err(Failure::new(FailureKind::Invalid, text)
                 .hint("the file name at the targets would be the source's choice; rename the image, or leave this source"));
         }
