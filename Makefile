@@ -29,7 +29,7 @@ test: ## all tests, everything that judges included
 	tools/setup test
 	tools/test
 
-check: ## formatting, lints and all tests that cross no rooms: for while you work
+check: ## formatting, lints and all tests that cross no rooms and turn on no machine: for while you work
 	$(MAKE) --no-print-directory lint
 	tools/test --without-e2e
 

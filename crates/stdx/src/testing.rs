@@ -167,6 +167,20 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// How many of `full` generated cases this run tries: all of them, or one of `GOLDWIRE_THIN` (for while one works), but
+/// one at least. Proptest's own `PROPTEST_CASES` replaces every count instead, also those that a test chose because its
+/// cases are costly.
+pub fn cases(full: u32) -> u32 {
+    let thin = std::env::var("GOLDWIRE_THIN").ok().and_then(|thin| thin.parse().ok()).unwrap_or(1);
+    (full / u32::max(thin, 1)).max(1)
+}
+
+/// Those of a list of costly cases that this run tries: all, or every so many-th as [`cases`] has it.
+pub fn some<T>(all: &[T]) -> impl Iterator<Item = &T> {
+    let full = all.len().max(1);
+    all.iter().step_by(full.div_ceil(cases(full as u32) as usize))
+}
+
 /// Longer than anything takes on a busy machine, and shorter than anybody's patience.
 const PATIENCE: Duration = Duration::from_secs(120);
 

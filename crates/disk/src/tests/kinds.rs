@@ -73,7 +73,7 @@ fn harm() -> impl Strategy<Value = Harm> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(testing::cases(300)))]
     /// The judge is the content that was written and the bytes of the file, and no code of ours.
     #[test]
     fn what_is_read_is_the_disk_or_what_the_user_named_or_nothing(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
+use goldwire_stdx::testing::cases;
 use goldwire_stdx::{AlignedBuffer, Stop};
 use goldwire_store::{CHUNK_SIZE, ChunkId, FANOUT, Progress, for_each_difference};
 use proptest::prelude::*;
@@ -339,7 +340,7 @@ fn seeds_of(disks: &[Disk]) -> Vec<Seed> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
 
     /// Whatever the order of answers, workers and copies: the disk arrives as it is, and every target with the same
     /// seeds asks the same requests.

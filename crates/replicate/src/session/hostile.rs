@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
+use goldwire_stdx::testing::some;
 
 use super::*;
 use crate::install::{Agents, Program};
@@ -328,7 +329,7 @@ fn costs_little_and_ends(said: &[Frame]) {
     if !runs_alone() {
         return;
     }
-    for (number, said) in said.iter().enumerate() {
+    for (number, said) in some(said).enumerate() {
         let source = Script::new(&[images(IMAGE), dialed(1), ready()], said, None);
         let (from, to, route) = match number % 2 {
             0 => (IMAGE.to_owned(), "host:/sr/", Route::Direct),
@@ -354,7 +355,8 @@ fn a_relayed_target_that_floods_costs_little() {
     }
     let source = quiet(&[images(IMAGE), ready()]);
     let floods = floods(0);
-    for said in floods.iter().filter(|said| said.kind != Kind::Request) {
+    let floods: Vec<_> = floods.iter().filter(|said| said.kind != Kind::Request).collect();
+    for said in some(&floods) {
         let target = Script::new(&[], said, None);
         let from = format!("evilsource:{IMAGE}");
         let (report, cost) = run(NEVER_ENDS, &from, &["eviltarget:/sr/"], Route::Relay, &source, &target);

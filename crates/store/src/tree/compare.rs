@@ -54,6 +54,7 @@ pub fn differences(left: &TreeFile, right: &TreeFile) -> Result<Differences> {
 mod tests {
     use goldwire_disk::BlockDevice;
     use goldwire_disk::testing::MemDevice;
+    use goldwire_stdx::testing::cases;
     use proptest::prelude::*;
 
     use super::*;
@@ -68,7 +69,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(cases(24)))]
         /// The judge compares the bytes.
         #[test]
         fn the_chunks_that_differ_are_those_whose_bytes_differ(

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use goldwire_stdx::testing::cases;
 use proptest::prelude::*;
 
 use super::*;
@@ -72,7 +73,7 @@ fn told(device: &dyn BlockDevice) -> (u64, Option<crate::Error>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(cases(200)))]
 
     /// Whatever the entries name: no walk is told more than the file holds, one that nobody shares in is told all, and
     /// where a walk ends the check says so.

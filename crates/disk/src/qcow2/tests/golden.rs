@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use goldwire_stdx::testing::some;
+
 use super::*;
 use crate::ErrorKind;
 use crate::testing::conformance_read;
@@ -48,19 +50,18 @@ fn every_version_and_cluster_size() {
     }
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("source.raw"), source(5 * MIB as usize + 1536)).unwrap();
-    for compat in ["0.10", "1.1"] {
-        for cluster_size in [512, 1024, 4096, 65_536, 262_144, 2_097_152] {
-            for flags in ["", "-c "] {
-                let options = format!("compat={compat},cluster_size={cluster_size}");
-                let name = format!("{compat}-{cluster_size}{}.qcow2", flags.trim());
-                qemu_img(
-                    folder.path(),
-                    &format!("convert {flags}-f raw -O qcow2 -o {options} source.raw {name}"),
-                );
-                let info = assert_agrees(folder.path(), &name);
-                assert_eq!(info.size, 5 * MIB + 1536);
-            }
+    let mut all = Vec::new();
+    for cluster_size in [512, 1024, 4096, 65_536, 262_144, 2_097_152] {
+        for (compat, flags) in [("0.10", ""), ("1.1", "-c "), ("0.10", "-c "), ("1.1", "")] {
+            all.push((compat, cluster_size, flags));
         }
+    }
+    for (compat, cluster_size, flags) in some(&all) {
+        let options = format!("compat={compat},cluster_size={cluster_size}");
+        let name = format!("{compat}-{cluster_size}{}.qcow2", flags.trim());
+        qemu_img(folder.path(), &format!("convert {flags}-f raw -O qcow2 -o {options} source.raw {name}"));
+        let info = assert_agrees(folder.path(), &name);
+        assert_eq!(info.size, 5 * MIB + 1536);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use goldwire_stdx::Hints as _;
+use goldwire_stdx::testing::cases;
 
 use super::*;
 use crate::qcow2::header::Header;
@@ -74,7 +75,7 @@ fn damaged_images_of_ours() {
     // The header, the refcount table, the first refcount block, the L1 table, an L2 table's beginning.
     let tables = [(0, 112), (cluster, 16), (2 * cluster, 32), (3 * cluster, 16), (4 * cluster, 40)];
     let path = folder.path().join("damaged.qcow2");
-    for seed in 0..300 {
+    for seed in 0..u64::from(cases(300)) {
         damage(&original, &path, seed, &tables);
         exercise(&path);
     }
@@ -108,7 +109,7 @@ fn damaged_images_of_qemu() {
             let refcounts = header.refcount_table_offset as usize;
             let tables = [(0, 112), (l1, 64), (l2 as usize, 256), (refcounts, 16)];
             let path = folder.path().join("damaged.qcow2");
-            for seed in 0..30 {
+            for seed in 0..u64::from(cases(30)) {
                 damage(&original, &path, seed, &tables);
                 exercise(&path);
             }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
 use goldwire_stdx::Hints as _;
+use goldwire_stdx::testing::cases;
+use proptest::prelude::*;
 
 use super::*;
 use crate::ErrorKind;
@@ -312,7 +312,7 @@ fn step(size: usize) -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(cases(24)))]
     #[test]
     fn behaves_like_a_vector(steps in prop::collection::vec(step(3 << 20), 1..30)) {
         let folder = tempfile::tempdir().unwrap();

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 
-use proptest::prelude::*;
-
 use goldwire_stdx::Hints as _;
+use goldwire_stdx::testing::cases;
+use proptest::prelude::*;
 
 use super::build::{Vhd, seal};
 use super::*;
@@ -48,7 +48,7 @@ fn sample(folder: &Folder, child: bool) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(cases(300)))]
 
     #[test]
     fn a_changed_byte(child: bool, at in 0_usize..4096, value: u8, sealed: bool, both: bool) {

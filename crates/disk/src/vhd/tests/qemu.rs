@@ -3,6 +3,7 @@
 
 use std::process::{Command, Output};
 
+use goldwire_stdx::testing::cases;
 use proptest::prelude::*;
 
 use super::*;
@@ -119,7 +120,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(cases(12)))]
 
     #[test]
     fn behaves_like_a_vector(steps in steps()) {
