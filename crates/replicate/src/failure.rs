@@ -101,6 +101,18 @@ impl From<goldwire_store::Error> for Failure {
     }
 }
 
+impl From<goldwire_store::StoreError> for Failure {
+    fn from(error: goldwire_store::StoreError) -> Self {
+        match error {
+            goldwire_store::StoreError::Tree(error) => error.into(),
+            other => {
+                let hints = other.hints();
+                hints.into_iter().fold(Self::of(FailureKind::Invalid, &other), Self::hint)
+            }
+        }
+    }
+}
+
 impl From<goldwire_store::BesideError> for Failure {
     fn from(error: goldwire_store::BesideError) -> Self {
         let hints = error.hints();

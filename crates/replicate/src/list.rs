@@ -8,6 +8,7 @@ use std::path::Path;
 use goldwire_disk::{DenyAll, ErrorKind, Format, OpenOptions};
 
 use crate::failure::Result;
+use crate::source::Stored;
 use crate::wire::{Candidate, Failure, FailureKind};
 
 /// Entries looked at in a folder.
@@ -31,6 +32,9 @@ pub(crate) fn list(
             _ => failure,
         }
     };
+    if let Some(stored) = Stored::find(path)? {
+        return Ok((false, vec![stored.candidate(path)]));
+    }
     if !fs::metadata(path).map_err(failed)?.is_dir() {
         return Ok((false, vec![candidate(path, format)?]));
     }

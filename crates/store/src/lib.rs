@@ -1,14 +1,18 @@
 //! The content side of goldwire: what a version *is*, apart from any container or transport.
 //!
 //! A disk is cut into chunks of 64 KiB; a chunk's id is its BLAKE3 digest; nodes of 256 ids form a tree whose
-//! root, together with the disk's size, names the version. Byte layouts are in `docs/tree-and-version.md`.
+//! root, together with the disk's size, names the version. Byte layouts are in `docs/tree-and-version.md`. A [`Store`]
+//! keeps versions of a site's images in packs that they share (`docs/store-format.md`).
 //!
 //! This crate knows digests and devices. It deliberately does not know who asks, which site, or SSH.
 
 mod chunk;
 mod error;
+mod map;
 mod own;
+mod pack;
 mod rolling;
+mod store;
 mod tree;
 mod version;
 
@@ -16,6 +20,10 @@ pub use chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, i
 pub use error::{Error, Result};
 pub use own::{Kept, OWN_FOLDER, find_ours, find_own, make_own, remove_empty, user_beside, with_own};
 pub use rolling::Rolling;
+pub use store::{
+    Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Moved, Pruned, Put, Store,
+    StoreError, StoreProblem, StoreResult, StoreSize, StoredVersion,
+};
 pub use tree::{
     BuildOptions, Differences, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,
     differences, for_each_difference, node_id,

@@ -9,6 +9,7 @@ mod remote;
 mod serve;
 mod serving;
 mod shared;
+mod stored;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ pub(crate) use serve::Answerer;
 pub(crate) use serve::LocalServer;
 pub(crate) use serving::Serving;
 pub(crate) use shared::SharedServer;
+pub(crate) use stored::Stored;
 
 use crate::failure::Result;
 

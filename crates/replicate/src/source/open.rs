@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,10 +12,12 @@ use goldwire_stdx::{Stop, watched};
 use goldwire_store::{BuildOptions, Progress, TreeCache, describe};
 
 use super::device::DeviceWatch;
-use super::{LocalServer, Pace, Server, SharedServer};
+use super::{LocalServer, Pace, Server, SharedServer, Stored};
 use crate::connection::Connection;
 use crate::failure::Result;
-use crate::wire::{Event, Failure, FailureKind, Frame, Kind, SourceJob, SourceReady, WireFormat};
+use crate::wire::{
+    Event, Failure, FailureKind, Frame, Kind, SourceFormat, SourceJob, SourceReady, WireFormat,
+};
 
 /// How often the control side hears how far hashing is.
 const REPORT_EVERY: Duration = Duration::from_millis(200);
@@ -27,6 +29,9 @@ pub(crate) fn open_source(
     stop: &Stop,
     pace: Arc<Pace>,
 ) -> Result<(SourceReady, Arc<dyn Server>)> {
+    if let Some(stored) = Stored::find(Path::new(&job.path))? {
+        return open_stored(stored, job, pace);
+    }
     let path =
         fs::canonicalize(&job.path).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
     // Before the first byte is read, so that nothing that is written from then on goes unseen.
@@ -80,6 +85,24 @@ pub(crate) fn open_source(
         tree_was_cached: cached.was_cached,
     };
     let local = LocalServer::start(opened, cached.tree, job.level, pace, watches)?;
+    Ok((ready, Arc::new(SharedServer::new(Arc::new(local), job.keep_bytes))))
+}
+
+/// A version of a store: it never changes, and its tree is there.
+fn open_stored(stored: Stored, job: &SourceJob, pace: Arc<Pace>) -> Result<(SourceReady, Arc<dyn Server>)> {
+    if job.format.is_some_and(|format| format != SourceFormat::Raw) {
+        let text = format!("{} is a version of a store, which has no format of its own", job.path);
+        return Err(Failure::new(FailureKind::Invalid, text).hint("leave --source-format away"));
+    }
+    let (image, tree) = stored.open()?;
+    let ready = SourceReady {
+        version: stored.descriptor,
+        format: WireFormat::Raw,
+        name: stored.name,
+        mode: 0o644,
+        tree_was_cached: true,
+    };
+    let local = LocalServer::start(image, tree, job.level, pace, Vec::new())?;
     Ok((ready, Arc::new(SharedServer::new(Arc::new(local), job.keep_bytes))))
 }
 

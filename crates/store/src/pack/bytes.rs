@@ -1,0 +1,51 @@
+//! Numbers out of a few bytes, each named for the error that says it is missing.
+
+use std::path::Path;
+
+use crate::store::{StoreError, StoreResult};
+
+/// Reads fields one after another.
+pub(crate) struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    path: &'a Path,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8], path: &'a Path) -> Self {
+        Self { bytes, at: 0, path }
+    }
+
+    pub(crate) fn array<const N: usize>(&mut self, field: &'static str) -> StoreResult<[u8; N]> {
+        let array = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>());
+        let array = *array.ok_or_else(|| self.bad(field, "the file ends before it"))?;
+        self.at += N;
+        Ok(array)
+    }
+
+    pub(crate) fn u32(&mut self, field: &'static str) -> StoreResult<u32> {
+        self.array(field).map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self, field: &'static str) -> StoreResult<u64> {
+        self.array(field).map(u64::from_le_bytes)
+    }
+
+    /// Takes a magic and the layout version 1.
+    pub(crate) fn begins(&mut self, magic: &[u8; 8]) -> StoreResult<()> {
+        if self.array::<8>("magic")? != *magic {
+            self.at = 0;
+            return Err(self.bad("magic", "it is another kind of file"));
+        }
+        if self.u32("layout version")? != 1 {
+            self.at -= 4;
+            return Err(self.bad("layout version", "made by a newer goldwire"));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the field that comes next.
+    pub(crate) fn bad(&self, field: &'static str, why: impl Into<String>) -> StoreError {
+        StoreError::corrupt(self.path, field, self.at as u64, why)
+    }
+}

@@ -1,0 +1,258 @@
+//! A version of a store as a disk.
+//!
+//! Every chunk is hashed when it is read, so that nobody is given bytes that are not the version's.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use goldwire_disk::{BlockDevice, Error as DiskError, ErrorKind, Extent, ExtentKind};
+use goldwire_stdx::{AlignedBuffer, Folder};
+
+use super::{MAP, Store, StoreError, StoreResult, TREE};
+use crate::chunk::{CHUNK_SIZE, ChunkId};
+use crate::error::Error;
+use crate::map::{Map, Place, Run};
+use crate::pack::{Pack, PackNumber};
+use crate::tree::{BuildOptions, Root, TreeFile, TreeGeometry};
+
+/// Packs that one version keeps open.
+const PACKS_MAX: usize = 64;
+
+/// A version, open for reading. While it lives its chunks are not pruned.
+#[derive(Debug)]
+pub struct StoredVersion {
+    folder: Folder,
+    map: Map,
+    tree: TreeFile,
+    packs: Arc<Folder>,
+    open: Mutex<HashMap<PackNumber, Arc<Pack>>>,
+}
+
+impl StoredVersion {
+    pub(super) fn open(store: &Store, root: &Root) -> StoreResult<Self> {
+        loop {
+            let folder = store.version_folder(root)?;
+            let map = Map::open(&folder, MAP)?;
+            let path = map.path().to_owned();
+            // Who takes versions away locks their map against everybody, so it is either there for as long as we hold it
+            // or gone already.
+            map.file().lock_shared().map_err(StoreError::file("lock", &path))?;
+            let links = map.file().metadata().map_err(StoreError::file("stat", &path))?;
+            if std::os::unix::fs::MetadataExt::nlink(&links) == 0 {
+                continue;
+            }
+            if map.root() != root {
+                return Err(StoreError::corrupt(&path, "root", 16, "it is the map of another version"));
+            }
+            let tree = TreeFile::open(&folder, TREE, map.size())?;
+            if tree.shape().root(&tree.top()?) != *root {
+                let tree = folder.path().join(TREE);
+                return Err(StoreError::corrupt(&tree, "tree", 4096, "its top does not give the version"));
+            }
+            return Ok(Self { folder, map, tree, packs: Arc::clone(&store.packs), open: Mutex::default() });
+        }
+    }
+
+    /// The version.
+    pub fn root(&self) -> &Root {
+        self.map.root()
+    }
+
+    /// Its tree.
+    pub fn tree(&self) -> &TreeFile {
+        &self.tree
+    }
+
+    /// The same tree, open once more.
+    ///
+    /// # Errors
+    /// `Tree`.
+    pub fn open_tree(&self) -> StoreResult<TreeFile> {
+        Ok(TreeFile::open(&self.folder, TREE, self.map.size())?)
+    }
+
+    /// In how many pieces it lies.
+    pub fn runs(&self) -> u64 {
+        self.map.runs()
+    }
+
+    pub(crate) fn map(&self) -> &Map {
+        &self.map
+    }
+
+    fn shape(&self) -> &TreeGeometry {
+        self.tree.shape()
+    }
+
+    fn pack(&self, number: PackNumber) -> StoreResult<Arc<Pack>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pack) = open.get(&number) {
+            return Ok(Arc::clone(pack));
+        }
+        let pack = Arc::new(Pack::open(&self.packs, number)?);
+        if open.len() >= PACKS_MAX {
+            open.clear();
+        }
+        open.insert(number, Arc::clone(&pack));
+        Ok(pack)
+    }
+
+    /// Reads all of it: every chunk, and that the tree is whole.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; `Stopped`.
+    pub fn verify(&self, options: &BuildOptions<'_>) -> StoreResult<()> {
+        self.tree.verify(self.root())?;
+        options.progress.bytes_total.store(self.size(), Ordering::Relaxed);
+        let mut buffer = AlignedBuffer::zeroed(1 << 20);
+        let step = buffer.len() as u64;
+        for start in (0..self.size()).step_by(buffer.len()) {
+            if options.stop.load(Ordering::Relaxed) {
+                return Err(Error::Stopped.into());
+            }
+            let length = step.min(self.size() - start);
+            let read = self.read_at(&mut buffer[..length as usize], start);
+            read.map_err(|source| Error::read_disk(start, source))?;
+            options.progress.bytes_done.fetch_add(length, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them.
+    fn read_run(&self, run: Run, chunks: &mut [u8]) -> Result<(), DiskError> {
+        let pack = self.pack(run.pack).map_err(|error| disk_error(self.map.path(), error))?;
+        pack.read(run.slot, chunks).map_err(|error| disk_error(pack.path(), error))?;
+        let ids = self.tree.ids(0, run.first..run.first + u64::from(run.count));
+        let ids = ids.map_err(|error| disk_error(self.tree.path(), error.into()))?;
+        for ((slot, id), chunk) in (run.slot..).zip(&ids).zip(chunks.chunks_exact(CHUNK_SIZE)) {
+            if ChunkId::of(chunk) != *id {
+                let index = run.first + u64::from(slot - run.slot);
+                let why = format!("it is not chunk {index} of version {}", self.root());
+                let at = u64::from(slot) * CHUNK_SIZE as u64;
+                return Err(DiskError::corrupt(pack.path(), "chunk", at, why)
+                    .with_hint("see what else is damaged: goldwire store check"));
+            }
+        }
+        Ok(())
+    }
+
+    /// That chunks that the map does not have are zero in the tree too.
+    fn prove_zero(&self, chunks: std::ops::Range<u64>) -> Result<(), DiskError> {
+        match first_used(&self.tree, chunks).map_err(|error| disk_error(self.tree.path(), error))? {
+            None => Ok(()),
+            Some(index) => {
+                let why = format!("it has no place for chunk {index}");
+                Err(DiskError::new(ErrorKind::Corrupt, self.map.path(), why))
+            }
+        }
+    }
+}
+
+/// The first of some chunks that a tree does not call zero.
+pub(super) fn first_used(tree: &TreeFile, chunks: std::ops::Range<u64>) -> StoreResult<Option<u64>> {
+    const IDS: u64 = 16_384;
+    let mut at = chunks.start;
+    while at < chunks.end {
+        let end = (at + IDS).min(chunks.end);
+        let ids = tree.ids(0, at..end)?;
+        if let Some(used) = ids.iter().position(|id| !id.is_zero()) {
+            return Ok(Some(at + used as u64));
+        }
+        at = end;
+    }
+    Ok(None)
+}
+
+impl BlockDevice for StoredVersion {
+    fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        const CHUNK: u64 = CHUNK_SIZE as u64;
+        self.check_range(offset, buf.len() as u64)?;
+        let mut at = offset;
+        while !buf.is_empty() {
+            let (index, within) = (at / CHUNK, at % CHUNK);
+            let left = buf.len() as u64;
+            let place = self.map.place(index).map_err(|error| disk_error(self.map.path(), error))?;
+            let length = match place {
+                Place::Zero(until) => (until.min(self.shape().chunks()) * CHUNK - at).min(left),
+                Place::In(run) if within == 0 && left >= CHUNK => {
+                    (left / CHUNK).min(run.count.into()) * CHUNK
+                }
+                Place::In(_) => (CHUNK - within).min(left),
+            };
+            let (part, rest) = buf.split_at_mut(length as usize);
+            match place {
+                Place::Zero(_) => {
+                    self.prove_zero(index..(at + length).div_ceil(CHUNK))?;
+                    part.fill(0);
+                }
+                Place::In(run) if within == 0 && length >= CHUNK => {
+                    self.read_run(Run { count: (length / CHUNK) as u32, ..run }, part)?;
+                }
+                // Part of a chunk is proven by the whole of it.
+                Place::In(run) => {
+                    let mut chunk = vec![0; CHUNK_SIZE];
+                    self.read_run(Run { count: 1, ..run }, &mut chunk)?;
+                    part.copy_from_slice(&chunk[within as usize..][..part.len()]);
+                }
+            }
+            at += length;
+            buf = rest;
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, DiskError> {
+        self.check_range(offset, 1)?;
+        let index = offset / CHUNK_SIZE as u64;
+        let place = self.map.place(index).map_err(|error| disk_error(self.map.path(), error))?;
+        let (until, kind) = match place {
+            Place::In(run) => (run.first + u64::from(run.count), ExtentKind::Data),
+            Place::Zero(until) => (until, ExtentKind::Hole),
+        };
+        let end = self.shape().chunk_range(until.min(self.shape().chunks())).start;
+        Ok(Extent { length: end.min(self.size()) - offset, kind })
+    }
+
+    fn allocate(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+impl StoredVersion {
+    fn check_range(&self, offset: u64, length: u64) -> Result<(), DiskError> {
+        match offset.checked_add(length) {
+            Some(end) if end <= self.size() => Ok(()),
+            _ => {
+                let why =
+                    format!("{length} bytes at byte {offset} pass the end of the disk at {}", self.size());
+                Err(DiskError::new(ErrorKind::OutOfRange, self.map.path(), why))
+            }
+        }
+    }
+
+    fn read_only(&self) -> DiskError {
+        DiskError::new(ErrorKind::ReadOnly, self.map.path(), "a version is never written to")
+    }
+}
+
+fn disk_error(path: &Path, error: StoreError) -> DiskError {
+    match error {
+        StoreError::File { doing, path, source } => DiskError::io(path, doing, source),
+        StoreError::Corrupt { path, field, offset, why } => DiskError::corrupt(path, field, offset, why),
+        other => DiskError::new(ErrorKind::Corrupt, path, other.to_string()),
+    }
+}

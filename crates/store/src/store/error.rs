@@ -1,0 +1,154 @@
+//! What can go wrong with a store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use goldwire_stdx::Hints;
+
+use crate::tree::Root;
+use crate::version::VersionError;
+
+/// The result of what touches a store.
+pub type StoreResult<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What we were doing, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// A file of the store could not be read, written or replaced.
+    #[error("{doing} {path}")]
+    File {
+        /// What was being done to it.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the store contradicts the format, itself or another.
+    #[error("{path}: {field} at byte {offset}: {why}")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The field that is wrong.
+        field: &'static str,
+        /// Where it lies in the file.
+        offset: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// There is no store.
+    #[error("{path} is no store: {why}")]
+    NoStore {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// A folder that cannot become a store.
+    #[error("{path} cannot become a store: {why}")]
+    NotInitialized {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
+    /// Somebody else could change the store under our hands, or it is not ours to change.
+    #[error("{path}: {why}")]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Another process puts the same version in.
+    #[error("another process is putting version {root} into this store")]
+    Busy {
+        /// The version.
+        root: Root,
+    },
+    /// No version, channel or tag has this name here.
+    #[error("nothing here is named {name}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// What is like it.
+        candidates: Vec<String>,
+    },
+    /// The name cannot be one.
+    #[error("{name:?} cannot name {what}: {why}")]
+    Name {
+        /// What was asked for.
+        name: String,
+        /// An image, a channel, a tag.
+        what: &'static str,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A limit of the format.
+    #[error("{what}")]
+    TooMuch {
+        /// Which.
+        what: String,
+    },
+    /// The image gave other bytes than when it was hashed.
+    #[error("the image changed while it was published: its chunk {chunk}")]
+    Changed {
+        /// The chunk's index.
+        chunk: u64,
+    },
+    /// What was written is not what is read back.
+    #[error("pack {pack:08x} does not keep what is written to it: slot {slot}")]
+    Medium {
+        /// The pack's number.
+        pack: u32,
+        /// The slot.
+        slot: u32,
+    },
+    /// A tree, or the disk that is read.
+    #[error(transparent)]
+    Tree(#[from] crate::Error),
+    /// A descriptor.
+    #[error("{path}")]
+    Descriptor {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: VersionError,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { doing, path, source }
+    }
+
+    pub(crate) fn corrupt(path: &Path, field: &'static str, offset: u64, why: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_owned(), field, offset, why: why.into() }
+    }
+}
+
+impl Hints for StoreError {
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Self::NoStore { path, .. } => vec![format!("make one: goldwire store init {}", path.display())],
+            Self::NotInitialized { .. } => vec!["name an empty folder, or one that does not exist".into()],
+            Self::Corrupt { .. } | Self::Medium { .. } => {
+                vec!["see what else is wrong: goldwire store check".into()]
+            }
+            Self::Unknown { candidates, .. } if !candidates.is_empty() => {
+                vec![format!("here are: {}", candidates.join(", "))]
+            }
+            Self::Changed { .. } => vec!["publish a snapshot, or an image that nobody writes to".into()],
+            Self::Busy { .. } => vec!["wait for it: what it brings is what you asked for".into()],
+            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                vec!["what is here already stays: make room and give the same command again".into()]
+            }
+            Self::Tree(error) => error.hints(),
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Where the chunks of a version that comes will lie: those that are here stay where they are, the others get slots of
+//! new packs in the order of the disk. All places are known, durably, before the first byte of a pack is written.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use goldwire_stdx::Folder;
+
+use super::{MAP, Store, StoreError, StoreResult, StoredVersion};
+use crate::chunk::{CHUNK_SIZE, ChunkId};
+use crate::error::Error;
+use crate::map::{MapWriter, Place, Run};
+use crate::pack::{Have, Ids, Pack, PackNumber, SLOTS_MAX};
+use crate::tree::{BuildOptions, Root, TreeFile};
+
+/// Chunks whose places are looked for together: 4 GiB of disk, 4 MiB of memory.
+const BATCH: u64 = 65_536;
+
+type Slot = (PackNumber, u32);
+
+/// Writes the map of version `root`, whose tree is `tree`, into `work`, and the ids of the packs that it adds. The caller
+/// holds the writers' lock. `near` is a version that is like it.
+pub(super) fn lay_out(
+    store: &Store,
+    work: &Folder,
+    root: &Root,
+    tree: &TreeFile,
+    near: Option<&StoredVersion>,
+    options: &BuildOptions<'_>,
+) -> StoreResult<()> {
+    clear_unfinished(store, root)?;
+    let shape = tree.shape();
+    let mut map = MapWriter::create(work, MAP)?;
+    let mut fresh = Fresh::new(store, *root)?;
+    let whole = whole_packs(store)?;
+    let mut chunk = vec![0; CHUNK_SIZE];
+    for start in (0..shape.chunks()).step_by(BATCH as usize) {
+        if options.stop.load(Ordering::Relaxed) {
+            return Err(Error::Stopped.into());
+        }
+        let ids = tree.ids(0, start..(start + BATCH).min(shape.chunks()))?;
+        let mut places = near.map_or(Ok(vec![None; ids.len()]), |near| where_near(near, start, &ids))?;
+        let mut open: Vec<usize> =
+            (0..ids.len()).filter(|at| places[*at].is_none() && !ids[*at].is_zero()).collect();
+        open.sort_unstable_by_key(|at| ids[*at]);
+        for number in &whole {
+            if open.is_empty() {
+                break;
+            }
+            find_in(store, *number, &ids, &mut places, &open, &mut chunk)?;
+            open.retain(|at| places[*at].is_none());
+        }
+        for ((index, id), place) in (start..).zip(&ids).zip(places) {
+            if id.is_zero() {
+                continue;
+            }
+            let (pack, slot) = place.map_or_else(|| fresh.place(id), Ok)?;
+            map.push(Run { first: index, count: 1, pack, slot })?;
+        }
+    }
+    fresh.end_pack()?;
+    map.finish(root, shape.size())?;
+    work.sync().map_err(StoreError::file("make durable", work.path()))
+}
+
+/// The packs from which chunks may be taken: those that are whole.
+fn whole_packs(store: &Store) -> StoreResult<Vec<PackNumber>> {
+    let mut numbers = store.packs_with("ids")?;
+    let unfinished = store.packs_with("have")?;
+    numbers.retain(|number| unfinished.binary_search(number).is_err());
+    // What came last is likest to what comes now.
+    numbers.reverse();
+    Ok(numbers)
+}
+
+/// Takes away what an attempt left that did not come to its map, and packs without ids.
+fn clear_unfinished(store: &Store, root: &Root) -> StoreResult<()> {
+    for number in store.packs_with("have")? {
+        let is_ours = match Ids::open(&store.packs, number) {
+            Ok(ids) => ids.root() == root,
+            Err(StoreError::File { source, .. }) => source.kind() == std::io::ErrorKind::NotFound,
+            Err(error) => return Err(error),
+        };
+        if is_ours {
+            remove_pack(store, number)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes a pack that no map names. The ids go first, so that nobody finds a chunk in it.
+pub(super) fn remove_pack(store: &Store, number: PackNumber) -> StoreResult<()> {
+    for ending in ["ids", "pack", "have"] {
+        let name = number.file(ending);
+        let path = store.packs.path().join(&name);
+        store.packs.remove_file(&name).map_err(StoreError::file("remove", &path))?;
+    }
+    store.packs.sync().map_err(StoreError::file("make durable", store.packs.path()))
+}
+
+/// The places of the chunks that `near` has at the same index.
+fn where_near(near: &StoredVersion, start: u64, ids: &[ChunkId]) -> StoreResult<Vec<Option<Slot>>> {
+    let mut places = vec![None; ids.len()];
+    let end = (start + ids.len() as u64).min(near.tree().shape().chunks());
+    if start >= end {
+        return Ok(places);
+    }
+    for ((at, old), id) in near.tree().ids(0, start..end)?.iter().enumerate().zip(ids) {
+        if old == id
+            && !id.is_zero()
+            && let Place::In(run) = near.map().place(start + at as u64)?
+        {
+            places[at] = Some((run.pack, run.slot));
+        }
+    }
+    Ok(places)
+}
+
+/// Looks for the chunks `open` in a pack. One is taken only if what lies there is it.
+fn find_in(
+    store: &Store,
+    number: PackNumber,
+    ids: &[ChunkId],
+    places: &mut [Option<Slot>],
+    open: &[usize],
+    chunk: &mut [u8],
+) -> StoreResult<()> {
+    let index = Ids::open(&store.packs, number)?;
+    let mut pack = None;
+    for at in open {
+        let Some(slot) = index.find(&ids[*at])? else { continue };
+        if pack.is_none() {
+            pack = Some(Pack::open(&store.packs, number)?);
+        }
+        if pack.as_ref().is_some_and(|pack| pack.proves(slot, &ids[*at], chunk)) {
+            places[*at] = Some((number, slot));
+        }
+    }
+    Ok(())
+}
+
+/// The packs that a version adds.
+struct Fresh<'a> {
+    store: &'a Store,
+    root: Root,
+    number: PackNumber,
+    ids: Vec<ChunkId>,
+    /// Where an id is in the pack that is being laid out.
+    slots: HashMap<ChunkId, u32>,
+}
+
+impl<'a> Fresh<'a> {
+    fn new(store: &'a Store, root: Root) -> StoreResult<Self> {
+        let mut last = PackNumber(0);
+        for ending in ["ids", "pack", "have"] {
+            last = last.max(store.packs_with(ending)?.last().copied().unwrap_or(last));
+        }
+        Ok(Self { store, root, number: next(last)?, ids: Vec::new(), slots: HashMap::new() })
+    }
+
+    fn place(&mut self, id: &ChunkId) -> StoreResult<Slot> {
+        if let Some(slot) = self.slots.get(id) {
+            return Ok((self.number, *slot));
+        }
+        if self.ids.len() >= SLOTS_MAX as usize {
+            self.end_pack()?;
+            self.number = next(self.number)?;
+        }
+        let slot = self.ids.len() as u32;
+        self.ids.push(*id);
+        self.slots.insert(*id, slot);
+        Ok((self.number, slot))
+    }
+
+    fn end_pack(&mut self) -> StoreResult<()> {
+        if self.ids.is_empty() {
+            return Ok(());
+        }
+        // From here on there is a pack, and it is not whole.
+        Have::create(&self.store.packs, self.number)?;
+        Ids::write(&self.store.packs, self.number, &self.root, &self.ids)?;
+        self.ids.clear();
+        self.slots.clear();
+        Ok(())
+    }
+}
+
+fn next(number: PackNumber) -> StoreResult<PackNumber> {
+    let next = number.0.checked_add(1).map(PackNumber);
+    next.ok_or_else(|| StoreError::TooMuch { what: "the store has had 4,294,967,295 packs".into() })
+}

@@ -1,0 +1,292 @@
+//! A site's store: versions of images in packs that they share. Bytes in `docs/store-format.md`.
+
+mod check;
+mod device;
+mod error;
+mod image;
+mod layout;
+mod prune;
+mod put;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use goldwire_stdx::{Folder, Uuid, from_hex};
+
+pub use check::{Checked, StoreProblem};
+pub use device::StoredVersion;
+pub use error::{StoreError, StoreResult};
+pub use image::{Channel, ImageNames, ImageVersion, LATEST, Moved};
+pub use prune::{Keep, Pruned};
+pub use put::{Incoming, Put};
+
+use crate::pack::{PackNumber, Reader};
+use crate::tree::Root;
+use crate::version::Version;
+
+const FORMAT: &str = "format";
+const MAGIC: &[u8; 8] = b"GWSTORE\n";
+const LOCK: &str = "lock";
+/// The longest descriptor.
+const DESCRIPTOR_MAX: u64 = 16 << 10;
+/// Hexadecimal digits that a prefix of a root has at least.
+const PREFIX_MIN: usize = 6;
+
+/// The folders and files of a version.
+pub(crate) const MAP: &str = "map";
+pub(crate) const TREE: &str = "tree";
+pub(crate) const DESCRIPTOR: &str = "descriptor";
+
+/// A store, open.
+#[derive(Debug)]
+pub struct Store {
+    folder: Folder,
+    uuid: Uuid,
+    packs: Arc<Folder>,
+    versions: Folder,
+    work: Folder,
+    images: Folder,
+}
+
+/// How much is in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreSize {
+    /// Images.
+    pub images: usize,
+    /// Versions.
+    pub versions: usize,
+    /// Packs.
+    pub packs: usize,
+    /// Chunks that some version may name.
+    pub chunks: u64,
+    /// Bytes that packs take on the medium.
+    pub bytes_stored: u64,
+    /// Bytes that all versions would take if each had its own.
+    pub bytes_named: u64,
+}
+
+impl Store {
+    /// Makes a store of the folder, which is empty or does not exist.
+    ///
+    /// # Errors
+    /// `NotInitialized`, `File`.
+    pub fn init(path: &Path) -> StoreResult<Self> {
+        let refuse = |why: String| StoreError::NotInitialized { path: path.to_owned(), why };
+        let (around, name) = Folder::around(path).map_err(|error| refuse(error.to_string()))?;
+        let folder = around.make_child(name, 0o755).map_err(|error| refuse(error.to_string()))?;
+        if !folder.entries().map_err(StoreError::file("list", path))?.is_empty() {
+            return Err(refuse("it is not empty".into()));
+        }
+        check_owner(&folder, path)?;
+        for name in ["packs", "versions", "work", "images"] {
+            folder.make_child(name, 0o755).map_err(StoreError::file("make a folder in", path))?;
+        }
+        let mut random = [0; 16];
+        random.copy_from_slice(&blake3::hash(&seed(path)).as_bytes()[..16]);
+        let mut format = [0; 64];
+        format[..8].copy_from_slice(MAGIC);
+        format[8..12].copy_from_slice(&1_u32.to_le_bytes());
+        format[16..32].copy_from_slice(&random);
+        let digest = *blake3::hash(&format[..32]).as_bytes();
+        format[32..].copy_from_slice(&digest);
+        folder.create_whole(LOCK, b"", 0o644).map_err(StoreError::file("write into", path))?;
+        folder.create_whole(FORMAT, &format, 0o644).map_err(StoreError::file("write into", path))?;
+        Self::open(path)
+    }
+
+    /// Opens a store.
+    ///
+    /// # Errors
+    /// `NoStore`, `Owner`, `Corrupt`, `File`.
+    pub fn open(path: &Path) -> StoreResult<Self> {
+        let refuse = |why: String| StoreError::NoStore { path: path.to_owned(), why };
+        let folder = Folder::open(path).map_err(|error| refuse(error.to_string()))?;
+        let place = path.join(FORMAT);
+        let format = folder.read_bounded(FORMAT, 64).map_err(|error| refuse(format!("{FORMAT}: {error}")))?;
+        let format = format.ok_or_else(|| refuse(format!("it has no file named {FORMAT}")))?;
+        let mut reader = Reader::new(&format, &place);
+        reader.begins(MAGIC)?;
+        reader.u32("zero")?;
+        let uuid = Uuid(reader.array("uuid")?);
+        if reader.array::<32>("digest")? != *blake3::hash(&format[..32]).as_bytes() {
+            return Err(StoreError::corrupt(&place, "digest", 32, "it does not fit the rest"));
+        }
+        check_owner(&folder, path)?;
+        let child = |name: &'static str| {
+            let child = folder.child(name).map_err(StoreError::file("open", &path.join(name)))?;
+            check_owner(&child, &path.join(name))?;
+            Ok::<_, StoreError>(child)
+        };
+        let (packs, versions) = (Arc::new(child("packs")?), child("versions")?);
+        let (work, images) = (child("work")?, child("images")?);
+        Ok(Self { folder, uuid, packs, versions, work, images })
+    }
+
+    /// Whether the folder says of itself that it is a store.
+    pub fn is_one(path: &Path) -> bool {
+        let format = Folder::open(path).and_then(|folder| folder.read_bounded(FORMAT, 64));
+        format.is_ok_and(|format| format.is_some_and(|format| format.starts_with(MAGIC)))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its uuid.
+    pub fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    /// Every version that is here whole, sorted.
+    ///
+    /// # Errors
+    /// `File`.
+    pub fn versions(&self) -> StoreResult<Vec<Root>> {
+        let names = self.versions.entries().map_err(StoreError::file("list", self.versions.path()))?;
+        let mut roots: Vec<Root> = names.iter().filter_map(|name| root_of(name)).collect();
+        roots.sort_unstable_by_key(|root| root.0);
+        Ok(roots)
+    }
+
+    /// Whether the version is here whole.
+    ///
+    /// # Errors
+    /// `File`.
+    pub fn has(&self, root: &Root) -> StoreResult<bool> {
+        let kind = self.versions.kind_of(root.to_string());
+        Ok(kind.map_err(StoreError::file("look into", self.versions.path()))?.is_some())
+    }
+
+    /// What a version is, with its descriptor's bytes.
+    ///
+    /// # Errors
+    /// `Unknown`, `Descriptor`, `File`.
+    pub fn describe(&self, root: &Root) -> StoreResult<(Version, Vec<u8>)> {
+        let folder = self.version_folder(root)?;
+        let path = folder.path().join(DESCRIPTOR);
+        let bytes =
+            folder.read_bounded(DESCRIPTOR, DESCRIPTOR_MAX).map_err(StoreError::file("read", &path))?;
+        let bytes = bytes.ok_or_else(|| StoreError::corrupt(&path, "descriptor", 0, "it is missing"))?;
+        let version = Version::decode(&bytes)
+            .map_err(|source| StoreError::Descriptor { path: path.clone(), source })?;
+        if version.root != *root {
+            return Err(StoreError::corrupt(&path, "root", 48, "it describes another version"));
+        }
+        Ok((version, bytes))
+    }
+
+    /// Opens a version. It stays whole while it is open, whatever is pruned.
+    ///
+    /// # Errors
+    /// `Unknown`, `Corrupt`, `File`.
+    pub fn version(&self, root: &Root) -> StoreResult<StoredVersion> {
+        StoredVersion::open(self, root)
+    }
+
+    /// The version that a person named: a root, the beginning of one, `IMAGE`, `IMAGE:CHANNEL`, `IMAGE:TAG`.
+    ///
+    /// # Errors
+    /// `Unknown`, with what is like it; `File`, `Corrupt`.
+    pub fn find(&self, name: &str) -> StoreResult<Root> {
+        let unknown = |candidates| StoreError::Unknown { name: name.to_owned(), candidates };
+        let (image, label) = name.split_once(':').unwrap_or((name, LATEST));
+        if let Some(names) = self.image(image)? {
+            let root = names.find(label);
+            return root.ok_or_else(|| {
+                unknown(names.labels().iter().map(|label| format!("{image}:{label}")).collect())
+            });
+        }
+        if name.len() >= PREFIX_MIN && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let prefix = name.to_ascii_lowercase();
+            let versions = self.versions()?;
+            let like: Vec<&Root> =
+                versions.iter().filter(|root| root.to_string().starts_with(&prefix)).collect();
+            return match like[..] {
+                [root] => Ok(*root),
+                _ => Err(unknown(like.iter().map(ToString::to_string).collect())),
+            };
+        }
+        Err(unknown(self.images()?))
+    }
+
+    /// How much is here.
+    ///
+    /// # Errors
+    /// `File`, `Corrupt`.
+    pub fn size(&self) -> StoreResult<StoreSize> {
+        let mut size = StoreSize { images: self.images()?.len(), ..StoreSize::default() };
+        for number in self.packs_with("ids")? {
+            size.packs += 1;
+            size.chunks += u64::from(crate::pack::Ids::open(&self.packs, number)?.entries());
+            if let Ok(pack) = crate::pack::Pack::open(&self.packs, number) {
+                size.bytes_stored += pack.allocated()?;
+            }
+        }
+        for root in self.versions()? {
+            size.versions += 1;
+            size.bytes_named += self.describe(&root)?.0.chunks_used * crate::chunk::CHUNK_SIZE as u64;
+        }
+        Ok(size)
+    }
+
+    /// The numbers of the packs that have a file with this ending, sorted.
+    pub(crate) fn packs_with(&self, ending: &str) -> StoreResult<Vec<PackNumber>> {
+        let names = self.packs.entries().map_err(StoreError::file("list", self.packs.path()))?;
+        let mut numbers: Vec<PackNumber> =
+            names.iter().filter_map(|name| PackNumber::of(name, ending)).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    pub(crate) fn version_folder(&self, root: &Root) -> StoreResult<Folder> {
+        let name = root.to_string();
+        self.versions.child(&name).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Unknown { name, candidates: Vec::new() },
+            _ => StoreError::file("open", &self.versions.path().join(root.to_string()))(error),
+        })
+    }
+
+    /// Waits for the writers' lock. It is held until the file is dropped.
+    pub(crate) fn lock(&self) -> StoreResult<File> {
+        let path = self.path().join(LOCK);
+        let file = self.folder.write_file(LOCK).map_err(StoreError::file("open", &path))?;
+        file.lock().map_err(StoreError::file("lock", &path))?;
+        Ok(file)
+    }
+}
+
+/// The version that a folder is named by.
+pub(crate) fn root_of(name: &OsStr) -> Option<Root> {
+    let text = name.to_str().filter(|text| !text.bytes().any(|byte| byte.is_ascii_uppercase()))?;
+    from_hex(text).map(Root)
+}
+
+/// Refuses a folder into which others than its owner and root can put things, and one of a stranger: who may write into a
+/// store decides what its users run. Root reads everybody's, since nothing there leads out.
+fn check_owner(folder: &Folder, path: &Path) -> StoreResult<()> {
+    let owner = folder.owner().map_err(StoreError::file("stat", path))?;
+    let me = rustix::process::geteuid().as_raw();
+    let refuse = |why: String| Err(StoreError::Owner { path: path.to_owned(), why });
+    if !owner.is_only(owner.user) {
+        return refuse(format!("others may write to it (mode {:o})", owner.mode & 0o7777));
+    }
+    if ![0, me].contains(&owner.user) && me != 0 {
+        return refuse(format!("it belongs to user {}", owner.user));
+    }
+    Ok(())
+}
+
+/// What no other store is made from: its uuid only tells stores apart.
+fn seed(path: &Path) -> Vec<u8> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let mut seed = path.as_os_str().as_encoded_bytes().to_vec();
+    seed.extend(now.as_nanos().to_le_bytes());
+    seed.extend(std::process::id().to_le_bytes());
+    seed
+}

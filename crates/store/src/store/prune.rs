@@ -1,0 +1,263 @@
+//! Taking away versions that nobody wants, and the chunks that no version names. It may run beside everything: names and
+//! places are looked at under the writers' lock, and a version that somebody reads is left.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use goldwire_stdx::{Existing, Folder};
+
+use super::image::{ImageNames, now};
+use super::layout::remove_pack;
+use super::{MAP, Store, StoreError, StoreResult, root_of};
+use crate::chunk::{CHUNK_SIZE, ChunkId};
+use crate::error::Error;
+use crate::map::Map;
+use crate::pack::{Ids, Pack, PackNumber, SLOTS_MAX};
+use crate::tree::Root;
+
+/// Packs whose slots are looked at together: 32 MiB of memory.
+const PACKS_AT_ONCE: usize = 256;
+/// After so many seconds nobody is waited for to go on with what he began.
+const ABANDONED_AFTER: i64 = 24 * 3600;
+const GONE: &str = ".gone";
+
+/// Which versions of an image stay although nothing names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// The newest so many.
+    pub count: usize,
+    /// Those that came less than so many seconds ago.
+    pub seconds: i64,
+}
+
+/// What a prune took away, or would.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// The versions that images lost.
+    pub versions: Vec<(String, Root)>,
+    /// Versions without a name that stay, because somebody reads them.
+    pub in_use: Vec<Root>,
+    /// Chunks that no version names any more.
+    pub chunks: u64,
+    /// Bytes that came back.
+    pub bytes: u64,
+    /// Packs that went as a whole.
+    pub packs: usize,
+    /// Bytes that are free and that the file system cannot give back.
+    pub bytes_stuck: u64,
+}
+
+impl Store {
+    /// Takes away the versions that no tag or channel names and `keep` does not keep, of the images named or of all, and
+    /// every chunk that no version names. With `is_dry` nothing is changed.
+    ///
+    /// # Errors
+    /// `Unknown` for an image; `Corrupt` if what a version uses cannot be read: then no chunk goes; `File`, `Stopped`.
+    pub fn prune(
+        &self,
+        images: &[String],
+        keep: &Keep,
+        is_dry: bool,
+        stop: &AtomicBool,
+    ) -> StoreResult<Pruned> {
+        let _lock = self.lock()?;
+        let mut pruned = Pruned::default();
+        let here = self.images()?;
+        if let Some(unknown) = images.iter().find(|image| !here.contains(image)) {
+            return Err(StoreError::Unknown { name: format!("image {unknown}"), candidates: here });
+        }
+        let mut named = HashSet::new();
+        for image in here {
+            let mut names = self.image(&image)?.unwrap_or_default();
+            if images.is_empty() || images.contains(&image) {
+                let gone = surplus(&names, keep);
+                for root in &gone {
+                    names.forget(root);
+                }
+                if !gone.is_empty() && !is_dry {
+                    self.write_names(&image, &names)?;
+                }
+                pruned.versions.extend(gone.into_iter().map(|root| (image.clone(), root)));
+            }
+            named.extend(names.versions.iter().map(|version| version.root));
+        }
+        let mut maps = Vec::new();
+        for root in self.versions()? {
+            if named.contains(&root) {
+                maps.push(self.version_folder(&root)?);
+            } else if let Some(folder) = self.drop_version(&root, is_dry)? {
+                pruned.in_use.push(root);
+                maps.push(folder);
+            }
+        }
+        let mut coming = HashSet::new();
+        self.tidy_work(is_dry, &mut coming, &mut maps)?;
+        for group in self.packs_with("ids")?.chunks(PACKS_AT_ONCE) {
+            let mut used: BTreeMap<PackNumber, Vec<u64>> =
+                group.iter().map(|number| (*number, vec![0; SLOTS_MAX as usize / 64])).collect();
+            for folder in &maps {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped.into());
+                }
+                Map::open(folder, MAP)?.for_each(|run| {
+                    if let Some(bits) = used.get_mut(&run.pack) {
+                        (run.slot..run.slot + run.count)
+                            .for_each(|slot| bits[slot as usize / 64] |= 1 << (slot % 64));
+                    }
+                    Ok(())
+                })?;
+            }
+            for (number, bits) in used {
+                self.sweep(number, &bits, &coming, is_dry, &mut pruned)?;
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Removes a version that nothing names. Its folder if somebody reads it.
+    fn drop_version(&self, root: &Root, is_dry: bool) -> StoreResult<Option<Folder>> {
+        let folder = self.version_folder(root)?;
+        let path = folder.path().join(MAP);
+        let held: Option<File> = match folder.read_file(MAP) {
+            Ok(map) => match map.try_lock() {
+                Ok(()) => Some(map),
+                Err(_) => return Ok(Some(folder)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(StoreError::file("open", &path)(error)),
+        };
+        if !is_dry {
+            let (name, gone) = (root.to_string(), format!("{root}{GONE}"));
+            let moved = self.versions.rename(&name, &self.work, &gone, Existing::Keep);
+            let moved = moved.and_then(|()| self.versions.sync()).and_then(|()| self.work.remove_tree(&gone));
+            moved.map_err(StoreError::file("remove", &self.versions.path().join(&name)))?;
+        }
+        drop(held);
+        Ok(None)
+    }
+
+    /// Takes away what nobody will go on with. What somebody may go on with is added: its root and, once it has a map, its
+    /// folder.
+    fn tidy_work(&self, is_dry: bool, coming: &mut HashSet<Root>, maps: &mut Vec<Folder>) -> StoreResult<()> {
+        let entries = self.work.entries().map_err(StoreError::file("list", self.work.path()))?;
+        for name in entries {
+            let path = self.work.path().join(&name);
+            let is_gone = name.to_str().is_some_and(|name| name.ends_with(GONE));
+            if is_gone && !is_dry {
+                self.work.remove_tree(&name).map_err(StoreError::file("remove", &path))?;
+            }
+            let Some(root) = root_of(&name) else { continue };
+            let folder = self.work.child(&name).map_err(StoreError::file("open", &path))?;
+            if self.is_abandoned(&root, &folder)? {
+                if !is_dry {
+                    let gone = self.work.remove_tree(&name);
+                    let gone = gone.and_then(|()| self.work.remove_file(format!("{root}.lock")));
+                    gone.map_err(StoreError::file("remove", &path))?;
+                }
+                continue;
+            }
+            coming.insert(root);
+            // A map that is not finished is of somebody who waits for our lock, or was killed: he lays out anew.
+            if Map::open(&folder, MAP).is_ok() {
+                maps.push(folder);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_abandoned(&self, root: &Root, folder: &Folder) -> StoreResult<bool> {
+        let path = folder.path();
+        match self.work.read_file(format!("{root}.lock")) {
+            Ok(lock) if lock.try_lock().is_err() => return Ok(false),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(StoreError::file("look for the lock of", path)(error)),
+        }
+        let changed =
+            rustix::fs::fstat(folder).map_err(io::Error::from).map_err(StoreError::file("stat", path))?;
+        Ok(now().saturating_sub(changed.st_mtime) > ABANDONED_AFTER)
+    }
+
+    /// Frees the slots of a pack that are not `used`.
+    fn sweep(
+        &self,
+        number: PackNumber,
+        used: &[u64],
+        coming: &HashSet<Root>,
+        is_dry: bool,
+        pruned: &mut Pruned,
+    ) -> StoreResult<()> {
+        let index = Ids::open(&self.packs, number)?;
+        let is_filling = crate::pack::Have::is_there(&self.packs, number)?;
+        if is_filling && coming.contains(index.root()) {
+            return Ok(());
+        }
+        let before = match Pack::open(&self.packs, number) {
+            Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?.allocated()?),
+        };
+        if used.iter().all(|word| *word == 0) {
+            pruned.chunks += u64::from(index.entries());
+            pruned.packs += 1;
+            pruned.bytes += before.unwrap_or_default();
+            return if is_dry { Ok(()) } else { remove_pack(self, number) };
+        }
+        let Some(before) = before else {
+            let why = "versions name it, and it is gone";
+            return Err(StoreError::corrupt(&self.packs.path().join(number.file("pack")), "pack", 0, why));
+        };
+        let mut ids = index.ids(0..index.slots())?;
+        let mut dead = 0;
+        for (slot, id) in ids.iter_mut().enumerate().filter(|(_, id)| !id.is_zero()) {
+            if used[slot / 64] & (1 << (slot % 64)) == 0 {
+                dead += 1;
+                *id = ChunkId::ZERO;
+            }
+        }
+        let live = ids.iter().filter(|id| !id.is_zero()).count() as u64 * CHUNK_SIZE as u64;
+        pruned.chunks += dead;
+        if is_dry {
+            pruned.bytes += dead * CHUNK_SIZE as u64;
+            return Ok(());
+        }
+        if dead > 0 {
+            Ids::write(&self.packs, number, index.root(), &ids)?;
+        }
+        // Also what an earlier prune was killed before.
+        if dead > 0 || before > live {
+            let pack = Pack::open_to_punch(&self.packs, number)?;
+            let is_given_back = punch_zero(&pack, &ids)?;
+            let after = pack.allocated()?;
+            pruned.bytes += before.saturating_sub(after);
+            if !is_given_back {
+                pruned.bytes_stuck += after.saturating_sub(live);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Punches out the slots that hold nothing. False if the file system cannot.
+fn punch_zero(pack: &Pack, ids: &[ChunkId]) -> StoreResult<bool> {
+    let mut slot = 0;
+    for run in ids.chunk_by(|left, right| left.is_zero() == right.is_zero()) {
+        let end = slot + run.len() as u32;
+        if run[0].is_zero() && !pack.punch(slot..end)? {
+            return Ok(false);
+        }
+        slot = end;
+    }
+    Ok(true)
+}
+
+/// The versions of an image that nothing names and nothing keeps, oldest first.
+fn surplus(names: &ImageNames, keep: &Keep) -> Vec<Root> {
+    let older = names.versions.len().saturating_sub(keep.count);
+    let since = now().saturating_sub(keep.seconds);
+    let old = names.versions[..older].iter();
+    old.filter(|version| version.since <= since && !names.is_named(&version.root))
+        .map(|version| version.root)
+        .collect()
+}

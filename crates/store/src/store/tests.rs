@@ -1,0 +1,296 @@
+//! A store against a model of plain bytes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+
+use goldwire_disk::BlockDevice;
+use goldwire_disk::testing::{MemDevice, conformance_read, random};
+use goldwire_stdx::testing::cases;
+use proptest::prelude::*;
+
+use super::*;
+use crate::chunk::CHUNK_SIZE;
+use crate::tree::{BuildOptions, Progress, TreeFile, TreeGeometry, build_tree};
+
+static RUN: AtomicBool = AtomicBool::new(false);
+
+fn options(progress: &Progress) -> BuildOptions<'_> {
+    BuildOptions { threads: None, stop: &RUN, progress }
+}
+
+struct Scene {
+    folder: tempfile::TempDir,
+    store: Store,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::init(&folder.path().join("store")).unwrap();
+        Self { folder, store }
+    }
+
+    fn tree(&self, content: &[u8]) -> (TreeFile, Version) {
+        let device = MemDevice::with_content(content.to_vec());
+        let shape = TreeGeometry::new(device.size()).unwrap();
+        let tree = TreeFile::create(&Folder::open(self.folder.path()).unwrap(), "scratch", shape).unwrap();
+        std::fs::remove_file(self.folder.path().join("scratch")).unwrap();
+        let progress = Progress::default();
+        let (root, chunks_used) = build_tree(&device, &tree, &options(&progress)).unwrap();
+        let version = Version {
+            root,
+            size: device.size(),
+            chunks_used,
+            created: 0,
+            parent: None,
+            name: "image".into(),
+            note: String::new(),
+            signer: None,
+        };
+        (tree, version)
+    }
+
+    fn publish(&self, image: &str, content: &[u8]) -> StoreResult<(Root, Put)> {
+        self.publish_from(image, content, &MemDevice::with_content(content.to_vec()))
+    }
+
+    /// Publishes `content`, whose bytes the device may give or not.
+    fn publish_from(
+        &self,
+        image: &str,
+        content: &[u8],
+        device: &dyn BlockDevice,
+    ) -> StoreResult<(Root, Put)> {
+        let (tree, version) = self.tree(content);
+        let descriptor = version.encode(None).unwrap();
+        let incoming = Incoming { device, tree: &tree, version: &version, descriptor: &descriptor };
+        let progress = Progress::default();
+        let put = self.store.publish(image, None, &incoming, &options(&progress))?;
+        Ok((version.root, put))
+    }
+
+    fn check(&self) -> Checked {
+        self.store.check(&options(&Progress::default())).unwrap()
+    }
+
+    fn prune(&self, count: usize) -> Pruned {
+        self.store.prune(&[], &Keep { count, seconds: 0 }, false, &RUN).unwrap()
+    }
+
+    fn files(&self, folder: &str) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.store.path().join(folder)).unwrap();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    }
+
+    fn assert_content(&self, root: &Root, content: &[u8]) {
+        let version = self.store.version(root).unwrap();
+        let mut read = vec![0x5a; content.len()];
+        version.read_at(&mut read, 0).unwrap();
+        assert!(read == content, "version {root} is not what was published");
+        version.verify(&options(&Progress::default())).unwrap();
+    }
+}
+
+/// A disk of chunks, each of which is one of a few, so that disks share some.
+fn disk(seed: u64, chunks: usize, kinds: u64) -> Vec<u8> {
+    let mut content = Vec::new();
+    for chunk in 0..chunks {
+        let kind = random(seed ^ (chunk as u64) << 8) % kinds;
+        match kind {
+            0 => content.resize(content.len() + CHUNK_SIZE, 0),
+            kind => content
+                .extend((0..CHUNK_SIZE / 8).flat_map(|word| random(kind << 32 | word as u64).to_le_bytes())),
+        }
+    }
+    content.truncate(content.len() - (random(seed) % 40_000) as usize);
+    content
+}
+
+#[test]
+fn a_version_is_a_disk() {
+    let scene = Scene::new();
+    let content = disk(1, 40, 20);
+    let (root, put) = scene.publish("win11", &content).unwrap();
+    assert!(!put.was_here);
+    conformance_read(&scene.store.version(&root).unwrap(), &content);
+    // The same from elsewhere under another name: one version, and nothing is read.
+    let unreadable = MemDevice::with_content(content.clone());
+    unreadable.fail_reads_after(Some(0));
+    let (again, put) = scene.publish_from("copy", &content, &unreadable).unwrap();
+    assert_eq!((again, put.was_here, put.chunks_new), (root, true, 0));
+    assert_eq!(scene.store.find("copy").unwrap(), root);
+    assert_eq!(scene.store.find(&root.to_string()[..8]).unwrap(), root);
+    assert_eq!(scene.files("packs").len(), 2);
+    assert_eq!(scene.check().problems, []);
+    for unknown in ["win", "win11:test", "abcdef", "", ":", "../images/win11", "win11:latest:x"] {
+        assert!(matches!(scene.store.find(unknown), Err(StoreError::Unknown { .. })), "{unknown}");
+    }
+}
+
+#[test]
+fn what_is_shared_is_stored_once_and_goes_with_its_last_version() {
+    let scene = Scene::new();
+    let first = disk(1, 60, 1 << 40);
+    let mut second = first.clone();
+    second[20 * CHUNK_SIZE..25 * CHUNK_SIZE].copy_from_slice(&disk(2, 6, 1 << 40)[..5 * CHUNK_SIZE]);
+    // Everything of it is here, at other places.
+    let moved: Vec<u8> =
+        second.chunks_exact(CHUNK_SIZE).rev().flatten().copied().chain(vec![0; 3 * CHUNK_SIZE]).collect();
+    let (one, _) = scene.publish("a", &first).unwrap();
+    let (two, put) = scene.publish("a", &second).unwrap();
+    assert_eq!(put.chunks_new, 5);
+    let (three, put) = scene.publish("b", &moved).unwrap();
+    assert_eq!(put.chunks_new, 0);
+    assert_eq!(scene.prune(9), Pruned::default());
+    // A reader keeps its version whole.
+    let reader = scene.store.version(&one).unwrap();
+    let pruned = scene.prune(1);
+    assert_eq!((pruned.versions, pruned.in_use, pruned.chunks), (vec![("a".into(), one)], vec![one], 0));
+    scene.assert_content(&one, &first);
+    drop(reader);
+    let dry = scene.store.prune(&[], &Keep { count: 1, seconds: 0 }, true, &RUN).unwrap();
+    let pruned = scene.prune(1);
+    assert_eq!(
+        (pruned.chunks, dry.chunks),
+        (5, 5),
+        "the last chunk of `first` is short and in no other version: {pruned:?}"
+    );
+    assert!(pruned.bytes >= 4 * CHUNK_SIZE as u64 || pruned.bytes_stuck > 0, "{pruned:?}");
+    scene.assert_content(&two, &second);
+    scene.assert_content(&three, &moved);
+    assert!(scene.store.version(&one).is_err());
+    assert_eq!(scene.check().problems, []);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(cases(48)))]
+
+    /// Publish, prune, damage and kill in any order: what is named is read as it was published, and every check is good.
+    #[test]
+    fn a_store_behaves_like_plain_bytes(steps in proptest::collection::vec((0_u8..6, 0_u64..12, 0_u64..60), 1..14)) {
+        let scene = Scene::new();
+        let mut model: BTreeMap<String, Vec<(Root, Vec<u8>)>> = BTreeMap::new();
+        for (step, seed, fault) in steps {
+            let image = format!("image{}", seed % 3);
+            let content = disk(seed, 10 + seed as usize, 30);
+            match step {
+                0..3 => {
+                    let (root, _) = scene.publish(&image, &content).unwrap();
+                    let versions = model.entry(image).or_default();
+                    if versions.iter().all(|(other, _)| *other != root) {
+                        versions.push((root, content));
+                    }
+                }
+                // Cut while it reads; the same call goes on.
+                3 => {
+                    let device = MemDevice::with_content(content.clone());
+                    device.fail_reads_after(Some(fault / 10));
+                    let _ = scene.publish_from(&image, &content, &device).map(|(root, _)| {
+                        let versions = model.entry(image).or_default();
+                        if versions.iter().all(|(other, _)| *other != root) {
+                            versions.push((root, content));
+                        }
+                    });
+                }
+                _ => {
+                    let count = 1 + seed as usize % 3;
+                    scene.prune(count);
+                    for versions in model.values_mut() {
+                        let surplus = versions.len().saturating_sub(count);
+                        versions.drain(..surplus);
+                    }
+                }
+            }
+            prop_assert_eq!(scene.check().problems, vec![]);
+        }
+        for (image, versions) in &model {
+            let names = scene.store.image(image).unwrap().unwrap();
+            let roots: Vec<Root> = names.versions.iter().map(|version| version.root).collect();
+            prop_assert_eq!(roots, versions.iter().map(|(root, _)| *root).collect::<Vec<_>>());
+            for (root, content) in versions {
+                scene.assert_content(root, content);
+            }
+        }
+    }
+}
+
+/// A flipped bit in a pack: whoever reads the chunk gets an error that names it, everybody else gets his bytes, and the
+/// check says which version has lost what.
+#[test]
+fn a_damaged_chunk_is_never_given_out() {
+    let scene = Scene::new();
+    let content = disk(1, 20, 1 << 40);
+    let (root, _) = scene.publish("a", &content).unwrap();
+    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[7 * CHUNK_SIZE + 100] ^= 4;
+    std::fs::write(&pack, &bytes).unwrap();
+    let version = scene.store.version(&root).unwrap();
+    let mut buffer = vec![0; CHUNK_SIZE];
+    version.read_at(&mut buffer, 6 * CHUNK_SIZE as u64).unwrap();
+    for (offset, length) in [(7 * CHUNK_SIZE, 1), (8 * CHUNK_SIZE - 1, 1), (6 * CHUNK_SIZE, 3 * CHUNK_SIZE)] {
+        let error = version.read_at(&mut vec![0; length], offset as u64).unwrap_err().to_string();
+        assert!(error.contains("not chunk 7 of version"), "{error}");
+    }
+    let problems = scene.check().problems;
+    assert!(problems.iter().any(|problem| problem.what.contains("chunk 7 is damaged")), "{problems:?}");
+    // It is not taken for what is here either.
+    let fresh = Scene::new();
+    let (_, put) = fresh.publish("a", &content).unwrap();
+    let other: Vec<u8> = [&content[CHUNK_SIZE..10 * CHUNK_SIZE], &content[..CHUNK_SIZE]].concat();
+    let (again, second) = scene.publish("b", &other).unwrap();
+    assert_eq!((put.chunks_new, second.chunks_new), (20, 1));
+    scene.assert_content(&again, &other);
+    std::fs::write(&pack, &bytes[..5 * CHUNK_SIZE]).unwrap();
+    assert!(scene.store.version(&root).unwrap().read_at(&mut buffer, 6 * CHUNK_SIZE as u64).is_err());
+}
+
+/// What is cut is continued: durable chunks are not read again.
+#[test]
+fn a_publish_goes_on_where_it_was_cut() {
+    let scene = Scene::new();
+    let content = disk(3, 1300, 1 << 40);
+    let device = MemDevice::with_content(content.clone());
+    device.fail_reads_after(Some(70));
+    assert!(scene.publish_from("a", &content, &device).is_err());
+    assert_eq!(scene.store.versions().unwrap(), []);
+    let (root, put) = scene.publish("a", &content).unwrap();
+    assert!(put.chunks_resumed >= 1024 && put.chunks_new == 1300, "{put:?}");
+    scene.assert_content(&root, &content);
+    assert_eq!(scene.files("work"), Vec::<PathBuf>::new());
+    assert_eq!(scene.files("packs").len(), 2);
+}
+
+#[test]
+fn an_image_that_changes_is_noticed() {
+    let scene = Scene::new();
+    let content = disk(3, 20, 1 << 40);
+    let mut other = content.clone();
+    other[5 * CHUNK_SIZE] ^= 1;
+    let refused = scene.publish_from("a", &content, &MemDevice::with_content(other));
+    assert!(matches!(refused, Err(StoreError::Changed { chunk: 5 })), "{refused:?}");
+    assert_eq!(scene.store.images().unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn only_a_store_is_a_store() {
+    let scene = Scene::new();
+    let place = scene.folder.path();
+    assert!(matches!(Store::open(place), Err(StoreError::NoStore { .. })));
+    assert!(matches!(Store::init(place), Err(StoreError::NotInitialized { .. })));
+    assert!(matches!(Store::init(scene.store.path()), Err(StoreError::NotInitialized { .. })));
+    let path = scene.store.path().join("packs");
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    assert!(matches!(Store::open(scene.store.path()), Err(StoreError::Owner { .. })));
+    std::fs::remove_dir(&path).unwrap();
+    std::os::unix::fs::symlink("/tmp", &path).unwrap();
+    assert!(Store::open(scene.store.path()).is_err());
+    let format = scene.store.path().join("format");
+    let mut bytes = std::fs::read(&format).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&format, bytes).unwrap();
+    assert!(matches!(Store::open(scene.store.path()), Err(StoreError::Corrupt { .. })));
+}
