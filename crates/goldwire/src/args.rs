@@ -1,6 +1,7 @@
 //! What was typed, as close to the actual arguments as possible.
 
 pub(crate) mod boot;
+pub(crate) mod store;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,10 @@ use goldwire_replicate::{Endpoint, Route};
 use goldwire_stdx::Uuid;
 
 pub(crate) use self::boot::BootCommand;
+pub(crate) use self::store::{
+    ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs, PruneArgs,
+    PublishArgs, RollbackArgs, StoreCommand, StoreLookArgs, TagArgs, VersionArgs,
+};
 use crate::schedule::Schedule;
 
 /// Golden disk images, over the wire: one image, byte-identical at every site.
@@ -28,6 +33,11 @@ pub(crate) enum Command {
     /// Look at, check, convert and compare disk images.
     #[command(subcommand)]
     Disk(DiskCommand),
+    /// Versions of a site's images: publish, name, write out, take away.
+    Image(ImageArgs),
+    /// The store in which a site's images are kept.
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Boot machines over the network, whichever server is alive.
     #[command(subcommand)]
     Boot(BootCommand),

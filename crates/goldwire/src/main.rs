@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         Command::Disk(DiskCommand::Compare(args)) => commands::disk::compare(&args),
         Command::Disk(DiskCommand::Tree(args)) => commands::disk::tree(&args),
         Command::Disk(DiskCommand::Tidy(args)) => commands::tidy::run(&args),
+        Command::Image(args) => commands::image::run(&args),
+        Command::Store(command) => commands::store::run(&command),
         Command::Boot(command) => commands::boot::run(command),
         Command::Key(KeyCommand::New(args)) => commands::key::new(&args),
         Command::Completions { shell } => commands::generate::completions(shell),

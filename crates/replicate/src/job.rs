@@ -113,6 +113,9 @@ pub struct WriteRules {
     /// The file name at targets that are folders, `{uuid}` in it standing for a uuid made from the content and the
     /// folder's path, the same in every run; `None` keeps the source's.
     pub name: Option<String>,
+    /// What target folders call it where nobody named it; its ending follows the format. By default the name of the
+    /// source's file.
+    pub usual_name: Option<String>,
     /// Whether a file of other content is replaced.
     pub replace: bool,
     /// Permission bits at the target.

@@ -66,6 +66,8 @@ mod questions;
 #[cfg(test)]
 mod sleeps;
 #[cfg(test)]
+mod store;
+#[cfg(test)]
 mod strange_targets;
 #[cfg(test)]
 mod sync;

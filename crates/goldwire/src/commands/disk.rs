@@ -9,7 +9,7 @@ use std::time::Duration;
 use goldwire_disk::{Finding, Image, OpenOptions, SameFolderOr, Severity};
 use goldwire_replicate::wire::SourceFormat;
 use goldwire_replicate::{Effort, Seeds, Select, SyncJob, WriteRules};
-use goldwire_stdx::{ByteSize, Context, Report, printable, printable_bytes, watched};
+use goldwire_stdx::{ByteSize, Context, Report, printable, watched};
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, Differences, Progress, TreeCache, Version, beside, describe, differences,
     keep_beside,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::agents::agents;
 use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
-use crate::commands::{json_line, json_path, key, sync};
+use crate::commands::{json_line, json_path, key, shown, sync};
 use crate::exit::Code;
 use crate::progress::Mode;
 use crate::time::format_time;
@@ -36,7 +36,7 @@ fn options(args: &OpenArgs, format: Option<SourceFormatArg>) -> OpenOptions {
 }
 
 /// Opens an image and says what its reader should hear.
-fn open(path: &Path, args: &OpenArgs) -> Result<Image, Report> {
+pub(super) fn open(path: &Path, args: &OpenArgs) -> Result<Image, Report> {
     open_as(path, args, args.source_format)
 }
 
@@ -46,11 +46,6 @@ fn open_as(path: &Path, args: &OpenArgs, format: Option<SourceFormatArg>) -> Res
         let _ = writeln!(io::stderr(), "note: {}", printable(notice));
     }
     Ok(image)
-}
-
-/// A path as it may be shown.
-fn shown(path: &Path) -> String {
-    printable_bytes(path.as_os_str().as_encoded_bytes())
 }
 
 /// Whether digests that were kept earlier will do.

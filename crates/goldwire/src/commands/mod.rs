@@ -3,9 +3,17 @@
 pub(crate) mod boot;
 pub(crate) mod disk;
 pub(crate) mod generate;
+pub(crate) mod image;
 pub(crate) mod key;
+mod progress;
+pub(crate) mod store;
 pub(crate) mod sync;
 pub(crate) mod tidy;
+
+/// A path as it may be shown.
+pub(crate) fn shown(path: &std::path::Path) -> String {
+    goldwire_stdx::printable_bytes(path.as_os_str().as_encoded_bytes())
+}
 
 /// A path in JSON, whose strings are Unicode (RFC 8259, 8.1): bytes of a name that are none stand as U+FFFD.
 fn json_path(path: &std::path::Path) -> serde_json::Value {

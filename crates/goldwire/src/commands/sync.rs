@@ -56,6 +56,7 @@ pub(crate) fn run(args: SyncArgs) -> Result<Code, Report> {
         write: WriteRules {
             format: args.format.map(Into::into),
             name: args.name,
+            usual_name: None,
             replace: args.replace,
             mode: args.mode,
             owner: args.owner,
@@ -174,7 +175,7 @@ fn keep_time(control_tx: Sender<Signal>, limits: Schedule, max_time: Option<Dura
 }
 
 /// `ssh` asks at the terminal of its session, wherever its standard input comes from.
-fn questions() -> Questions {
+pub(super) fn questions() -> Questions {
     match std::fs::File::open("/dev/tty") {
         Ok(_) => Questions::OneByOne,
         Err(_) => Questions::Nobody,
@@ -186,7 +187,7 @@ fn usage(message: &str) -> Code {
     Code::Usage
 }
 
-fn split(command: &str, option: &str) -> Result<Vec<String>, Report> {
+pub(super) fn split(command: &str, option: &str) -> Result<Vec<String>, Report> {
     match shlex::split(command) {
         Some(words) if !words.is_empty() => Ok(words),
         _ => Err(Report::new(format!("{option}: {command:?} cannot be split into words; check its quotes"))),

@@ -294,7 +294,7 @@ impl Session<'_> {
     /// itself (CVE-2019-6111).
     fn target_job(&self, target: usize, image: &Candidate, ready: &SourceReady, bytes: &[u8]) -> TargetJob {
         let job = self.job;
-        let name = match &job.write.name {
+        let name = match job.write.name.as_ref().or(job.write.usual_name.as_ref()) {
             Some(name) => name.clone(),
             None => image.path.rsplit('/').next().unwrap_or_default().to_owned(),
         };

@@ -12,7 +12,7 @@ use crate::tree::Root;
 /// The label of the version that came last. It cannot be moved.
 pub const LATEST: &str = "latest";
 
-const HEADER: &str = "goldwire image 1";
+const HEADER: &str = "goldwire-image-1";
 const LENGTH_MAX: u64 = 4 << 20;
 const VERSIONS_MAX: usize = 10_000;
 const LABELS_MAX: usize = 1000;
@@ -293,7 +293,7 @@ impl Store {
     pub fn images(&self) -> StoreResult<Vec<String>> {
         let entries = self.images.entries().map_err(StoreError::file("list", self.images.path()))?;
         let names = entries.into_iter().filter_map(|name| name.into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| check_name(name, "an image").is_ok()).collect();
+        let mut names: Vec<String> = names.filter(|name| check_image(name).is_ok()).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -303,7 +303,7 @@ impl Store {
     /// # Errors
     /// `Corrupt`, `File`.
     pub fn image(&self, name: &str) -> StoreResult<Option<ImageNames>> {
-        if check_name(name, "an image").is_err() {
+        if check_image(name).is_err() {
             return Ok(None);
         }
         let path = self.images.path().join(name);
@@ -320,7 +320,7 @@ impl Store {
         image: &str,
         change: impl FnOnce(&mut ImageNames) -> StoreResult<T>,
     ) -> StoreResult<T> {
-        check_name(image, "an image")?;
+        check_image(image)?;
         let _lock = self.lock()?;
         let before = self.image(image)?;
         let mut names = before.clone().unwrap_or_default();
@@ -354,6 +354,15 @@ pub(super) fn check_name(name: &str, what: &'static str) -> StoreResult<()> {
         _ => return Ok(()),
     };
     Err(bad_name(name, what, why))
+}
+
+/// Refuses what cannot name an image: `STORE/IMAGE` is a version, and must not be what else lies in a store.
+pub(super) fn check_image(name: &str) -> StoreResult<()> {
+    check_name(name, "an image")?;
+    match super::ENTRIES.contains(&name) {
+        true => Err(bad_name(name, "an image", "a store has a file or folder of that name")),
+        false => Ok(()),
+    }
 }
 
 fn bad_name(name: &str, what: &'static str, why: &'static str) -> StoreError {
@@ -452,7 +461,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(text in "(goldwire image 1\n)?((version|tag|channel|moved|x)( [a-f0-9]{1,64}){0,3}\n){0,5}") {
+        fn any_bytes_are_read_or_refused(text in "(goldwire-image-1\n)?((version|tag|channel|moved|x)( [a-f0-9]{1,64}){0,3}\n){0,5}") {
             let mut bytes = text.into_bytes();
             let digest = format!("blake3 {}\n", blake3::hash(&bytes).to_hex());
             bytes.extend(digest.as_bytes());

@@ -32,6 +32,9 @@ use crate::version::Version;
 const FORMAT: &str = "format";
 const MAGIC: &[u8; 8] = b"GWSTORE\n";
 const LOCK: &str = "lock";
+const FOLDERS: [&str; 4] = ["packs", "versions", "work", "images"];
+/// All that lies in a store.
+const ENTRIES: [&str; 6] = [FOLDERS[0], FOLDERS[1], FOLDERS[2], FOLDERS[3], FORMAT, LOCK];
 /// The longest descriptor.
 const DESCRIPTOR_MAX: u64 = 16 << 10;
 /// Hexadecimal digits that a prefix of a root has at least.
@@ -83,7 +86,7 @@ impl Store {
             return Err(refuse("it is not empty".into()));
         }
         check_owner(&folder, path)?;
-        for name in ["packs", "versions", "work", "images"] {
+        for name in FOLDERS {
             folder.make_child(name, 0o755).map_err(StoreError::file("make a folder in", path))?;
         }
         let mut random = [0; 16];

@@ -66,7 +66,7 @@ impl Store {
         incoming: &Incoming<'_>,
         options: &BuildOptions<'_>,
     ) -> StoreResult<Put> {
-        super::image::check_name(image, "an image")?;
+        super::image::check_image(image)?;
         if let Some(channel) = channel {
             super::image::check_name(channel, "a channel")?;
         }

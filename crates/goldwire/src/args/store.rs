@@ -1,0 +1,253 @@
+//! What was typed after `image` and `store`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use goldwire_replicate::Endpoint;
+
+use super::{FormatArg, OpenArgs, parse_duration};
+
+#[derive(Debug, Args)]
+pub(crate) struct StoreArg {
+    /// The store's folder; by default what GOLDWIRE_STORE says.
+    #[arg(long, value_name = "FOLDER", global = true)]
+    pub(crate) store: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Make a store of an empty or new folder.
+    Init(StoreInitArgs),
+    /// Read everything in a store and say what is wrong.
+    Check(StoreLookArgs),
+    /// Say how much is in a store.
+    Stat(StoreLookArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct StoreInitArgs {
+    /// The folder.
+    pub(crate) folder: PathBuf,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct StoreLookArgs {
+    /// The store's folder; by default what GOLDWIRE_STORE says.
+    pub(crate) store: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const IMAGE_HELP: &str = "\
+A version is named by IMAGE (the one that came last), IMAGE:CHANNEL, IMAGE:TAG, its root, or the beginning of its root.
+
+Examples:
+  goldwire store init /srv/images
+  goldwire image publish win11 --store /srv/images --channel test Win11.vhd
+  goldwire image promote win11 test production --store /srv/images
+  goldwire image export win11:production --store /srv/images host1:/var/lib/libvirt/images/win11.qcow2
+  goldwire image prune --store /srv/images --keep 3 --dry-run";
+
+#[derive(Debug, Parser)]
+#[command(after_help = IMAGE_HELP, arg_required_else_help = true)]
+pub(crate) struct ImageArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Put a disk image into the store as the newest version of an image.
+    Publish(PublishArgs),
+    /// List images with their versions and names.
+    List(ImageListArgs),
+    /// Say what a version is.
+    Show(VersionArgs),
+    /// Read all of a version and prove it.
+    Verify(VersionArgs),
+    /// Write a version as a disk image, here or on other hosts, verified.
+    Export(ExportArgs),
+    /// Say how much of the disk differs between two versions, and where.
+    Diff(DiffArgs),
+    /// Let a channel name a version, at once or from a time on.
+    Channel(ChannelArgs),
+    /// Let a channel name what another one names.
+    Promote(PromoteArgs),
+    /// Let a channel name what it named before.
+    Rollback(RollbackArgs),
+    /// Give a version a name that stays.
+    Tag(TagArgs),
+    /// Take away versions that nothing names, and give their space back.
+    Prune(PruneArgs),
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PublishArgs {
+    /// The image's name.
+    pub(crate) name: String,
+    /// The disk image, of any format that we read, or a block device.
+    pub(crate) file: PathBuf,
+    /// Also let this channel name the new version.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) channel: Option<String>,
+    /// Sign the version with this secret key.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) sign: Option<PathBuf>,
+    /// What the version's descriptor says of it.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) note: Option<String>,
+    /// Threads that read and hash; by default as many as there are cores.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Say what would be stored, and store nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ImageListArgs {
+    /// Only these images.
+    pub(crate) images: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct VersionArgs {
+    /// The version.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ExportArgs {
+    /// The version.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: String,
+    /// Where it goes: PATH or [USER@]HOST:PATH; a folder keeps the image's name.
+    #[arg(required = true)]
+    pub(crate) targets: Vec<Endpoint>,
+    /// The container to write; by default that of the target's file name, else raw.
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<FormatArg>,
+    /// Put the version in the place of an existing file once it is verified.
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// The ssh to use, with options, split as a shell would.
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    pub(crate) ssh_command: String,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct DiffArgs {
+    /// One version.
+    pub(crate) left: String,
+    /// The other.
+    pub(crate) right: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ChannelArgs {
+    /// The image.
+    pub(crate) image: String,
+    /// The channel, which is made if there is none.
+    pub(crate) channel: String,
+    /// The version, which is one of the image.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: String,
+    /// From when on: a time such as 2026-12-01T06:00:00+01:00. Until then the channel names what it named before.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) at: Option<i64>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PromoteArgs {
+    /// The image.
+    pub(crate) image: String,
+    /// The channel (or tag) whose version is taken.
+    pub(crate) from: String,
+    /// The channel that names it from now on.
+    pub(crate) to: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct RollbackArgs {
+    /// The image.
+    pub(crate) image: String,
+    /// The channel.
+    pub(crate) channel: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct TagArgs {
+    /// The image.
+    pub(crate) image: String,
+    /// The name.
+    pub(crate) name: String,
+    /// The version, which is one of the image.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: String,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PruneArgs {
+    /// Only versions of these images.
+    pub(crate) images: Vec<String>,
+    /// Keep the newest so many versions of each image, beside all that tags and channels name.
+    #[arg(long, value_name = "NUMBER", default_value = "3")]
+    pub(crate) keep: usize,
+    /// Also keep versions that came less than so long ago, such as 30d.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) keep_for: Option<Duration>,
+    /// Say what would go, and let nothing go.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A time with its zone, as seconds since 1970.
+fn parse_time(text: &str) -> Result<i64, String> {
+    let time: Result<jiff::Timestamp, _> = text.parse();
+    time.map(jiff::Timestamp::as_second).map_err(|_| {
+        "write a time with its zone, such as 2026-12-01T06:00:00+01:00 or 2026-12-01T05:00:00Z".into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_zone() {
+        assert_eq!(parse_time("1970-01-01T01:00:00+01:00"), Ok(0));
+        assert_eq!(parse_time("2026-12-01T05:00:00Z"), Ok(1_796_101_200));
+        for wrong in ["", "tomorrow", "2026-12-01", "2026-12-01T05:00:00", "5"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! `goldwire image …`: the versions of a site's images.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use goldwire_replicate::{Effort, Reach, Route, STALL_MAX, Seeds, SyncJob, WriteRules};
+use goldwire_stdx::{ByteSize, Context, Report};
+use goldwire_store::{
+    CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, TreeCache, describe, for_each_difference,
+};
+use serde_json::{Value, json};
+
+use super::progress::reading;
+use super::{disk, json_line, key, shown, store, sync};
+use crate::agents::agents;
+use crate::args::{
+    ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs, PruneArgs,
+    PublishArgs, RollbackArgs, TagArgs, VersionArgs,
+};
+use crate::exit::Code;
+use crate::progress::Mode;
+use crate::time::format_time;
+
+/// Ranges of a difference that are listed; the rest is counted.
+const RANGES_SHOWN: usize = 20;
+/// Hexadecimal digits of a root that people are shown.
+const SHORT: usize = 12;
+
+pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
+    let named = args.store.store.as_deref();
+    if let ImageCommand::Export(export) = &args.command {
+        return self::export(named, export);
+    }
+    let store = store::open(named)?;
+    match &args.command {
+        ImageCommand::Publish(args) => publish(&store, args),
+        ImageCommand::List(args) => list(&store, args),
+        ImageCommand::Show(args) => show(&store, args),
+        ImageCommand::Verify(args) => verify(&store, args),
+        ImageCommand::Diff(args) => diff(&store, args),
+        ImageCommand::Channel(args) => channel(&store, args),
+        ImageCommand::Promote(args) => promote(&store, args),
+        ImageCommand::Rollback(args) => rollback(&store, args),
+        ImageCommand::Tag(args) => tag(&store, args),
+        ImageCommand::Prune(args) => prune(&store, args),
+        ImageCommand::Export(_) => Ok(Code::Nothing),
+    }
+}
+
+fn publish(store: &Store, args: &PublishArgs) -> Result<Code, Report> {
+    let secret = args.sign.as_deref().map(key::secret).transpose()?;
+    let path = args.file.as_path();
+    let image = disk::open(path, &args.open)?;
+    // A signature vouches for bytes, not for digests that somebody kept.
+    let reads_all = secret.is_some();
+    let tree = reading("reading", |options| {
+        let options = &goldwire_store::BuildOptions { threads: args.threads, ..*options };
+        if reads_all { TreeCache::rebuild(&image, options) } else { TreeCache::of(&image, options) }
+    });
+    let tree = tree.with_context(|| shown(path))?;
+    let (mut version, mut descriptor) = describe(path, &image, &tree)?;
+    if secret.is_some() || args.note.is_some() {
+        version.note = args.note.clone().unwrap_or(version.note);
+        descriptor = version.encode(secret.as_ref())?;
+        version.signer = secret.as_ref().map(goldwire_store::SecretKey::public);
+    }
+    let is_here = store.has(&version.root)?;
+    if args.dry_run {
+        let what = if is_here { "is here already" } else { "would be stored" };
+        say(
+            args.json,
+            &json!({"root": version.root.to_string(), "is_here": is_here, "dry_run": true}),
+            || format!("version {} of {} {what}", short(&version.root), args.name),
+        )?;
+        return Ok(Code::Success);
+    }
+    let incoming = Incoming {
+        device: image.device.as_ref(),
+        tree: &tree.tree,
+        version: &version,
+        descriptor: &descriptor,
+    };
+    let put =
+        reading("storing", |options| store.publish(&args.name, args.channel.as_deref(), &incoming, options))?;
+    // A file that changed between its hashing and now is not what its name will say.
+    if let Some(changed) = image.changed()? {
+        let _ = writeln!(io::stderr(), "note: {} changed while it was published", shown(&changed));
+    }
+    let stored = put.chunks_new * CHUNK_SIZE as u64;
+    let line = json!({
+        "image": args.name, "root": version.root.to_string(), "channel": args.channel, "was_here": put.was_here,
+        "size": version.size, "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "bytes_stored": stored,
+        "bytes_resumed": put.chunks_resumed * CHUNK_SIZE as u64,
+        "signer": version.signer.map(|signer| signer.to_string()),
+    });
+    say(args.json, &line, || {
+        let root = short(&version.root);
+        let channel = args.channel.as_ref().map_or(String::new(), |channel| format!(", {channel} names it"));
+        match put.was_here {
+            true => format!("{}: version {root} is here already{channel}", args.name),
+            false => format!("{}: version {root} stored, {} of it new{channel}", args.name, ByteSize(stored)),
+        }
+    })?;
+    Ok(Code::Success)
+}
+
+fn list(store: &Store, args: &ImageListArgs) -> Result<Code, Report> {
+    let here = store.images()?;
+    if let Some(unknown) = args.images.iter().find(|image| !here.contains(image)) {
+        return Err(Report::new(format!("there is no image {unknown}"))
+            .hint(format!("here are: {}", here.join(", "))));
+    }
+    let mut stdout = io::stdout().lock();
+    for image in here.iter().filter(|image| args.images.is_empty() || args.images.contains(image)) {
+        let names = store.image(image)?.unwrap_or_default();
+        if !args.json {
+            writeln!(stdout, "{image}")?;
+        }
+        for version in names.versions.iter().rev() {
+            let (described, _) = store.describe(&version.root)?;
+            let labels = labels_of(&names, &version.root);
+            let used = described.chunks_used * CHUNK_SIZE as u64;
+            if args.json {
+                let line = json!({
+                    "image": image, "root": version.root.to_string(), "since": version.since, "size": described.size,
+                    "bytes_used": used, "labels": labels, "note": described.note,
+                    "signer": described.signer.map(|signer| signer.to_string()),
+                });
+                writeln!(stdout, "{}", json_line(&line))?;
+                continue;
+            }
+            let note = match goldwire_stdx::printable(&described.note) {
+                note if note.is_empty() => String::new(),
+                note => format!("  {note}"),
+            };
+            let since = format_time(version.since);
+            let root = short(&version.root);
+            writeln!(
+                stdout,
+                "  {root}  {since}  {:>9}  {}{note}",
+                ByteSize(used).to_string(),
+                labels.join(", ")
+            )?;
+        }
+    }
+    Ok(Code::Success)
+}
+
+/// What names a version, and what will.
+fn labels_of(names: &ImageNames, root: &Root) -> Vec<String> {
+    let mut labels = Vec::new();
+    if names.find(LATEST) == Some(*root) {
+        labels.push(LATEST.to_owned());
+    }
+    for channel in &names.channels {
+        let is_served = names.find(&channel.name) == Some(*root);
+        if is_served {
+            labels.push(channel.name.clone());
+        }
+        if channel.root == *root && !is_served {
+            labels.push(format!("{} (pending until {})", channel.name, format_time(channel.since)));
+        }
+    }
+    labels.extend(
+        names.tags.iter().filter(|(_, tagged)| tagged == root).map(|(name, _)| format!("tag {name}")),
+    );
+    labels
+}
+
+fn show(store: &Store, args: &VersionArgs) -> Result<Code, Report> {
+    let root = store.find(&args.which)?;
+    let (version, _) = store.describe(&root)?;
+    let runs = store.version(&root)?.runs();
+    let mut named = Vec::new();
+    for image in store.images()? {
+        let names = store.image(&image)?.unwrap_or_default();
+        if names.versions.iter().any(|version| version.root == root) {
+            let labels = labels_of(&names, &root);
+            named.push(if labels.is_empty() { image } else { format!("{image} ({})", labels.join(", ")) });
+        }
+    }
+    let used = version.chunks_used * CHUNK_SIZE as u64;
+    let line = json!({
+        "root": root.to_string(), "size": version.size, "bytes_used": used, "created": version.created,
+        "parent": version.parent.map(|parent| parent.to_string()), "name": version.name, "note": version.note,
+        "signer": version.signer.map(|signer| signer.to_string()), "runs": runs, "images": named,
+    });
+    say(args.json, &line, || {
+        let mut text = format!("version {root}\n  of       {}\n", named.join(", "));
+        text += &format!("  size     {}, {} of it not zero\n", ByteSize(version.size), ByteSize(used));
+        text += &format!("  created  {}\n", format_time(version.created));
+        text += &format!("  lies in  {runs} runs\n");
+        text += &format!("  from     {}", goldwire_stdx::printable(&version.name));
+        if let Some(parent) = version.parent {
+            text += &format!("\n  parent   {parent}");
+        }
+        if !version.note.is_empty() {
+            text += &format!("\n  note     {}", goldwire_stdx::printable(&version.note));
+        }
+        if let Some(signer) = version.signer {
+            text += &format!("\n  signed   by {signer}");
+        }
+        text
+    })?;
+    Ok(Code::Success)
+}
+
+fn verify(store: &Store, args: &VersionArgs) -> Result<Code, Report> {
+    let root = store.find(&args.which)?;
+    let version = store.version(&root)?;
+    reading("reading", |options| version.verify(options))?;
+    say(args.json, &json!({"root": root.to_string(), "verified": true}), || {
+        format!("version {root} is whole")
+    })?;
+    Ok(Code::Success)
+}
+
+/// An export is a sync whose source is a version of the store: the same formats, verification and resume.
+fn export(named: Option<&Path>, args: &ExportArgs) -> Result<Code, Report> {
+    let place = store::place(named)?;
+    let place = std::path::absolute(&place).with_context(|| shown(&place))?;
+    let source = place.join(&args.which);
+    let source = source.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
+    let opened = Store::open(&place)?;
+    // Said here in a sentence of this command, before anything begins.
+    opened.find(&args.which)?;
+    let source = source.parse().unwrap_or_else(|never| match never {});
+    let job = SyncJob {
+        reach: Reach {
+            ssh: sync::split(&args.ssh_command, "--ssh-command")?,
+            remote_ssh: vec!["ssh".into()],
+            route: Route::Direct,
+            agents: agents(&[])?,
+            questions: sync::questions(),
+            stall_max: STALL_MAX,
+        },
+        write: WriteRules {
+            format: args.format.map(Into::into),
+            usual_name: Some(format!("{}.raw", args.which.split(':').next().unwrap_or(&args.which))),
+            replace: args.replace,
+            ..WriteRules::default()
+        },
+        seeds: Seeds::Find,
+        effort: Effort::default(),
+        dry_run: args.dry_run,
+        ..SyncJob::new(source, args.targets.clone(), agents(&[])?)
+    };
+    let unlimited = "off".parse().map_err(|text: String| Report::new(text))?;
+    sync::run_job(&job, if args.json { Mode::Json } else { Mode::People }, &unlimited, None)
+}
+
+fn diff(store: &Store, args: &DiffArgs) -> Result<Code, Report> {
+    let (left, right) = (store.find(&args.left)?, store.find(&args.right)?);
+    let (one, other) = (store.version(&left)?, store.version(&right)?);
+    let (mut chunks, mut ranges, mut more) = (0_u64, Vec::<(u64, u64)>::new(), 0_u64);
+    for_each_difference(one.tree(), other.tree(), |chunk| {
+        chunks += 1;
+        let is_full = ranges.len() > RANGES_SHOWN;
+        match ranges.last_mut() {
+            Some((first, count)) if *first + *count == chunk => *count += 1,
+            // The last of the list grows no more, but is not a new one for every chunk of a long run.
+            _ if is_full => more += 1,
+            _ => ranges.push((chunk, 1)),
+        }
+    })?;
+    ranges.truncate(RANGES_SHOWN);
+    let bytes = chunks * CHUNK_SIZE as u64;
+    let (one, other) = (one.tree().shape().size(), other.tree().shape().size());
+    let at = |chunk: u64| chunk * CHUNK_SIZE as u64;
+    let listed: Vec<Value> =
+        ranges.iter().map(|(first, count)| json!({"offset": at(*first), "length": at(*count)})).collect();
+    let line = json!({
+        "left": left.to_string(), "right": right.to_string(), "left_size": one, "right_size": other,
+        "bytes_differing": bytes, "ranges": listed, "ranges_are_all": more == 0,
+    });
+    say(args.json, &line, || {
+        let mut text = match (bytes, one == other) {
+            (0, true) => "they are the same".to_owned(),
+            _ => format!("{} of 64 KiB chunks differ", ByteSize(bytes)),
+        };
+        if one != other {
+            text += &format!("; the disks have {one} and {other} bytes");
+        }
+        for (first, count) in &ranges {
+            text += &format!("\n  {} at byte {}", ByteSize(at(*count)), at(*first));
+        }
+        if more > 0 {
+            text += "\n  …";
+        }
+        text
+    })?;
+    Ok(if left == right { Code::Success } else { Code::Findings })
+}
+
+fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
+    let root = store.find(&args.which)?;
+    let now = jiff::Timestamp::now().as_second();
+    let since = args.at.unwrap_or(now);
+    store.rename(&args.image, |names| names.move_channel(&args.channel, root, since))?;
+    let (image, channel, root) = (&args.image, &args.channel, short(&root));
+    let when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
+    writeln!(io::stdout(), "{image}:{channel} names version {root}{when}")?;
+    Ok(Code::Success)
+}
+
+fn promote(store: &Store, args: &PromoteArgs) -> Result<Code, Report> {
+    let root = store.find(&format!("{}:{}", args.image, args.from))?;
+    let now = jiff::Timestamp::now().as_second();
+    store.rename(&args.image, |names| names.move_channel(&args.to, root, now))?;
+    writeln!(io::stdout(), "{}:{} names version {}", args.image, args.to, short(&root))?;
+    Ok(Code::Success)
+}
+
+fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
+    let root = store.rename(&args.image, |names| names.roll_back(&args.channel))?;
+    writeln!(io::stdout(), "{}:{} names version {} again", args.image, args.channel, short(&root))?;
+    Ok(Code::Success)
+}
+
+fn tag(store: &Store, args: &TagArgs) -> Result<Code, Report> {
+    let root = store.find(&args.which)?;
+    store.rename(&args.image, |names| names.tag(&args.name, root))?;
+    writeln!(io::stdout(), "{}:{} names version {}", args.image, args.name, short(&root))?;
+    Ok(Code::Success)
+}
+
+fn prune(store: &Store, args: &PruneArgs) -> Result<Code, Report> {
+    let seconds = args.keep_for.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
+    let keep = Keep { count: args.keep, seconds };
+    let pruned = store.prune(&args.images, &keep, args.dry_run, &AtomicBool::new(false))?;
+    let roots = |roots: &[Root]| roots.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let versions: Vec<Value> = pruned
+        .versions
+        .iter()
+        .map(|(image, root)| json!({"image": image, "root": root.to_string()}))
+        .collect();
+    let line = json!({
+        "versions": versions, "in_use": roots(&pruned.in_use), "chunks": pruned.chunks, "bytes": pruned.bytes,
+        "packs": pruned.packs, "bytes_stuck": pruned.bytes_stuck, "dry_run": args.dry_run,
+    });
+    say(args.json, &line, || {
+        let done = if args.dry_run { "would remove" } else { "removed" };
+        let mut text = String::new();
+        for (image, root) in &pruned.versions {
+            text += &format!("{done} version {} of {image}\n", short(root));
+        }
+        for root in &pruned.in_use {
+            text += &format!("version {} is being read; the next prune takes it away\n", short(root));
+        }
+        let back = if args.dry_run { "would come back" } else { "came back" };
+        text += &format!("{} {back}", ByteSize(pruned.bytes));
+        if pruned.bytes_stuck > 0 {
+            text += &format!(
+                "\n{} are free in packs, and this file system cannot give them back",
+                ByteSize(pruned.bytes_stuck)
+            );
+        }
+        text
+    })?;
+    Ok(Code::Success)
+}
+
+/// The result, for people or for programs.
+fn say(is_json: bool, json: &Value, text: impl FnOnce() -> String) -> Result<(), Report> {
+    let line = if is_json { json_line(json) } else { text() };
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+fn short(root: &Root) -> String {
+    root.to_string()[..SHORT].to_owned()
+}
