@@ -108,7 +108,7 @@ pub(crate) struct Collector<'a> {
 }
 
 /// A file with a thousand mistakes is a wrong file; nobody reads on.
-const PROBLEMS_MAX: usize = 100;
+pub(super) const PROBLEMS_MAX: usize = 100;
 
 impl<'a> Collector<'a> {
     pub(crate) fn new(path: &'a Path, source: &'a str) -> Self {
