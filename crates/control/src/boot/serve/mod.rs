@@ -394,8 +394,8 @@ impl Running {
     }
 }
 
-/// What the usual reasons for which a server cannot start call for.
-fn explained(error: impl Hints + 'static) -> Report {
+/// What the usual reasons for which a server, or a balancing front, cannot start call for.
+pub fn explained(error: impl Hints + 'static) -> Report {
     let mut causes =
         std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
     let system = causes.find_map(|cause| cause.downcast_ref::<std::io::Error>());

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use goldwire_control::boot::Settings;
+use goldwire_control::boot::serve::{explained, member_configs, tftp_clients};
 use goldwire_control::boot::telemetry::Telemetry;
 use goldwire_netboot::member::{ProbeSettings, Prober, Table};
 use goldwire_netboot::{Balance, BalanceSettings};
@@ -16,7 +18,6 @@ use super::{load, log};
 use crate::args::boot::BalanceArgs;
 use crate::exit::Code;
 use crate::privileges;
-use goldwire_control::boot::serve::{member_configs, tftp_clients};
 
 /// Running transfers get so long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,15 +30,7 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("listen for signals")?;
     let observer: Arc<dyn Observer> = Arc::new(Telemetry::new("balance".into(), Arc::new(Neighbours::new())));
     let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer))?);
-    let balance = Balance::bind(BalanceSettings {
-        http: args.http.clone(),
-        tftp: args.tftp.clone(),
-        table: Arc::clone(&table),
-        observer,
-        tftp_clients: tftp_clients(&settings),
-        proxies: args.proxy_protocol_from.clone(),
-        sends_proxy_header: args.send_proxy_protocol,
-    })?;
+    let balance = bind(args, &settings, Arc::clone(&table), observer)?;
     if let Some(user) = &settings.server.user
         && let Some(account) = privileges::account(user)?
     {
@@ -48,8 +41,9 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
         sends_proxy_header: args.send_proxy_protocol,
         ..ProbeSettings::default()
     };
-    let prober = Prober::run(&table, &probes).context("start to ask members for their health")?;
-    let running = balance.run()?;
+    let prober =
+        Prober::run(&table, &probes).map_err(explained).context("start to ask members for their health")?;
+    let running = balance.run().map_err(explained)?;
     for address in running.http_addresses() {
         info!(%address, "HTTP");
     }
@@ -63,4 +57,58 @@ pub(crate) fn run(args: &BalanceArgs) -> Result<Code, Report> {
     running.stop(PATIENCE);
     prober.stop();
     Ok(Code::Success)
+}
+
+/// The front with its ports, refused in a server's words.
+fn bind(
+    args: &BalanceArgs,
+    settings: &Settings,
+    table: Arc<Table>,
+    observer: Arc<dyn Observer>,
+) -> Result<Balance, Report> {
+    let front = BalanceSettings {
+        http: args.http.clone(),
+        tftp: args.tftp.clone(),
+        table,
+        observer,
+        tftp_clients: tftp_clients(settings),
+        proxies: args.proxy_protocol_from.clone(),
+        sends_proxy_header: args.send_proxy_protocol,
+    };
+    Balance::bind(front).map_err(explained)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::path::Path;
+
+    use clap::Parser;
+    use goldwire_control::boot::parse;
+    use goldwire_netboot::NoopObserver;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_taken_is_told_as_a_server_tells_it() {
+        let text = "[[member]]\nname = \"m\"\naddress = \"127.0.0.1\"\n";
+        let settings = parse(text, Path::new("boot.toml")).unwrap().settings;
+        let http = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tftp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let taken = [("--http", http.local_addr().unwrap()), ("--tftp", tftp.local_addr().unwrap())];
+        for (option, address) in taken {
+            let args = BalanceArgs::parse_from(["balance", option, &address.to_string()]);
+            let observer: Arc<dyn Observer> = Arc::new(NoopObserver);
+            let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer)).unwrap());
+            let refused = bind(&args, &settings, table, observer).err().unwrap();
+            let source = || std::io::Error::from(std::io::ErrorKind::AddrInUse);
+            let of_server = explained(goldwire_netboot::BindError::Listen {
+                for_what: String::new(),
+                port: 0,
+                source: source(),
+            });
+            assert!(refused.line().contains(&address.to_string()), "{refused}");
+            assert!(!refused.hints.is_empty() && refused.hints == of_server.hints, "{refused}");
+        }
+    }
 }
