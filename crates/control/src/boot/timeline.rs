@@ -296,6 +296,11 @@ impl Follower {
         }
     }
 
+    /// Whether there was a timeline when it was looked for last. A server makes it at its start.
+    pub fn has_timeline(&self) -> bool {
+        self.reader.is_some()
+    }
+
     fn open_next(&mut self) -> io::Result<bool> {
         let path = if self.older_was_read { file(&self.state) } else { older_file(&self.state) };
         let is_older = !self.older_was_read;

@@ -108,7 +108,7 @@ fn warnings_are_counted_and_told_where_one_asks() {
     let count = all.stdout.matches("warning: ").count();
     assert!(count > 1 && all.stdout.contains("no such file in the boot tree: no-such"), "{all}");
     let line = format!("boot.toml: {count} warnings; hint: goldwire boot check --config ");
-    for words in [&["explain", MAC][..], &["script", MAC], &["watch", "--once"]] {
+    for words in [&["explain", MAC][..], &["script", MAC]] {
         let run = site.goldwire(words).expect(0);
         assert!(run.stderr.contains(&line) && run.stderr.lines().count() == 1, "{run}");
         assert!(!run.stdout.contains("warning"), "{run}");

@@ -1,7 +1,7 @@
 //! `goldwire boot watch`: what the timeline says, then what comes.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
     let mut follower = Follower::new(&state);
     let mut boots = Boots::default();
     let mut out = io::stdout().lock();
-    let mut next = || {
+    let next = |follower: &mut Follower| {
         follower.next_record().with_context(|| format!("read the boot timeline below {}", state.display()))
     };
     let concerns = |record: &Record, boots: &Boots| match &args.device {
@@ -31,13 +31,21 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
         }
     };
     // What is there already is folded into one line a device; what comes is shown as it comes.
-    while let Some(record) = next()? {
+    while let Some(record) = next(&mut follower)? {
         if concerns(&record, &boots) {
             if args.file.json && !args.once {
                 writeln!(out, "{}", json_of(&record)?)?;
             }
             boots.take(&record);
         }
+    }
+    if !follower.has_timeline() {
+        let missing = no_timeline(&state);
+        if args.once {
+            return Err(missing);
+        }
+        // Whoever watches may be there before the server.
+        super::say(&format!("{}; waiting for one", missing.log_line()));
     }
     if args.once && args.file.json {
         writeln!(out, "{}", json_line(&json!({ "boots": boots.all() })))?;
@@ -53,7 +61,7 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
         return Ok(Code::Success);
     }
     loop {
-        while let Some(record) = next()? {
+        while let Some(record) = next(&mut follower)? {
             if !concerns(&record, &boots) {
                 continue;
             }
@@ -70,6 +78,14 @@ pub(crate) fn run(args: &WatchArgs) -> Result<Code, Report> {
         }
         thread::sleep(LOOK);
     }
+}
+
+/// An empty answer would say that nothing boots, where nothing was looked at.
+fn no_timeline(state: &Path) -> Report {
+    Report::new(format!("there is no boot timeline in {}", state.display())).hint(
+        "a boot server on this machine makes it when it starts; --state FOLDER, or server.state in the boot file, \
+         names its folder",
+    )
 }
 
 fn json_of(record: &Record) -> Result<String, Report> {
@@ -118,7 +134,31 @@ fn paint(text: &str, colour: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn a_timeline_that_is_not_there_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let watch = |state: &Path, more: &[&str]| {
+            let words = ["watch", "--once", "--state", state.to_str().unwrap()];
+            run(&WatchArgs::parse_from(words.iter().chain(more)))
+        };
+        for state in [folder.path().join("typo"), folder.path().to_owned()] {
+            for more in [&[][..], &["--json"], &["52:54:00:00:00:01"]] {
+                let refused = watch(&state, more).unwrap_err();
+                assert!(refused.line().contains(state.to_str().unwrap()), "{refused}");
+                assert!(refused.hints.iter().any(|hint| hint.contains("--state")), "{refused}");
+            }
+        }
+        std::fs::write(folder.path().join("timeline.jsonl"), "").unwrap();
+        assert_eq!(
+            watch(folder.path(), &[]).unwrap(),
+            Code::Success,
+            "a server has started, and nothing boots"
+        );
+    }
 
     /// A timeline is a file, and every string in it can be somebody's.
     #[test]
