@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use goldwire_netboot::media::{CA_MAX, MediaError, ScriptDelivery, check};
+use goldwire_stdx::Hints;
 
 use super::file::File;
 use super::settings::{Media, Server, Settings};
@@ -58,7 +59,13 @@ pub(super) fn check_media(settings: &Settings, file: &File, problems: &mut Colle
                 }
             }
         }
-        Err(MediaError::Setting(wrong)) => problems.error(span, format!("boot media: {wrong}")),
+        Err(MediaError::Setting { wrong, hint }) => {
+            problems.error_with_hint(span, format!("boot media: {wrong}"), Some(hint));
+        }
+        Err(error @ MediaError::Ca { .. }) => {
+            let span = table.get_ref().trust.as_ref().map_or(span, |trust| trust.span());
+            problems.error_with_hint(span, error.to_string(), error.hints().into_iter().next());
+        }
         Err(error) => {
             let message = format!(
                 "boot media cannot be made and are not served: {}",

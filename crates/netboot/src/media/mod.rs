@@ -4,6 +4,8 @@
 //! The same settings and programs give the same bytes: there are no clocks and no random numbers on a medium. Nothing
 //! foreign is needed but iPXE's own programs (`programs.rs`); the loader for BIOS is ours (`loader.rs`).
 
+mod address;
+mod ca;
 mod fat;
 mod iso;
 mod keystroke_stub;
@@ -167,8 +169,21 @@ pub enum MediaError {
         why: &'static str,
     },
     /// A setting that makes no sense.
-    #[error("{0}")]
-    Setting(String),
+    #[error("{wrong}")]
+    Setting {
+        /// What is wrong.
+        wrong: String,
+        /// What would be right.
+        hint: String,
+    },
+    /// What is to be the CA certificate is none.
+    #[error("use the CA certificate for the medium: {why}")]
+    Ca {
+        /// What is wrong.
+        why: &'static str,
+        /// What would be right.
+        hint: &'static str,
+    },
     /// The script is longer than the loader takes.
     #[error("a script of {0} bytes is too long for a boot medium")]
     ScriptSize(usize),
@@ -213,6 +228,8 @@ impl Hints for MediaError {
             Self::NoPrograms { .. } => {
                 vec!["install the package ipxe, or name the folder with its programs as --programs".into()]
             }
+            Self::Setting { hint, .. } => vec![hint.clone()],
+            Self::Ca { hint, .. } => vec![(*hint).to_owned()],
             _ => Vec::new(),
         }
     }
@@ -322,6 +339,7 @@ struct Parts {
 impl Parts {
     fn gather(settings: &MediaSettings) -> Result<Self, MediaError> {
         let script = script::render(settings)?;
+        settings.ca.as_deref().map(ca::check).transpose()?;
         let found = Programs::find(&settings.programs)?;
         let mut parts = Self {
             payload: found

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Address, MediaError, MediaSettings};
+use super::{Address, MediaError, MediaSettings, address};
 
 /// Where a device's script is on a member, in iPXE's words (`content/link.rs` has the layout).
 const SCRIPT_PATH: &str = "s/${gw-mac}/${gw-arch}/${gw-uuid}/boot.ipxe";
@@ -10,7 +10,7 @@ const SCRIPT_PATH: &str = "s/${gw-mac}/${gw-arch}/${gw-uuid}/boot.ipxe";
 /// Renders the script.
 pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
     if settings.members.is_empty() {
-        return Err(MediaError::Setting("a medium needs at least one boot server".into()));
+        return refused("a medium needs at least one boot server", "add a [[member]] to the boot file");
     }
     let card = match (&settings.interface, &settings.address, settings.vlan) {
         (Some(name), ..) => Some(checked("interface", name)?),
@@ -31,29 +31,29 @@ pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
     }
     if let Some(tag) = settings.vlan {
         if !(1..=4094).contains(&tag) {
-            return Err(MediaError::Setting(format!("{tag} is no VLAN: they go from 1 to 4094")));
+            return refused(
+                format!("{tag} is no VLAN: they go from 1 to 4094"),
+                "name the tag of the machine's network",
+            );
         }
         let trunk = device.clone();
         device = format!("{trunk}-{tag}");
         line(format_args!("isset ${{{device}/mac}} || vcreate --tag {tag} {trunk} || goto no_vlan"));
         line(format_args!("ifopen {device} || goto failed"));
     }
-    match &settings.address {
-        Address::Dhcp if card.is_some() => line(format_args!("dhcp {device} || goto failed")),
-        Address::Dhcp => line(format_args!("dhcp || goto failed")),
-        Address::Fixed { address, prefix, gateway, dns } => {
-            let mask = match prefix {
-                1..=32 => std::net::Ipv4Addr::from(u32::MAX << (32 - u32::from(*prefix))),
-                _ => return Err(MediaError::Setting(format!("/{prefix} is no prefix of an IPv4 network"))),
-            };
+    let network = address::network_of(settings)?;
+    match (&settings.address, network) {
+        (Address::Fixed { address, gateway, dns, .. }, Some(network)) => {
             line(format_args!("set {device}/ip {address}"));
-            line(format_args!("set {device}/netmask {mask}"));
+            line(format_args!("set {device}/netmask {}", network.mask()));
             for (name, value) in [("gateway", gateway), ("dns", dns)] {
                 if let Some(value) = value {
                     line(format_args!("set {device}/{name} {value}"));
                 }
             }
         }
+        _ if card.is_some() => line(format_args!("dhcp {device} || goto failed")),
+        _ => line(format_args!("dhcp || goto failed")),
     }
     line(format_args!("set gw-mac ${{{device}/mac:hexhyp}}"));
     line(format_args!("set gw-uuid ${{uuid}}"));
@@ -67,7 +67,10 @@ pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
         // A medium that says https does not fall back to http for one of them.
         if settings.is_secure && member.https_port.is_none() {
             let name = &member.name;
-            return Err(MediaError::Setting(format!("{name} has no https-port and shall be asked by https")));
+            return refused(
+                format!("{name} has no https-port and shall be asked by https"),
+                "give each member that speaks HTTPS its https-port, or ask them all by http",
+            );
         }
         checked("name of a boot server", member.https_name.as_deref().unwrap_or("-"))?;
         let base = member.base_url(settings.is_secure);
@@ -94,7 +97,14 @@ pub(super) fn render(settings: &MediaSettings) -> Result<String, MediaError> {
 fn checked<'a>(what: &str, word: &'a str) -> Result<&'a str, MediaError> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if word.is_empty() || !word.chars().all(is_plain) {
-        return Err(MediaError::Setting(format!("{what} {word:?}: only letters, digits, '.', '-' and '_'")));
+        return refused(
+            format!("{what} {word:?}: only letters, digits, '.', '-' and '_'"),
+            "iPXE takes no other characters in a script",
+        );
     }
     Ok(word)
+}
+
+fn refused<T>(wrong: impl Into<String>, hint: &str) -> Result<T, MediaError> {
+    Err(MediaError::Setting { wrong: wrong.into(), hint: hint.into() })
 }

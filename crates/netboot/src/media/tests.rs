@@ -136,7 +136,7 @@ fn nothing_gets_into_the_script_that_ipxe_would_expand() {
     let mut plain = MediaSettings { is_secure: true, ..good.clone() };
     plain.members[0].https_port = None;
     for settings in [name, interface, vlan, nobody, plain] {
-        assert!(matches!(script::render(&settings), Err(MediaError::Setting(_))), "{settings:?}");
+        assert!(matches!(script::render(&settings), Err(MediaError::Setting { .. })), "{settings:?}");
     }
 }
 
@@ -282,7 +282,8 @@ fn xorriso_finds_what_an_iso_must_have() {
     let goal = tempfile::tempdir().unwrap();
     let path = goal.path().join("boot.iso");
     let mut settings = settings(&programs);
-    settings.ca = Some(b"-----BEGIN CERTIFICATE-----\n".to_vec());
+    let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    settings.ca = Some(authority.cert.pem().into_bytes());
     write_iso(&settings, &path).unwrap();
     let path = path.to_str().unwrap();
     let said = run(&xorriso, &["-indev", path, "-report_el_torito", "plain", "-report_system_area", "plain"]);

@@ -24,11 +24,12 @@ fn media_are_served_if_the_table_is_there() {
     assert!(!without.settings.media.is_served);
     assert_eq!(without.settings.medium().programs, folder.path());
     assert!(!without.warnings.to_string().contains("media"), "{}", without.warnings);
-    fs::write(folder.path().join("ca.pem"), "a certificate").unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem();
+    fs::write(folder.path().join("ca.pem"), &certificate).unwrap();
     let with = read("[media]\nvlan = 7\ntrust = \"ca.pem\"\nprograms = \"none\"\n");
     let medium = with.settings.medium();
     assert!(with.settings.media.is_served);
-    assert_eq!((medium.vlan, medium.ca.as_deref()), (Some(7), Some(&b"a certificate"[..])));
+    assert_eq!((medium.vlan, medium.ca.as_deref()), (Some(7), Some(certificate.as_bytes())));
     assert_eq!(medium.programs, folder.path().join("none"));
     assert_eq!(medium.members.len(), 1);
 }
@@ -58,10 +59,12 @@ fn missing_programs_of_media_are_told() {
 fn media_that_cannot_be_are_errors() {
     let folder = programs();
     fs::write(folder.path().join("large"), vec![b'x'; (64 << 10) + 1]).unwrap();
+    fs::write(folder.path().join("text"), "not a certificate").unwrap();
     for (table, error) in [
         ("vlan = 4095", "a VLAN has a tag from 1 to 4094"),
         ("secure = true", "boot media: a has no https-port and shall be asked by https"),
         ("trust = \"large\"", "it has more than 64.0 KiB"),
+        ("trust = \"text\"", "it is no certificate in PEM or DER form"),
         ("iso = true", "unknown key \"iso\""),
     ] {
         let text = format!("{MEMBER}[server]\nipxe = \".\"\n[media]\n{table}\n");
@@ -69,6 +72,7 @@ fn media_that_cannot_be_are_errors() {
         let errors: Vec<_> =
             problems.list.iter().filter(|problem| problem.severity == Severity::Error).collect();
         assert!(errors.len() == 1 && errors[0].message.ends_with(error), "{problems}");
+        assert_eq!(errors[0].place.as_ref().unwrap().line, if table.starts_with("secure") { 6 } else { 7 });
     }
 }
 

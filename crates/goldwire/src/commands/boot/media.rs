@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::Ipv4Addr;
 
 use goldwire_netboot::media::{
-    Address, CA_MAX, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
+    Address, CA_MAX, MediaError, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
 };
 use goldwire_stdx::{ByteSize, Context, Report, read_bounded};
 use serde_json::json;
@@ -40,7 +40,11 @@ pub(crate) fn run(args: MediaArgs) -> Result<Code, Report> {
         // clap asks for one of the three.
         (None, None, None) => return Ok(Code::Usage),
     };
-    let report = written?;
+    let report = written.map_err(|error| {
+        let is_about = matches!(error, MediaError::Ca { .. }).then_some(args.trust.as_ref()).flatten();
+        let report = Report::from(error);
+        is_about.map_or(report.clone(), |trust| report.context(format!("--trust {}", trust.display())))
+    })?;
     show(&report, &path.display().to_string(), args.json)?;
     Ok(Code::Success)
 }
