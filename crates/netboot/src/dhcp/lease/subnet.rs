@@ -79,8 +79,10 @@ pub(super) struct Subnet {
     pub(super) has_uuids: bool,
     /// Addresses of the pools that were given away once, by when they may be given to somebody else.
     pub(super) reusable: BTreeSet<(Time, Ipv4Addr)>,
-    /// Offers, by when they end.
+    /// Offers of addresses that anybody can have, by when they end.
     pub(super) holds: BTreeSet<(Time, Ipv4Addr)>,
+    /// Offers of reserved addresses, by when they end: they are not more than those, and ending one helps nobody else.
+    pub(super) reserved_holds: BTreeSet<(Time, Ipv4Addr)>,
     /// Addresses whose offers were taken back before their time, the oldest first. They are given away after all that
     /// nobody was offered: their clients may still be on their way.
     pub(super) taken_back: VecDeque<Ipv4Addr>,
@@ -108,6 +110,7 @@ impl Subnet {
             reserved,
             reusable: BTreeSet::new(),
             holds: BTreeSet::new(),
+            reserved_holds: BTreeSet::new(),
             taken_back: VecDeque::new(),
             is_taken_back: HashSet::new(),
             taken_from: HashMap::new(),
@@ -134,11 +137,18 @@ impl Subnet {
         })
     }
 
-    /// An offer was taken back from a client, and nobody has the address.
+    /// Whether one more offer may stand open to a client without a lease.
+    pub(super) fn has_room(&self) -> bool {
+        self.holds.len() < self.holds_max
+    }
+
+    /// The offers among which one of this address is.
+    pub(super) fn holds_with(&mut self, address: Ipv4Addr) -> &mut BTreeSet<(Time, Ipv4Addr)> {
+        if self.reserved.contains(&address) { &mut self.reserved_holds } else { &mut self.holds }
+    }
+
+    /// An offer of an address that anybody can have was taken back from a client, and nobody has the address.
     pub(super) fn take_back(&mut self, address: Ipv4Addr, from: Key) {
-        if !self.has(address) || self.reserved.contains(&address) {
-            return;
-        }
         self.taken_from.insert(address, from);
         self.pools.iter_mut().for_each(|pool| pool.take(address));
         if self.is_taken_back.insert(address) {

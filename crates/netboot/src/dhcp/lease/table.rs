@@ -11,7 +11,8 @@
 //! An address that was never given away goes out before one that was, so that clients that come back after their lease
 //! has ended find their old address as long as there is room. A hold is not logged and is forgotten when it ends: a flood
 //! of DISCOVERs leaves nothing behind, and can take only a part of a pool. Past that part, the oldest hold that nobody came
-//! back for is taken back: who invents clients takes from his own inventions, and the next client is served.
+//! back for is taken back: who invents clients takes from his own inventions, and the next client is served. What is taken
+//! back is always given to who asks: an offer of a reserved address, which nobody else can have, stands.
 //!
 //! Memory is bounded by the pools, the other members' ranges and the reservations: one entry and at most four index
 //! entries for each address, of at most 255 bytes of client identifier and as many of what a relay told.
@@ -422,7 +423,7 @@ impl Table {
             entry.taken_from.remove(&address);
         }
         if lease.state == State::Offered {
-            entry.holds.insert((lease.held_until, address));
+            entry.holds_with(address).insert((lease.held_until, address));
         }
         self.by_key.insert((subnet, lease.key), address);
         if let Some(hardware) = lease.client.hardware {
@@ -438,7 +439,7 @@ impl Table {
         let Some(lease) = self.leases.remove(&address) else { return };
         let entry = &mut self.subnets[subnet];
         entry.reusable.remove(&(entry.free_from(address, &lease, self.terms.grace), address));
-        entry.holds.remove(&(lease.held_until, address));
+        entry.holds_with(address).remove(&(lease.held_until, address));
         if !entry.reserved.contains(&address) {
             entry.pools.iter_mut().for_each(|pool| pool.refund(address));
         }

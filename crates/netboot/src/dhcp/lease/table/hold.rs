@@ -46,48 +46,33 @@ impl Table {
             self.hold_address(subnet, now, requester.client, address);
             return Ok(Held { address, is_known: true });
         }
-        let roomy = self.with_room(link);
-        let found = self.free_address(&roomy, now, requester, wanted);
-        // Taken back only if it has to be, and put behind all others: its client may still be on its way.
-        let (subnet, address) = match found {
-            Some(found) => found,
-            None if self.has_old_offer(link, now) => self.take_back(link).ok_or(Denied::Exhausted)?,
-            None => return Err(Denied::Exhausted),
-        };
+        let has_room = |subnet: &usize| self.subnets[*subnet].has_room();
+        let (roomy, full): (Vec<usize>, Vec<usize>) = link.iter().copied().partition(has_room);
+        let found = self
+            .free_address(&roomy, now, requester, wanted)
+            .or_else(|| {
+                // Where too many offers stand open, one more is made in the place of the oldest.
+                let (subnet, _) = self.take_back(&full, now, Duration::ZERO)?;
+                self.free_address(&[subnet], now, requester, wanted)
+            })
+            // Where all addresses are in use, the oldest offer's client has most likely gone elsewhere.
+            .or_else(|| self.take_back(link, now, OFFER_AGE_MIN));
+        let (subnet, address) = found.ok_or(Denied::Exhausted)?;
         self.hold_address(subnet, now, requester.client, address);
         Ok(Held { address, is_known: false })
     }
 
-    /// The subnets of a link in which one more offer may stand open. Where there is none, the oldest offer of the link
-    /// ends.
-    fn with_room(&mut self, link: &[usize]) -> Vec<usize> {
-        let roomy = |table: &Self| -> Vec<usize> {
-            let has_room = |subnet: &usize| {
-                let entry = &table.subnets[*subnet];
-                entry.holds.len() < entry.holds_max
-            };
-            link.iter().copied().filter(has_room).collect()
-        };
-        let found = roomy(self);
-        if !found.is_empty() {
-            return found;
-        }
-        self.take_back(link);
-        roomy(self)
-    }
-
-    /// Whether the oldest offer of a link is so old that its client has most likely gone elsewhere.
-    fn has_old_offer(&self, link: &[usize], now: Time) -> bool {
-        let until = link.iter().filter_map(|subnet| self.subnets[*subnet].holds.first()).min();
-        until.is_some_and(|(until, _)| until.remaining(now) + OFFER_AGE_MIN <= self.terms.hold)
-    }
-
-    /// Ends the oldest offer of a link that nobody came back for, and says of which address.
-    fn take_back(&mut self, link: &[usize]) -> Option<(usize, Ipv4Addr)> {
-        let oldest = link.iter().filter_map(|subnet| {
+    /// Ends the oldest offer of these subnets that nobody came back for, if it is at least so old, and says of which
+    /// address. It is one that any client on their link can have: it is put behind all others, because its client may
+    /// still be on its way.
+    fn take_back(&mut self, subnets: &[usize], now: Time, age_min: Duration) -> Option<(usize, Ipv4Addr)> {
+        let oldest = subnets.iter().filter_map(|subnet| {
             self.subnets[*subnet].holds.first().map(|(until, address)| (*until, *subnet, *address))
         });
-        let (_, subnet, address) = oldest.min()?;
+        let (until, subnet, address) = oldest.min()?;
+        if self.terms.hold.saturating_sub(until.remaining(now)) < age_min {
+            return None;
+        }
         let from = self.leases.get(&address)?.key;
         self.forget(subnet, address);
         self.subnets[subnet].take_back(address, from);
@@ -165,13 +150,12 @@ impl Table {
 
     fn end_holds(&mut self, subnet: usize, now: Time) {
         for _ in 0..PURGE_MAX {
-            match self.subnets[subnet].holds.first() {
-                Some((until, address)) if *until <= now => {
-                    let address = *address;
-                    self.forget(subnet, address);
-                }
-                _ => break,
-            }
+            let entry = &self.subnets[subnet];
+            let mut oldest = entry.holds.first().into_iter().chain(entry.reserved_holds.first());
+            let Some(address) = oldest.find(|(until, _)| *until <= now).map(|(_, address)| *address) else {
+                break;
+            };
+            self.forget(subnet, address);
         }
     }
 }

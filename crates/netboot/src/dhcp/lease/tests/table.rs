@@ -264,8 +264,7 @@ proptest! {
                     {
                         prop_assert!(*machine == client / 2 || *until <= at(now), "{:?} has it", machine);
                     }
-                    // An offer ends before its time only if too many stand open, or it is old and all are taken. It may
-                    // end for somebody who gets none in its place: an address that is reserved is for one alone.
+                    // An offer ends before its time only if too many stand open, or it is old and all are taken.
                     holds.retain(|address, (machine, until)| {
                         let hardware = table.lease(*address).and_then(|lease| lease.client.hardware);
                         let is_kept = hardware.and_then(|it| it.mac()).is_some_and(|mac| mac.0[5] == *machine);
@@ -361,5 +360,90 @@ fn a_large_pool_that_is_nearly_full_is_as_quick_as_an_empty_one() {
     for number in 0..1000 {
         let address = lease(&mut table, 2000, &client_of(300_000 + number), 99_999).unwrap();
         assert_eq!(u32::from(address), u32::from(first) + number, "the oldest first");
+    }
+}
+
+/// Offers that stand open at a time, with their ends.
+fn open_offers(table: &Table, now: u64) -> Vec<(Ipv4Addr, Time)> {
+    let leases = table.leases(None).filter(|(_, lease)| lease.state == State::Offered);
+    leases.map(|(address, lease)| (address, lease.held_until)).filter(|(_, until)| *until > at(now)).collect()
+}
+
+/// A subnet without a pool, or whose pool is leased, took the place of the one in which an offer could be taken back.
+#[test]
+fn a_subnet_that_has_nothing_to_give_keeps_nobody_waiting() {
+    let reservations = vec![(Reservation::Mac(Mac([2, 0, 0, 0, 0, 9])), address(200))];
+    let plans = vec![Plan { reservations, ..Plan::default() }, plan(1, 8), plan(100, 100)];
+    let mut table = Table::new(MemberId(1), plans, terms());
+    let held = table.hold(&[2], at(0), by(&system(99)), None).unwrap();
+    table.grant(&[2], at(0), by(&system(99)), held.address, HOUR).unwrap();
+    for mac in 1..=20 {
+        let held = table.hold(&[0, 1, 2], at(1), by(&firmware(mac + 100)), None);
+        assert!(held.is_ok(), "{mac}: {held:?}");
+    }
+}
+
+/// Whoever a reserved address is for lost his offer to somebody who was then offered it, and refused.
+#[test]
+fn an_offer_of_a_reserved_address_is_not_taken_back() {
+    let reservations = vec![(Reservation::Mac(Mac([2, 0, 0, 0, 0, 9])), address(4))];
+    let mut table = table(Plan { reservations, ..plan(1, 5) });
+    let honest = firmware(9);
+    assert_eq!(table.hold(&[0], at(0), by(&honest), None).map(|held| held.address), Ok(address(4)));
+    for mac in 100..200 {
+        let client = firmware(mac);
+        let held = table.hold(&[0], at(10), by(&client), None).unwrap();
+        assert_ne!(held.address, address(4), "{mac}");
+    }
+    assert!(open_offers(&table, 10).iter().any(|(open, _)| *open == address(4)));
+    assert!(table.grant(&[0], at(11), by(&honest), address(4), HOUR).is_ok());
+}
+
+proptest! {
+    /// An offer is taken back only for who is offered an address in its place: one on his own link, that is nobody's
+    /// reservation, and that he gets when he comes for it.
+    #[test]
+    fn what_is_taken_back_helps_who_asks(
+        asked in prop::collection::vec((0_u8..40, 0_usize..2, any::<bool>(), 0_u64..9), 0..200),
+    ) {
+        let kept = |mac: u8, last: u8| (Reservation::Mac(Mac([2, 0, 0, 0, 0, mac])), address(last));
+        let plans = vec![
+            Plan { reservations: vec![kept(1, 2), kept(2, 50)], ..plan(1, 6) },
+            Plan { reservations: vec![kept(3, 60)], ..Plan::default() },
+            plan(10, 14),
+            Plan { reservations: vec![kept(1, 20)], ..plan(20, 22) },
+        ];
+        let reserved = [2, 50, 60, 20].map(address);
+        let links = [&[0_usize, 1, 2][..], &[3][..]];
+        let is_on = |link: usize, last: u8| if link == 0 { last < 20 || last >= 50 } else { (20..50).contains(&last) };
+        let mut table = Table::new(MemberId(1), plans, terms());
+        let mut now = 0;
+        for (mac, link, is_coming_back, wait) in asked {
+            now += wait;
+            let client = firmware(mac);
+            let before = open_offers(&table, now);
+            let held = table.hold(links[link], at(now), by(&client), None);
+            let after = open_offers(&table, now);
+            let ended: Vec<Ipv4Addr> = before
+                .iter()
+                .map(|(address, _)| *address)
+                .filter(|address| !after.iter().any(|(open, _)| open == address) || held.as_ref().is_ok_and(|held| {
+                    held.address == *address && !held.is_known
+                }))
+                .collect();
+            prop_assert!(ended.len() <= 1, "{ended:?}");
+            for address in ended {
+                prop_assert!(held.is_ok(), "{address} was taken back for nothing");
+                prop_assert!(!reserved.contains(&address), "{address} is reserved");
+                prop_assert!(is_on(link, address.octets()[3]), "{address} is of another link");
+            }
+            if let Ok(held) = held {
+                prop_assert!(is_on(link, held.address.octets()[3]));
+                if is_coming_back {
+                    let granted = table.grant(links[link], at(now), by(&client), held.address, Duration::from_secs(60));
+                    prop_assert!(granted.is_ok(), "{} was offered and refused: {granted:?}", held.address);
+                }
+            }
+        }
     }
 }
