@@ -11,14 +11,18 @@ use std::time::Duration;
 use goldwire_netboot::dhcp::AddressRange;
 use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use goldwire_netboot::{Member, NetworkV4};
+use goldwire_stdx::is_host_name;
 use toml::Spanned;
 
 use super::agreement::Agreement;
 use super::file::{self, File};
 use super::media;
+use super::ports;
+use super::serve;
 use super::settings::{
     Dhcp, DhcpMode, Heartbeat, Http, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
+use super::url::is_host;
 use crate::config::{Collector, did_you_mean};
 use crate::config::{Parsed, Secret, Several};
 
@@ -35,6 +39,10 @@ const BLOCK_SIZE: u16 = 1468;
 /// RFC 7440 allows 65535. What is in flight is lost together, and 64 is where measurements stop to gain.
 const WINDOW_SIZE: u16 = 64;
 const TRANSFERS_MAX: u32 = 512;
+/// More seconds than this is for ever (RFC 2131, 3.3), and no lease is.
+const LEASE_MAX: Duration = Duration::from_secs(u32::MAX as u64 - 1);
+/// Linux' IFNAMSIZ less the NUL.
+const INTERFACE_NAME_MAX: usize = 15;
 const LEASE: Duration = Duration::from_secs(12 * 3600);
 /// Long enough for firmware to load iPXE and iPXE its script; each asks anew.
 const BOOT_LEASE: Duration = Duration::from_secs(600);
@@ -54,14 +62,14 @@ pub(super) fn settings(
     let server = server(file, folder, &members, secret, problems);
     let mut subnets = subnets(file, &server.name, &members, problems);
     reserve_for_devices(file, &mut subnets, problems);
-    check_reservations(&subnets, file, problems);
+    check_reservations(&subnets, &members, file, problems);
     let media = media::media(file, folder, &server, problems);
     let settings = Settings {
         server,
         http: http(&file.http, folder, problems),
         tftp: tftp(&file.tftp, problems),
         dhcp: dhcp(&file.dhcp, problems),
-        dhcp6_interfaces: list(&file.dhcp6.interfaces),
+        dhcp6_interfaces: interfaces(&file.dhcp6.interfaces, problems),
         metrics_listen: value(&file.metrics.listen),
         heartbeat: Heartbeat {
             listen: value(&file.heartbeat.listen),
@@ -99,6 +107,45 @@ fn span_of<T>(written: &Option<Spanned<T>>) -> Range<usize> {
 /// The header of a table, or what stands in its place.
 fn header<T>(table: &Spanned<T>) -> Range<usize> {
     table.span()
+}
+
+/// Names of interfaces, which are looked up in a folder of the system's.
+fn interfaces(written: &Option<Spanned<Several<String>>>, problems: &mut Collector<'_>) -> Vec<String> {
+    let names = list(written);
+    let is_strange = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+    let is_name = |name: &str| {
+        (1..=INTERFACE_NAME_MAX).contains(&name.len())
+            && ![".", ".."].contains(&name)
+            && !name.contains(is_strange)
+    };
+    for name in names.iter().filter(|name| !is_name(name)) {
+        let hint = "`ip -br link` shows this machine's interfaces";
+        problems.error_with_hint(
+            span_of(written),
+            format!("no interface is called {name:?}"),
+            Some(hint.into()),
+        );
+    }
+    names
+}
+
+/// A name that DHCP tells as a host's (option 12).
+pub(super) fn check_host_name(written: &Option<Spanned<String>>, problems: &mut Collector<'_>) {
+    let Some(name) = written.as_ref().filter(|name| !is_host_name(name.get_ref())) else { return };
+    let hint = "a host name has letters, digits and -, such as seat-17";
+    problems.error_with_hint(name.span(), format!("{:?} is no host name", name.get_ref()), Some(hint.into()));
+}
+
+/// A domain that DHCP tells (options 15 and 119).
+fn domains<'a>(
+    span: Range<usize>,
+    names: impl IntoIterator<Item = &'a String>,
+    problems: &mut Collector<'_>,
+) {
+    for name in names.into_iter().filter(|name| !is_host_name(name)) {
+        let hint = "write for example lab.example";
+        problems.error_with_hint(span.clone(), format!("{name:?} is no domain name"), Some(hint.into()));
+    }
 }
 
 fn listen(written: &Option<Spanned<Several<SocketAddr>>>, port: u16) -> Vec<SocketAddr> {
@@ -318,7 +365,7 @@ fn dhcp(written: &file::Dhcp, problems: &mut Collector<'_>) -> Dhcp {
     };
     Dhcp {
         mode,
-        interfaces: list(&written.interfaces),
+        interfaces: interfaces(&written.interfaces, problems),
         is_authoritative: written.authoritative.unwrap_or(false),
         is_probing: written.probe.unwrap_or(false),
         lease_query_from: list(&written.lease_query_from),
@@ -354,6 +401,22 @@ fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> V
         if name.is_empty() || name.len() > NAME_MAX {
             problems.error(span_of(&member.name), format!("a member's name has 1 to {NAME_MAX} bytes"));
         }
+        if let Some(name) = member.https_name.as_ref().filter(|name| !is_host_or_v6(name.get_ref())) {
+            let hint = "write the name in its certificate, such as boot1.example";
+            let message = format!("{:?} is no name or address of a host", name.get_ref());
+            problems.error_with_hint(name.span(), message, Some(hint.into()));
+        }
+        let heard = value(&member.heartbeat).map(|address| address.port());
+        let ports = [
+            ("http-port", member.http_port),
+            ("https-port", member.https_port),
+            ("tftp-port", member.tftp_port),
+            ("the port of heartbeat", heard),
+        ];
+        for (key, _) in ports.iter().filter(|(_, port)| *port == Some(0)) {
+            problems
+                .error(header(table), format!("{key} cannot be 0: devices and members have to be told one"));
+        }
         members.push(MemberSettings {
             member: Member {
                 name,
@@ -379,6 +442,12 @@ fn members(written: &[Spanned<file::Member>], problems: &mut Collector<'_>) -> V
     members
 }
 
+/// URLs put an IPv6 address into brackets only where the member has no name.
+fn is_host_or_v6(name: &str) -> bool {
+    let in_brackets = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    is_host(name) || in_brackets.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
 fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Collector<'_>) -> Vec<Subnet> {
     let mut subnets: Vec<Subnet> = Vec::new();
     for table in &file.subnets {
@@ -400,9 +469,22 @@ fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Co
         let routers: Vec<Ipv4Addr> = list(&subnet.router);
         let all: Vec<AddressRange> = pools.iter().chain(&peer_pools).copied().collect();
         check_pools(subnet, network, &all, &routers, &subnets, problems);
-        for router in routers.iter().filter(|router| !network.contains(**router)) {
-            problems.error(span_of(&subnet.router), format!("the router {router} is outside {network}"));
+        if let Some((pool, member)) =
+            all.iter().find_map(|pool| Some((pool, member_at(members, |own| pool.contains(own))?)))
+        {
+            let message = format!("the pool {pool} holds the address of the member {}", member.member.name);
+            problems.error(pools_span(subnet), message);
         }
+        for router in &routers {
+            if !network.contains(*router) {
+                problems.error(span_of(&subnet.router), format!("the router {router} is outside {network}"));
+            } else if is_of_nobody(network, *router) {
+                let message = format!("the router {router} is the network's own or its broadcast address");
+                problems.error(span_of(&subnet.router), message);
+            }
+        }
+        domains(span_of(&subnet.domain), text(&subnet.domain).iter(), problems);
+        domains(span_of(&subnet.search), &list(&subnet.search), problems);
         if let Some(mtu) = subnet.mtu.as_ref().filter(|mtu| *mtu.get_ref() < 576) {
             problems.error(mtu.span(), "an MTU is at least 576 (RFC 791)");
         }
@@ -411,6 +493,9 @@ fn subnets(file: &File, own: &str, members: &[MemberSettings], problems: &mut Co
         for (written, wait) in [(&subnet.lease, lease), (&subnet.boot_lease, boot_lease)] {
             if wait < Duration::from_secs(30) {
                 problems.error(span_of(written), "a lease shorter than 30s ends while firmware still loads");
+            } else if wait > LEASE_MAX {
+                problems
+                    .error(span_of(written), "a lease ends within 136 years: DHCP counts 32 bits of seconds");
             }
         }
         let reservations =
@@ -483,8 +568,7 @@ fn check_pools(
     others: &[Subnet],
     problems: &mut Collector<'_>,
 ) {
-    let of_member = subnet.pools_of.keys().next().map(Spanned::span);
-    let span = subnet.pools.as_ref().map(Spanned::span).or(of_member).unwrap_or(0..0);
+    let span = pools_span(subnet);
     for (at, pool) in pools.iter().enumerate() {
         if !network.contains(pool.first) || !network.contains(pool.last) {
             problems.error(span.clone(), format!("the pool {pool} is outside {network}"));
@@ -499,6 +583,11 @@ fn check_pools(
             problems.error(span.clone(), format!("the pool {pool} holds the router {router}"));
         }
     }
+}
+
+fn pools_span(subnet: &file::Subnet) -> Range<usize> {
+    let of_member = subnet.pools_of.keys().next().map(Spanned::span);
+    subnet.pools.as_ref().map(Spanned::span).or(of_member).unwrap_or(0..0)
 }
 
 fn route(table: &Spanned<file::Route>, problems: &mut Collector<'_>) -> Option<(NetworkV4, Ipv4Addr)> {
@@ -522,6 +611,7 @@ fn reservation(table: &Spanned<file::Reservation>, problems: &mut Collector<'_>)
     if address.is_none() {
         problems.error(table.span(), "a reservation needs an address");
     }
+    check_host_name(&written.name, problems);
     Some(Reservation { mac, uuid, client_id, address: address?, name: text(&written.name) })
 }
 
@@ -545,8 +635,23 @@ fn reserve_for_devices(file: &File, subnets: &mut [Subnet], problems: &mut Colle
     }
 }
 
+/// The member whose IPv4 address is meant.
+fn member_at(members: &[MemberSettings], is_it: impl Fn(Ipv4Addr) -> bool) -> Option<&MemberSettings> {
+    members.iter().find(|member| member.address_v4().is_some_and(&is_it))
+}
+
+/// Whether no machine can have an address of the network (RFC 3021 for the smallest ones).
+fn is_of_nobody(network: NetworkV4, address: Ipv4Addr) -> bool {
+    network.prefix() < 31 && [network.address(), network.broadcast()].contains(&address)
+}
+
 /// Reserved addresses lie in their subnet, and nobody shares one.
-fn check_reservations(subnets: &[Subnet], file: &File, problems: &mut Collector<'_>) {
+fn check_reservations(
+    subnets: &[Subnet],
+    members: &[MemberSettings],
+    file: &File,
+    problems: &mut Collector<'_>,
+) {
     let mut spans: HashMap<Ipv4Addr, Vec<Range<usize>>> = HashMap::new();
     let tables = file.subnets.iter().flat_map(|subnet| &subnet.get_ref().reservation);
     let reserved = tables.map(|table| &table.get_ref().address);
@@ -566,6 +671,11 @@ fn check_reservations(subnets: &[Subnet], file: &File, problems: &mut Collector<
                 problems.error(span(), format!("{address} is outside the subnet {}", subnet.network));
             } else if subnet.routers.contains(&address) {
                 problems.error(span(), format!("{address} is the router's"));
+            } else if let Some(member) = member_at(members, |own| own == address) {
+                problems.error(span(), format!("{address} is the member {}'s", member.member.name));
+            } else if is_of_nobody(subnet.network, address) {
+                let what = "is the network's own or its broadcast address";
+                problems.error(span(), format!("{address} {what}"));
             }
         }
     }
@@ -702,6 +812,20 @@ fn check_together(settings: &Settings, file: &File, problems: &mut Collector<'_>
             }
         }
     }
+    for address in
+        settings.heartbeat.announce_to.iter().filter(|to| to.port() == 0 || to.ip().is_unspecified())
+    {
+        let hint = "write for example 239.255.0.7:7007, or the network's broadcast address";
+        let span = span_of(&file.heartbeat.announce_to);
+        problems.error_with_hint(span, format!("nobody hears what is sent to {address}"), Some(hint.into()));
+    }
+    for (member, table) in settings.members.iter().zip(&file.members) {
+        if let Some(problem) = serve::heartbeat_problem(settings, member) {
+            let hint = "a name in heartbeats has letters, digits, '-', '_' and '.' alone";
+            problems.error_with_hint(span_of(&table.get_ref().name), problem, Some(hint.into()));
+        }
+    }
+    ports::check(settings, file, problems);
     warn_of_names(settings, file, problems);
     warn_of_tokens(settings, file, problems);
     warn_of_relays(settings, file, problems);

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
+use goldwire_netboot::BindError;
+use goldwire_netboot::http::TlsSettings;
 use goldwire_stdx::Report;
 use nix::unistd::User;
 
@@ -46,14 +48,20 @@ pub fn check_here(settings: &Settings) -> Vec<Report> {
         }
     }
     if let Some(tls) = &settings.http.tls {
+        let mut are_readable = true;
         for (key, path) in [("http.certificate", &tls.certificate), ("http.key", &tls.key)] {
             if let Err(error) = File::open(path) {
+                are_readable = false;
                 faults.push(
                     Report::from(error)
                         .context(format!("read {key}, {}", path.display()))
                         .hint("`goldwire boot certificate` makes one; who serves must be able to read it"),
                 );
             }
+        }
+        let pair = TlsSettings { certificate: tls.certificate.clone(), key: tls.key.clone() };
+        if are_readable {
+            faults.extend(pair.check().err().map(|error| Report::from(BindError::Tls(error))));
         }
     }
     let tls = settings.http.tls.iter().flat_map(|tls| &tls.listen);
@@ -78,6 +86,32 @@ pub fn check_here(settings: &Settings) -> Vec<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A pair that does not fit was found only when the ports were bound.
+    #[test]
+    fn a_certificate_is_looked_at_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "[server]\nroot = \".\"\nstate = \"state\"\n[http]\nlisten = []\ntls-listen = \"127.0.0.1:0\"\n\
+                    certificate = \"c.pem\"\nkey = \"k.pem\"\n[tftp]\nlisten = []\n[[member]]\nname = \"m\"\naddress = \"192.0.2.1\"\n";
+        let settings = super::super::parse(text, &folder.path().join("boot.toml")).unwrap().settings;
+        let make = || rcgen::generate_simple_self_signed(["m".to_owned()]).unwrap();
+        let (own, other) = (make(), make());
+        let told = |certificate: &str, key: &str| {
+            std::fs::write(folder.path().join("c.pem"), certificate).unwrap();
+            std::fs::write(folder.path().join("k.pem"), key).unwrap();
+            check_here(&settings)
+        };
+        assert_eq!(told(&own.cert.pem(), &own.signing_key.serialize_pem()), []);
+        for (certificate, key) in [
+            (own.cert.pem(), other.signing_key.serialize_pem()),
+            (String::new(), own.signing_key.serialize_pem()),
+            (own.cert.pem(), own.cert.pem()),
+        ] {
+            let faults = told(&certificate, &key);
+            assert!(faults.len() == 1 && faults[0].line().starts_with("prepare HTTPS: "), "{faults:#?}");
+            assert!(!faults[0].hints.is_empty(), "{faults:#?}");
+        }
+    }
 
     #[test]
     fn each_fault_of_the_machine_is_told_at_once() {

@@ -13,6 +13,7 @@ mod load;
 mod media;
 pub mod metrics;
 mod policy;
+mod ports;
 mod profiles;
 mod rate;
 mod reload;
@@ -25,6 +26,7 @@ mod tests;
 pub mod timeline;
 #[cfg(test)]
 mod token_rule;
+mod url;
 mod value;
 
 pub use explain::{Answer, Considered, Explanation, Question, explain};

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use goldwire_netboot::content::{DISK_PATH, ISO_PATH};
 use goldwire_netboot::script::{self, Context};
@@ -19,11 +20,14 @@ use toml::Spanned;
 use super::file::{self, File};
 use super::rules::{DeviceRule, GroupRule, Kind, Profile, Rules, script_of};
 use super::settings::Server;
+use super::{check, url};
 use crate::config::Several;
 use crate::config::{Collector, did_you_mean};
 
 /// Menus show no more; the screen has 25 lines.
 const MENU_MAX: usize = 64;
+/// iPXE counts in milliseconds, and takes none of them for ever.
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 /// Most bytes of a template; what is made of one is bounded more closely.
 const TEMPLATE_MAX: u64 = 1 << 20;
 /// The programs of Debian's `ipxe` package. `snponly.efi` uses the driver of the firmware that loaded it.
@@ -72,6 +76,18 @@ struct Maker<'a, 'b, 'c> {
     problems: &'b mut Collector<'c>,
     /// Each profile's kind, once a menu or its own turn asked for it.
     made: Vec<Made>,
+}
+
+/// What tells a device of a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NamedBy {
+    /// A script, whose expressions are filled.
+    Script,
+    /// A reply of DHCP, as it is written.
+    Reply {
+        /// Whether iPXE itself would load it.
+        is_for_ipxe: bool,
+    },
 }
 
 enum Made {
@@ -148,6 +164,11 @@ impl Maker<'_, '_, '_> {
             return Some(Kind::Local);
         }
         if let Some(url) = &written.url {
+            // Without a URL, the root path alone says what iPXE boots.
+            let is_for_root_path = url.get_ref().is_empty() && written.root_path.is_some();
+            if !is_for_root_path && let Err((message, hint)) = url::check_handed_out(url.get_ref()) {
+                self.problems.error_with_hint(url.span(), message, Some(hint));
+            }
             return Some(Kind::Url(url.get_ref().clone()));
         }
         if let Some(template) = self.template(at) {
@@ -156,11 +177,11 @@ impl Maker<'_, '_, '_> {
             return Some(Kind::Script(Arc::new(script)));
         }
         if let Some(file) = &written.file {
-            self.check_file(file.get_ref(), file.span(), true);
+            self.check_file(file.get_ref(), file.span(), NamedBy::Reply { is_for_ipxe: true });
         }
         let by_arch = self.by_arch(&written.files);
         for path in written.files.values() {
-            self.check_file(path.get_ref(), path.span(), true);
+            self.check_file(path.get_ref(), path.span(), NamedBy::Reply { is_for_ipxe: true });
         }
         Some(Kind::Files { any: written.file.as_ref().map(|file| file.get_ref().clone()), by_arch })
     }
@@ -184,10 +205,10 @@ impl Maker<'_, '_, '_> {
     fn template(&mut self, at: usize) -> Option<Option<Template>> {
         let (_, written) = &self.written[at];
         if let Some(kernel) = &written.kernel {
-            self.check_file(kernel.get_ref(), kernel.span(), false);
+            self.check_file(kernel.get_ref(), kernel.span(), NamedBy::Script);
             let initrds = written.initrd.as_ref().map(|list| list.get_ref().0.clone()).unwrap_or_default();
             for initrd in &initrds {
-                self.check_file(initrd, written.initrd.as_ref().map_or(0..0, Spanned::span), false);
+                self.check_file(initrd, written.initrd.as_ref().map_or(0..0, Spanned::span), NamedBy::Script);
             }
             let arguments = written.arguments.as_ref().map(|text| text.get_ref().clone()).unwrap_or_default();
             return Some(Some(Template::Kernel { kernel: kernel.get_ref().clone(), initrds, arguments }));
@@ -198,7 +219,7 @@ impl Maker<'_, '_, '_> {
                 self.problems.error(san.span(), "san needs at least one disk");
             }
             for disk in &disks {
-                self.check_file(disk, san.span(), false);
+                self.check_file(disk, san.span(), NamedBy::Script);
             }
             let initiator = written.initiator.as_ref().map(|name| name.get_ref().clone());
             return Some(Some(Template::San { disks, initiator }));
@@ -281,7 +302,15 @@ impl Maker<'_, '_, '_> {
             let title = self.written[found].1.title.as_ref().map_or(entry, Spanned::get_ref).clone();
             entries.push(MenuEntry { profile: entry.clone(), title, script });
         }
-        let timeout_seconds = written.timeout.as_ref().map_or(0, |wait| wait.get_ref().0.0.as_secs()) as u32;
+        if let Some(wait) = written.timeout.as_ref().filter(|wait| !TIMEOUTS.contains(&wait.get_ref().0.0)) {
+            let hint = "without timeout it waits for ever";
+            self.problems.error_with_hint(wait.span(), "a menu waits for 1s to 24h", Some(hint.into()));
+        }
+        let timeout_seconds = written
+            .timeout
+            .as_ref()
+            .map_or(0, |wait| wait.get_ref().0.0.as_secs().min(TIMEOUTS.end().as_secs()))
+            as u32;
         let title = written.title.as_ref().map_or_else(|| "Boot".into(), |title| title.get_ref().clone());
         Some(Template::Menu { title, entries, timeout_seconds })
     }
@@ -302,7 +331,7 @@ impl Maker<'_, '_, '_> {
             }
         }
         for path in own.values() {
-            self.check_file(path.get_ref(), path.span(), false);
+            self.check_file(path.get_ref(), path.span(), NamedBy::Reply { is_for_ipxe: false });
         }
         programs.extend(self.by_arch(own));
         programs
@@ -322,12 +351,26 @@ impl Maker<'_, '_, '_> {
         by_arch
     }
 
-    /// A place in the boot tree: no way out of it, and there. `is_for_ipxe` says that iPXE itself would load it.
-    fn check_file(&mut self, place: &str, span: Range<usize>, is_for_ipxe: bool) {
+    /// A place in the boot tree: no way out of it, and there. For scripts it may be elsewhere.
+    fn check_file(&mut self, place: &str, span: Range<usize>, named_by: NamedBy) {
+        let is_for_ipxe = named_by == NamedBy::Reply { is_for_ipxe: true };
+        if named_by != NamedBy::Script && (!Place::of(place).is_in_tree() || place.contains("{{")) {
+            let hint = "url hands out a URL; kernel, initrd and san take expressions and URLs";
+            let message = format!("{place:?} has to be a path below server.root, as it is");
+            self.problems.error_with_hint(span, message, Some(hint.into()));
+            return;
+        }
+        if let Err((message, hint)) = url::check_outside(place) {
+            self.problems.error_with_hint(span, message, Some(hint));
+            return;
+        }
         if !Place::of(place).is_in_tree() {
             return;
         }
-        if place.starts_with('/') || place.split('/').any(|part| part == "..") {
+        if place.is_empty() || place.chars().any(char::is_control) {
+            let hint = "write its path below server.root, such as linux/vmlinuz";
+            self.problems.error_with_hint(span, format!("{place:?} names no file"), Some(hint.into()));
+        } else if place.starts_with('/') || place.split('/').any(|part| part == "..") {
             self.problems.error(span, format!("{place:?} has to be a path below server.root"));
         } else if is_for_ipxe && place.starts_with("ipxe/") {
             self.problems.error_with_hint(
@@ -428,6 +471,7 @@ fn devices(file: &File, rules: &mut Rules, problems: &mut Collector<'_>) {
                 format!("{} has a [[device]] already, in line {first}", uuid.get_ref().0),
             );
         }
+        check::check_host_name(&device.name, problems);
         let profile = device.profile.as_ref().and_then(|name| match names.get(name.get_ref()) {
             Some(at) => Some(*at),
             None => profile_named(name, file, rules, problems),

@@ -15,6 +15,7 @@ use super::*;
 mod decisions;
 mod explanations;
 mod media;
+mod values;
 
 /// Two members that always live, in the same order.
 struct Two;
@@ -389,7 +390,7 @@ fn profiles_are_checked() {
             "[profile.a]\nscript-text = \"#!ipxe\\n{% if %}\"",
             "the script script-text: line 2: syntax error: unexpected end of block",
         ),
-        ("[profile.a]\nurl = \"x\"\nvariables = { a-b = \"x\" }", ""),
+        ("[profile.a]\nurl = \"http://x/\"\nvariables = { a-b = \"x\" }", ""),
         (
             "[[group]]\nprofile = \"a\"\n[profile.a]\nlocal = true",
             "a group without a key matches every device",

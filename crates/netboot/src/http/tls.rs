@@ -31,6 +31,16 @@ pub struct TlsSettings {
     pub key: PathBuf,
 }
 
+impl TlsSettings {
+    /// Whether a server can use them.
+    ///
+    /// # Errors
+    /// Why not, as the server would say it.
+    pub fn check(&self) -> Result<(), TlsError> {
+        load(self).map(drop)
+    }
+}
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -69,7 +79,14 @@ impl Hints for TlsError {
                 "let the group of the server's user read it and enter its folder: chgrp GROUP {0} && chmod g+r {0}",
                 path.display()
             )],
-            Self::Read { .. } | Self::Pem { .. } | Self::Use { .. } => Vec::new(),
+            Self::Read { .. } => Vec::new(),
+            Self::Pem { wanted, .. } => {
+                vec![format!("name the PEM file of the {wanted}; `goldwire boot certificate` makes both")]
+            }
+            Self::Use { .. } => vec![
+                "the key has to be the one that the certificate was made for; `goldwire boot certificate` makes both"
+                    .into(),
+            ],
         }
     }
 }

@@ -42,18 +42,8 @@ pub(super) fn group_of(settings: &Settings) -> Option<(SocketAddr, Group)> {
     let secret = settings.server.secret.as_ref()?;
     let own = settings.own_member()?;
     let key = Key::new(&blake3::derive_key(HEARTBEAT_CONTEXT, secret.expose()));
-    let announcement = Announcement {
-        name: own.member.name.clone(),
-        address: own.member.address,
-        http_port: own.member.http_port,
-        https_port: own.member.https_port,
-        https_name: own.member.https_name.clone(),
-        tftp_port: own.tftp_port,
-        heartbeat_port: listen.port(),
-        weight: u16::try_from(own.weight).unwrap_or(u16::MAX),
-        condition: Condition::Serving,
-        digest: settings.agreement.digest(&settings.server.root),
-    };
+    let digest = settings.agreement.digest(&settings.server.root);
+    let announcement = Announcement { digest, ..announcement_of(own, listen) };
     let group = Group {
         key,
         own: announcement,
@@ -62,6 +52,22 @@ pub(super) fn group_of(settings: &Settings) -> Option<(SocketAddr, Group)> {
         accepts_found: settings.heartbeat.accepts_found,
     };
     Some((listen, group))
+}
+
+/// What a member says of itself where it hears heartbeats; without the digest of what it serves.
+pub(super) fn announcement_of(member: &boot::MemberSettings, listen: SocketAddr) -> Announcement {
+    Announcement {
+        name: member.member.name.clone(),
+        address: member.member.address,
+        http_port: member.member.http_port,
+        https_port: member.member.https_port,
+        https_name: member.member.https_name.clone(),
+        tftp_port: member.tftp_port,
+        heartbeat_port: listen.port(),
+        weight: u16::try_from(member.weight).unwrap_or(u16::MAX),
+        condition: Condition::Serving,
+        digest: [0; 16],
+    }
 }
 
 /// The other members, as this one hears them.

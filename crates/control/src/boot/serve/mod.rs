@@ -32,7 +32,7 @@ pub use self::state::{Ids, StateFolder};
 use super::agreement::Agreement;
 use super::telemetry::Telemetry;
 use super::timeline::Writer;
-use super::{DhcpMode, Loaded, Policy, Reloader, Settings, Watch};
+use super::{DhcpMode, Loaded, MemberSettings, Policy, Reloader, Settings, Watch};
 
 /// Running transfers get so long to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,6 +48,12 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(15 * 60);
 /// What a DHCP server would refuse of these settings.
 pub(super) fn dhcp_problems(settings: &Settings) -> Vec<String> {
     convert::server_of(settings).problems()
+}
+
+/// Why heartbeats of a member would not be sent or believed; none if they would, or there are none.
+pub(super) fn heartbeat_problem(settings: &Settings, member: &MemberSettings) -> Option<String> {
+    let announced = convert::announcement_of(member, settings.heartbeat.listen?).check();
+    announced.err().map(|error| format!("announce the member {:?}: {error}", member.member.name))
 }
 
 /// The links of a group; with tokens, if it has a secret.

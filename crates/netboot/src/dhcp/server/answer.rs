@@ -116,16 +116,14 @@ fn encode_routes(subnet: &Subnet) -> Vec<u8> {
 
 /// RFC 3397, with RFC 1035's names, uncompressed. None if it is no name.
 pub(super) fn encode_name(name: &str) -> Option<Vec<u8>> {
+    if !goldwire_stdx::is_host_name(name) {
+        return None;
+    }
     let mut bytes = Vec::with_capacity(name.len() + 2);
     for label in name.strip_suffix('.').unwrap_or(name).split('.') {
-        let is_label = (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
-        if !is_label {
-            return None;
-        }
         bytes.push(label.len() as u8);
         bytes.extend_from_slice(label.as_bytes());
     }
     bytes.push(0);
-    (bytes.len() <= 255).then_some(bytes)
+    Some(bytes)
 }

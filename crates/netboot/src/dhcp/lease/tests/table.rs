@@ -415,7 +415,7 @@ proptest! {
         ];
         let reserved = [2, 50, 60, 20].map(address);
         let links = [&[0_usize, 1, 2][..], &[3][..]];
-        let is_on = |link: usize, last: u8| if link == 0 { last < 20 || last >= 50 } else { (20..50).contains(&last) };
+        let is_on = |link: usize, last: u8| (20..50).contains(&last) == (link == 1);
         let mut table = Table::new(MemberId(1), plans, terms());
         let mut now = 0;
         for (mac, link, is_coming_back, wait) in asked {
