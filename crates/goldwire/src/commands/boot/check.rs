@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use goldwire_control::boot::{LoadError, Problem, Severity, check_here, load};
-use goldwire_stdx::Report;
+use goldwire_stdx::{Report, printable_bytes};
 use serde_json::{Value, json};
 
 use crate::args::boot::CheckArgs;
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
         }
         for fault in &faults {
             writeln!(out, "error: {}", fault.line())?;
-            for hint in &fault.hints {
+            for hint in fault.shown_hints() {
                 writeln!(out, "hint: {hint}")?;
             }
         }
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
             writeln!(
                 out,
                 "{}: good: {} members, {} subnets, {} devices, {profiles} profiles",
-                args.file.config.display(),
+                printable_bytes(args.file.config.as_os_str().as_encoded_bytes()),
                 count("members"),
                 count("subnets"),
                 count("devices"),

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use goldwire_netboot::media::{
     Address, CA_MAX, MediaError, MediaReport, MediaSettings, ScriptDelivery, write_esp, write_iso, write_usb,
 };
-use goldwire_stdx::{ByteSize, Context, Report, read_bounded};
+use goldwire_stdx::{ByteSize, Context, Report, printable, read_bounded};
 use serde_json::json;
 
 use super::load;
@@ -80,12 +80,12 @@ fn show(report: &MediaReport, path: &str, is_json: bool) -> Result<(), Report> {
         )?;
         return Ok(());
     }
-    writeln!(out, "{path}: {}, blake3 {}", ByteSize(report.size), report.digest.to_hex())?;
+    writeln!(out, "{}: {}, blake3 {}", printable(path), ByteSize(report.size), report.digest.to_hex())?;
     for (name, delivery) in &report.programs {
-        writeln!(out, "  {name:<24} {}", delivery_name(*delivery))?;
+        writeln!(out, "  {:<24} {}", printable(name), delivery_name(*delivery))?;
     }
     for note in &report.notes {
-        writeln!(out, "note: {note}")?;
+        writeln!(out, "note: {}", printable(note))?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ pub(crate) mod certificate;
 pub(crate) mod check;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+mod log;
 pub(crate) mod media;
 pub(crate) mod secret;
 pub(crate) mod serve;
@@ -13,8 +14,9 @@ pub(crate) mod watch;
 use std::path::Path;
 
 use goldwire_control::boot::{Loaded, load as load_file};
-use goldwire_stdx::{Context, Report};
+use goldwire_stdx::{Context, Report, printable_bytes};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::BootCommand;
 use crate::args::boot::LogFormat;
@@ -39,7 +41,7 @@ pub(crate) fn run(command: BootCommand) -> Result<Code, Report> {
 /// told all of it each time.
 fn load(path: &Path) -> Result<Loaded, Report> {
     let loaded = load_file(path)?;
-    let path = path.display();
+    let path = printable_bytes(path.as_os_str().as_encoded_bytes());
     match loaded.warnings.list.len() {
         0 => {}
         1 => say(&format!("{path}: 1 warning; hint: goldwire boot check --config {path} shows it")),
@@ -60,11 +62,7 @@ fn log(filter: &str, format: LogFormat) -> Result<(), Report> {
     let filter = EnvFilter::try_new(filter)
         .map_err(Report::plain)
         .with_context(|| format!("understand --log {filter}"))?;
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let is_set = match format {
-        LogFormat::Text => log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let is_set = tracing::Dispatch::new(log::to(std::io::stderr, filter, format, is_terminal)).try_init();
     is_set.map_err(|error| Report::new(format!("set up the log: {error}")))
 }

@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use goldwire_stdx::printable;
+
+use crate::content::without_tokens;
 use crate::http1::{self, BadHead, Fields, Version, is_hop_by_hop, number, put};
 pub use crate::http1::{Framing, Method, Persistence};
 
@@ -66,6 +69,11 @@ pub struct Part {
 }
 
 impl RequestHead {
+    /// The target for a log, whose reader shall not be able to fetch what the client may.
+    pub(super) fn shown_target(&self) -> String {
+        printable(&without_tokens(&self.target)).into_owned()
+    }
+
     /// Reads a head, with its length; nothing while it is not complete.
     pub fn decode(bytes: &[u8]) -> Result<Option<(Self, usize)>, Refusal> {
         let read = http1::RequestHead::decode(bytes).map_err(|error| match error {
@@ -239,6 +247,14 @@ mod tests {
 
     fn response(text: &str) -> Result<ResponseHead, &'static str> {
         ResponseHead::decode(text.as_bytes(), Method::Get).map(|head| head.unwrap().0)
+    }
+
+    #[test]
+    fn a_log_holds_no_good_token() {
+        let token = "000000000102030405060102030405060708090a0b0c0d0e0f10";
+        let head = request(&format!("GET /t/{token}/linux HTTP/1.1\r\nHost: boot\r\n\r\n")).unwrap();
+        let shown = head.shown_target();
+        assert!(shown.ends_with("/linux") && !shown.contains("0a0b0c0d"), "{shown}");
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Client<'_> {
             let broken = std::mem::take(&mut upstream.name);
             let Some(next) = self.resume(request, part, *sent, &broken).await else { return Ok(End::Broken) };
             tracing::warn!(
-                client = %self.address, path = request.target, member = broken, by = next.name, at = *sent, %error,
+                client = %self.address, path = request.shown_target(), member = broken, by = next.name, at = *sent, %error,
                 "a transfer broke at its member and goes on at another"
             );
             upstream = next;
