@@ -35,14 +35,15 @@ where
     }
 }
 
-/// The message, whose lines are ours, or `name=value` on one line.
+/// The message, or `name=value` on one line. Further lines of a message are indented, so that no text in it begins a line
+/// that looks like another entry.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
     let text = format!("{value:?}");
     if field.name() != "message" {
         return write!(writer, "{field}={}", printable(&text));
     }
     for (at, line) in text.split('\n').enumerate() {
-        let before = if at > 0 { "\n" } else { "" };
+        let before = if at > 0 { "\n    " } else { "" };
         write!(writer, "{before}{}", printable(line))?;
     }
     Ok(())
@@ -118,7 +119,7 @@ mod tests {
         let text = logged(LogFormat::Text, false, || {
             tracing::info!(name = "boot1", seconds = 3, "ready\nin two lines");
         });
-        assert!(text.ends_with("INFO ready\nin two lines name=\"boot1\" seconds=3\n"), "{text}");
+        assert!(text.ends_with("INFO ready\n    in two lines name=\"boot1\" seconds=3\n"), "{text}");
         assert!(logged(LogFormat::Text, true, || tracing::info!("x")).contains('\u{1b}'), "our colours");
     }
 }
