@@ -13,8 +13,9 @@ use goldwire_stdx::Uuid;
 
 pub(crate) use self::boot::BootCommand;
 pub(crate) use self::store::{
-    ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs, PruneArgs,
-    PublishArgs, RollbackArgs, StoreCommand, StoreLookArgs, TagArgs, VersionArgs,
+    BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
+    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, StoreCommand, StoreLookArgs, TagArgs,
+    VersionArgs,
 };
 use crate::schedule::Schedule;
 

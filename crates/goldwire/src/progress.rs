@@ -489,7 +489,7 @@ fn describe_plan(plan: &Plan) -> String {
     let bytes = |chunks: u64| ByteSize(chunks * CHUNK_SIZE as u64);
     let mut text = format!("{} in use", bytes(plan.chunks_used));
     if plan.chunks_resumed > 0 {
-        text += &format!(", {} kept from an earlier run", bytes(plan.chunks_resumed));
+        text += &format!(", {} there already", bytes(plan.chunks_resumed));
     }
     if plan.chunks_seeded > 0 {
         text += &format!(", {} from {}", bytes(plan.chunks_seeded), plan.seeds.join(" and "));

@@ -106,8 +106,13 @@ impl From<goldwire_store::StoreError> for Failure {
         match error {
             goldwire_store::StoreError::Tree(error) => error.into(),
             other => {
+                let kind = match other {
+                    goldwire_store::StoreError::Busy { .. } => FailureKind::Busy,
+                    goldwire_store::StoreError::File { .. } => FailureKind::Other,
+                    _ => FailureKind::Invalid,
+                };
                 let hints = other.hints();
-                hints.into_iter().fold(Self::of(FailureKind::Invalid, &other), Self::hint)
+                hints.into_iter().fold(Self::of(kind, &other), Self::hint)
             }
         }
     }

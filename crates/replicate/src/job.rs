@@ -116,6 +116,8 @@ pub struct WriteRules {
     /// What target folders call it where nobody named it; its ending follows the format. By default the name of the
     /// source's file.
     pub usual_name: Option<String>,
+    /// Whether targets that lead into no store are refused, instead of becoming files.
+    pub must_be_store: bool,
     /// Whether a file of other content is replaced.
     pub replace: bool,
     /// Permission bits at the target.

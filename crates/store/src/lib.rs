@@ -21,7 +21,7 @@ pub use error::{Error, Result};
 pub use own::{Kept, OWN_FOLDER, find_ours, find_own, make_own, remove_empty, user_beside, with_own};
 pub use rolling::Rolling;
 pub use store::{
-    Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Moved, Pruned, Put, Store,
+    Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Moved, Pruned, Put, Reception, Store,
     StoreError, StoreProblem, StoreResult, StoreSize, StoredVersion,
 };
 pub use tree::{

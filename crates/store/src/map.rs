@@ -37,7 +37,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    fn end(&self) -> u64 {
+    pub(crate) fn end(&self) -> u64 {
         self.first + u64::from(self.count)
     }
 

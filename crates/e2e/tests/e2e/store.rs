@@ -95,6 +95,94 @@ fn versions_are_published_named_written_out_and_pruned() {
     site.is_well();
 }
 
+/// From the master's store to two sites' stores over real ssh: the second version is a delta, what another image has is not
+/// sent again, and a required key is asked for at every site.
+#[test]
+fn versions_go_from_store_to_stores() {
+    let site = Site::new();
+    let Some(hosts) = Hosts::start(&site.scene, &["site1".into(), "site2".into()]) else { return };
+    let ssh = format!("ssh -F {}", hosts.config.display());
+    let stores: Vec<String> = hosts.all.iter().map(|host| text(&host.file("store")).to_owned()).collect();
+    stores.iter().for_each(|store| drop(site.scene.goldwire(["store", "init", store]).expect(0)));
+    let places = [hosts.place(0, "store"), hosts.place(1, "store")];
+    let push = |which: &str, more: &[&str]| {
+        let words = ["image", "--store", &site.store, "push", which, &places[0], &places[1], "--json"];
+        site.scene.goldwire([&words, more, &["--ssh-command", &ssh]].concat()).finish()
+    };
+    let key = site.scene.path("key");
+    site.scene.goldwire(["key", "new", text(&key)]).expect(0);
+    let public = site.scene.path("key.pub");
+    let guest = Guest::random(1, 64, 20);
+    let file = site.scene.path("a.raw");
+    fs::write(&file, &guest.0).unwrap();
+    site.publish(&file, &[]);
+    let refused = push("win11", &["--require-signature", text(&public)]).expect(1);
+    assert!(refused.stdout.contains("signed by nobody"), "{refused}");
+    let dry = push("win11", &["--dry-run"]).expect(0);
+    assert_eq!(dry.events_of("planned").len(), 2, "{dry}");
+    assert!(stores.iter().all(|store| fs::read_dir(Path::new(store).join("work")).unwrap().next().is_none()));
+    push("win11", &["--channel", "production"]).expect(0);
+
+    fs::write(&file, &guest.rewritten(2, 12).0).unwrap();
+    let second = site.publish(&file, &["--sign", text(&key), "--channel", "test"]);
+    let pushed = push("win11:test", &["--require-signature", text(&public)]).expect(0);
+    for done in pushed.events_of("done") {
+        assert!(done["wire_in"].as_u64().unwrap() < 4 << 20, "{done}");
+        assert_eq!(done["root"], second["root"]);
+    }
+    for (store, host) in stores.iter().zip(&hosts.all) {
+        let list = site.scene.goldwire(["image", "list", "--store", store, "--json"]).expect(0);
+        let [newest, oldest] =
+            [0, 1].map(|at| -> Value { serde_json::from_str(list.stdout.lines().nth(at).unwrap()).unwrap() });
+        assert_eq!((&newest["root"], &newest["labels"][0]), (&second["root"], &"latest".into()));
+        assert_eq!(oldest["labels"][0], "production");
+        assert!(newest["signer"].is_string() && oldest["signer"].is_null());
+        let out = host.file("out.raw");
+        site.scene.goldwire(["image", "export", "win11", text(&out), "--store", store]).expect(0);
+        assert!(fs::read(&out).unwrap() == fs::read(&file).unwrap());
+        site.scene.goldwire(["store", "check", store]).expect(0);
+    }
+    // The same content under another name is named and not sent; and back it comes.
+    let again = push("win11", &["--name", "office"]).expect(0);
+    assert!(again.events_of("done").iter().all(|done| done["already_there"] == true), "{again}");
+    let back = site.scene.folder("back").join("store");
+    site.scene.goldwire(["store", "init", text(&back)]).expect(0);
+    let words = ["image", "pull", &places[0], "office", "--store", text(&back), "--ssh-command", &ssh];
+    site.scene.goldwire(words).expect(0);
+    site.scene.goldwire(["image", "verify", "office", "--store", text(&back)]).expect(0);
+}
+
+/// Killed at any moment a push goes on, without sending again what was durable, and the store is whole in between.
+#[test]
+fn whoever_kills_a_push_finds_the_store_whole() {
+    let site = Site::new();
+    let there = text(&site.scene.folder("there").join("store")).to_owned();
+    site.scene.goldwire(["store", "init", &there]).expect(0);
+    let file = site.scene.path("a.raw");
+    let mut random = Random(9);
+    for round in 0..6 {
+        fs::write(&file, &Guest::random(round, 96, 60).0).unwrap();
+        site.publish(&file, &[]);
+        let source = format!("{}/win11", site.store);
+        let target = format!("{there}/win11");
+        let words = ["--bwlimit", "60M", &source, &target];
+        for _ in 0..3 {
+            let run = site.scene.sync(words).start();
+            std::thread::sleep(std::time::Duration::from_millis(random.below(1200) as u64));
+            run.signal(Signal::KILL);
+            run.finish();
+            let checked = json(&site.scene.goldwire(["store", "check", &there, "--json"]).expect(0));
+            assert_eq!(checked["problems"].as_array().map(Vec::len), Some(0), "{checked}");
+        }
+        site.scene.sync(words).expect(0);
+        let out = site.scene.path("out.raw");
+        let export = ["image", "export", "win11", text(&out), "--replace", "--store", &there];
+        site.scene.goldwire(export).expect(0);
+        assert!(fs::read(&out).unwrap() == fs::read(&file).unwrap(), "round {round}");
+        site.scene.goldwire(["store", "check", &there]).expect(0);
+    }
+}
+
 #[test]
 fn what_nothing_names_gives_its_space_back() {
     let site = Site::new();
@@ -147,6 +235,7 @@ fn mistakes_are_told_and_change_nothing() {
     fs::write(&file, Guest::random(1, 8, 2).0).unwrap();
     site.publish(&file, &["--channel", "test"]);
     let plain = text(&site.scene.path(".")).to_owned();
+    let in_packs = format!("{}/packs/x.raw", site.store);
     for (words, why) in [
         (&["image", "list"][..], "no store is named"),
         (&["image", "list", "--store", &plain], "is no store"),
@@ -162,6 +251,12 @@ fn mistakes_are_told_and_change_nothing() {
         (&["image", "rollback", "win11", "test", "--store", &site.store], "an older version"),
         (&["image", "prune", "win10", "--store", &site.store], "image win10"),
         (&["image", "export", "win11:nope", "out.raw", "--store", &site.store], "win11:nope"),
+        (&["image", "push", "win11", &plain, "--store", &site.store], "leads into no store"),
+        (&["image", "pull", &site.store, "0123456789ab", "--store", &site.store], "--name"),
+        (&["sync", text(&file), &in_packs], "would lie in a store"),
+        (&["sync", "--dry-run", text(&file), &in_packs], "would lie in a store"),
+        (&["sync", text(&file), &format!("{}/win11:latest", site.store)], "came last"),
+        (&["sync", "--format", "vhd", text(&file), &format!("{}/win11", site.store)], "--format"),
     ] {
         let run = site.scene.goldwire(words).expect(1);
         assert!(run.stderr.contains(why), "{words:?}: {run}");

@@ -72,6 +72,10 @@ pub(crate) enum ImageCommand {
     Verify(VersionArgs),
     /// Write a version as a disk image, here or on other hosts, verified.
     Export(ExportArgs),
+    /// Bring a version into other stores, as a delta, verified.
+    Push(PushArgs),
+    /// Bring a version from another store into this one, as a delta, verified.
+    Pull(PullArgs),
     /// Say how much of the disk differs between two versions, and where.
     Diff(DiffArgs),
     /// Let a channel name a version, at once or from a time on.
@@ -147,6 +151,56 @@ pub(crate) struct ExportArgs {
     /// Put the version in the place of an existing file once it is verified.
     #[arg(long)]
     pub(crate) replace: bool,
+    /// The ssh to use, with options, split as a shell would.
+    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
+    pub(crate) ssh_command: String,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PushArgs {
+    /// The version.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: String,
+    /// The stores: FOLDER or [USER@]HOST:FOLDER.
+    #[arg(required = true, value_name = "STORE")]
+    pub(crate) stores: Vec<Endpoint>,
+    /// What the image is called there; by default as it is here.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) way: BetweenArgs,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct PullArgs {
+    /// The other store: FOLDER or [USER@]HOST:FOLDER.
+    #[arg(value_name = "STORE")]
+    pub(crate) from: Endpoint,
+    /// The version there.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: String,
+    /// What the image is called here; by default as it is there.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) way: BetweenArgs,
+}
+
+/// How a version goes from store to store.
+#[derive(Debug, Args)]
+pub(crate) struct BetweenArgs {
+    /// Also let this channel of the receiving store name the version.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) channel: Option<String>,
+    /// Accept only a version that this key signed: a file, or the key itself.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) require_signature: Option<String>,
     /// The ssh to use, with options, split as a shell would.
     #[arg(long, value_name = "COMMAND", default_value = "ssh")]
     pub(crate) ssh_command: String,

@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use goldwire_replicate::{Effort, Reach, Route, STALL_MAX, Seeds, SyncJob, WriteRules};
+use goldwire_replicate::{Endpoint, SyncJob, Trust, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report};
 use goldwire_store::{
     CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, TreeCache, describe, for_each_difference,
@@ -15,8 +16,8 @@ use super::progress::reading;
 use super::{disk, json_line, key, shown, store, sync};
 use crate::agents::agents;
 use crate::args::{
-    ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs, PruneArgs,
-    PublishArgs, RollbackArgs, TagArgs, VersionArgs,
+    BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
+    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, TagArgs, VersionArgs,
 };
 use crate::exit::Code;
 use crate::progress::Mode;
@@ -29,10 +30,13 @@ const SHORT: usize = 12;
 
 pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
     let named = args.store.store.as_deref();
-    if let ImageCommand::Export(export) = &args.command {
-        return self::export(named, export);
+    match &args.command {
+        ImageCommand::Export(export) => return self::export(named, export),
+        ImageCommand::Push(push) => return self::push(named, push),
+        ImageCommand::Pull(pull) => return self::pull(named, pull),
+        _ => {}
     }
-    let store = store::open(named)?;
+    let store = Arc::new(store::open(named)?);
     match &args.command {
         ImageCommand::Publish(args) => publish(&store, args),
         ImageCommand::List(args) => list(&store, args),
@@ -44,11 +48,11 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
         ImageCommand::Rollback(args) => rollback(&store, args),
         ImageCommand::Tag(args) => tag(&store, args),
         ImageCommand::Prune(args) => prune(&store, args),
-        ImageCommand::Export(_) => Ok(Code::Nothing),
+        ImageCommand::Export(_) | ImageCommand::Push(_) | ImageCommand::Pull(_) => Ok(Code::Nothing),
     }
 }
 
-fn publish(store: &Store, args: &PublishArgs) -> Result<Code, Report> {
+fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     let secret = args.sign.as_deref().map(key::secret).transpose()?;
     let path = args.file.as_path();
     let image = disk::open(path, &args.open)?;
@@ -218,36 +222,98 @@ fn verify(store: &Store, args: &VersionArgs) -> Result<Code, Report> {
 
 /// An export is a sync whose source is a version of the store: the same formats, verification and resume.
 fn export(named: Option<&Path>, args: &ExportArgs) -> Result<Code, Report> {
-    let place = store::place(named)?;
-    let place = std::path::absolute(&place).with_context(|| shown(&place))?;
-    let source = place.join(&args.which);
-    let source = source.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
-    let opened = Store::open(&place)?;
-    // Said here in a sentence of this command, before anything begins.
-    opened.find(&args.which)?;
-    let source = source.parse().unwrap_or_else(|never| match never {});
+    let (source, image) = version_here(named, &args.which)?;
     let job = SyncJob {
-        reach: Reach {
-            ssh: sync::split(&args.ssh_command, "--ssh-command")?,
-            remote_ssh: vec!["ssh".into()],
-            route: Route::Direct,
-            agents: agents(&[])?,
-            questions: sync::questions(),
-            stall_max: STALL_MAX,
-        },
         write: WriteRules {
             format: args.format.map(Into::into),
-            usual_name: Some(format!("{}.raw", args.which.split(':').next().unwrap_or(&args.which))),
+            usual_name: Some(format!("{image}.raw")),
             replace: args.replace,
             ..WriteRules::default()
         },
-        seeds: Seeds::Find,
-        effort: Effort::default(),
         dry_run: args.dry_run,
         ..SyncJob::new(source, args.targets.clone(), agents(&[])?)
     };
+    sync_versions(job, &args.ssh_command, args.json)
+}
+
+/// A push is a sync whose targets are places in stores.
+fn push(named: Option<&Path>, args: &PushArgs) -> Result<Code, Report> {
+    let (source, image) = version_here(named, &args.which)?;
+    let image = args.name.as_deref().unwrap_or(&image);
+    let targets = args.stores.iter().map(|store| in_store(store, image, args.way.channel.as_deref()));
+    between(&args.way, source, targets.collect())
+}
+
+/// A pull is a push by whoever receives.
+fn pull(named: Option<&Path>, args: &PullArgs) -> Result<Code, Report> {
+    let place = std::path::absolute(store::place(named)?)?;
+    Store::open(&place)?;
+    let here = place.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
+    let here: Endpoint = here.parse().unwrap_or_else(|never| match never {});
+    let is_root = args.which.len() >= SHORT && args.which.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let image = match &args.name {
+        Some(name) => name,
+        None if is_root => {
+            return Err(Report::new(format!("{} names a version and no image", args.which))
+                .hint("say what the image is called here: --name NAME"));
+        }
+        None => image_of(&args.which),
+    };
+    let source = in_store(&args.from, &args.which, None);
+    between(&args.way, source, vec![in_store(&here, image, args.way.channel.as_deref())])
+}
+
+fn between(way: &BetweenArgs, source: Endpoint, targets: Vec<Endpoint>) -> Result<Code, Report> {
+    let job = SyncJob {
+        trust: Trust {
+            require_signature: way.require_signature.as_deref().map(key::public).transpose()?,
+            ..Trust::default()
+        },
+        write: WriteRules { must_be_store: true, ..WriteRules::default() },
+        dry_run: way.dry_run,
+        ..SyncJob::new(source, targets, agents(&[])?)
+    };
+    sync_versions(job, &way.ssh_command, way.json)
+}
+
+fn sync_versions(mut job: SyncJob, ssh: &str, is_json: bool) -> Result<Code, Report> {
+    job.reach.ssh = sync::split(ssh, "--ssh-command")?;
+    job.reach.questions = sync::questions();
     let unlimited = "off".parse().map_err(|text: String| Report::new(text))?;
-    sync::run_job(&job, if args.json { Mode::Json } else { Mode::People }, &unlimited, None)
+    sync::run_job(&job, if is_json { Mode::Json } else { Mode::People }, &unlimited, None)
+}
+
+/// The place of a version of the store that the user named, as a source of a sync, and its image's name.
+fn version_here(named: Option<&Path>, which: &str) -> Result<(Endpoint, String), Report> {
+    let place = std::path::absolute(store::place(named)?)?;
+    let opened = Store::open(&place)?;
+    // Said here in a sentence of this command, before anything begins.
+    let root = opened.find(which)?;
+    let mut image = image_of(which).to_owned();
+    if opened.image(&image)?.is_none() {
+        // It is a root, which names no image.
+        for other in opened.images()? {
+            let names = opened.image(&other)?.unwrap_or_default();
+            if names.versions.iter().any(|version| version.root == root) {
+                image = other;
+                break;
+            }
+        }
+    }
+    let source = place.join(which);
+    let source = source.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
+    Ok((source.parse().unwrap_or_else(|never| match never {}), image))
+}
+
+/// The image of which a version is named.
+fn image_of(which: &str) -> &str {
+    which.split(':').next().unwrap_or(which)
+}
+
+/// What `STORE/NAME[:LABEL]` is on the store's host.
+fn in_store(store: &Endpoint, name: &str, label: Option<&str>) -> Endpoint {
+    let label = label.map_or(String::new(), |label| format!(":{label}"));
+    Endpoint { path: format!("{}/{name}{label}", store.path.trim_end_matches('/')), ..store.clone() }
 }
 
 fn diff(store: &Store, args: &DiffArgs) -> Result<Code, Report> {

@@ -57,6 +57,7 @@ pub(crate) fn run(args: SyncArgs) -> Result<Code, Report> {
             format: args.format.map(Into::into),
             name: args.name,
             usual_name: None,
+            must_be_store: false,
             replace: args.replace,
             mode: args.mode,
             owner: args.owner,

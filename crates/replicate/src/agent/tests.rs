@@ -97,6 +97,7 @@ fn target_job(disk: &Disk, path: &Path) -> TargetJob {
         path: path.to_str().unwrap().to_owned(),
         name: "a.raw".into(),
         is_name_given: false,
+        must_be_store: false,
         version: disk.version.encode(None).unwrap(),
         required: None,
         format: None,

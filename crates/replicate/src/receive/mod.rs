@@ -31,6 +31,7 @@ mod seeds;
 mod shift;
 #[cfg(test)]
 mod simulation;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod tidy;
@@ -53,6 +54,7 @@ use self::publish::exists;
 pub(crate) use self::resolve::written_promise;
 use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
+use self::stored::StoreTarget;
 pub use self::tidy::{Extent, Left, Leftover, Tidied, Tidying, tidy};
 use crate::connection::Connection;
 use crate::failure::Result;
@@ -87,10 +89,13 @@ pub(crate) fn receive(
 ) -> Result<Outcome> {
     let version = Version::decode(&job.version).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
     check_signer(&version, job)?;
-    let target = resolve(job, &version.root)?;
     let shape = TreeGeometry::new(version.size)
         .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
     let watch = Watch { inputs, reports, emit, stop };
+    if let Some(target) = StoreTarget::find(job)? {
+        return receive_into_store(&target, job, &version, shape, connection, watch);
+    }
+    let target = resolve(job, &version.root)?;
     let already_there = || {
         let used = version.chunks_used;
         let counters = Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
@@ -154,6 +159,47 @@ pub(crate) fn receive(
     let (named, threads) = (job.seeds.len(), job.threads);
     let driver =
         Driver { watch, connection, version: &version, destination, place, named, previous, threads };
+    driver.run(machine)
+}
+
+/// Receives the version into a store.
+fn receive_into_store(
+    target: &StoreTarget,
+    job: &TargetJob,
+    version: &Version,
+    shape: TreeGeometry,
+    connection: Connection,
+    watch: Watch<'_>,
+) -> Result<Outcome> {
+    target.refuse_older(version, job)?;
+    if target.take_what_is_here(&version.root, job)? {
+        let used = version.chunks_used;
+        let counters = Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
+        return Ok(Outcome { path: target.path(), root: version.root.0, counters, already_there: true });
+    }
+    let mut seeds = Vec::new();
+    for seed in &job.seeds {
+        seeds.push(watch.hashing(|stop, progress| seeds::open_named(seed, stop, progress))?);
+    }
+    if job.find_seeds || !job.seeds.is_empty() {
+        seeds.extend(target.seed(version)?);
+    }
+    let window = job.window_bytes.clamp(ANSWER_RAW_MAX as u64, 1 << 30);
+    let (machine, destination) = match job.dry_run {
+        true => {
+            let tree = (TreeFile::unnamed(shape)?, false);
+            (Machine::new(version, Goal::Plan, window, tree, seeds), None)
+        }
+        false => {
+            let claim = || target.claim(version, &job.version);
+            let claimed = watch.when_free(Duration::from_secs(job.wait_seconds.into()), claim)?;
+            let machine = Machine::new(version, Goal::Publish, window, claimed.tree()?, seeds);
+            (machine, Some(Arc::new(claimed) as Arc<dyn Destination>))
+        }
+    };
+    let place = (target.path(), target.free()?);
+    let (named, threads) = (job.seeds.len(), job.threads);
+    let driver = Driver { watch, connection, version, destination, place, named, previous: None, threads };
     driver.run(machine)
 }
 

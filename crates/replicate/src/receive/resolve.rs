@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use goldwire_disk::Promise;
 use goldwire_stdx::Uuid;
-use goldwire_store::Root;
+use goldwire_store::{OWN_FOLDER, Root, Store};
 
 use super::container::{disk_format, uuid_of};
 use crate::failure::Result;
@@ -38,6 +38,7 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
                 (with_ending(&name, format), format)
             }
         };
+        refuse_ours(&folder, &name)?;
         let path = folder.join(name);
         refuse_unless_file(&path)?;
         return Ok(TargetFile { path, format });
@@ -59,6 +60,7 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
         Failure::io(format!("find the folder {}", folder.display()), &error)
             .hint(format!("make it first: mkdir -p {}", folder.display()))
     })?;
+    refuse_ours(&folder, &name)?;
     let path = folder.join(&name);
     refuse_unless_file(&path)?;
     let format = format_for(&name, job)?;
@@ -72,6 +74,26 @@ fn uuid_in(folder: &Path, root: &Root) -> Uuid {
     hasher.update(&root.0);
     hasher.update(folder.as_os_str().as_encoded_bytes());
     uuid_of(&Root(*hasher.finalize().as_bytes()))
+}
+
+/// What lies in a store or in a folder of our own is ours to write, by other commands.
+fn refuse_ours(folder: &Path, name: &str) -> Result<()> {
+    for around in folder.ancestors() {
+        let is_own = around.file_name().is_some_and(|name| {
+            let name = name.to_string_lossy();
+            let user = name.strip_prefix(OWN_FOLDER).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+            user.is_some_and(|user| user.bytes().all(|byte| byte.is_ascii_digit()))
+        });
+        let what = match is_own {
+            true => "goldwire's own folder",
+            false if Store::is_one(around) => "a store",
+            false => continue,
+        };
+        let text = format!("{} would lie in {what}, {}", folder.join(name).display(), around.display());
+        return Err(Failure::new(FailureKind::Invalid, text)
+            .hint("write beside it; a version goes into a store as STORE/IMAGE"));
+    }
+    Ok(())
 }
 
 /// Nothing, or a regular file, may be where the disk goes: not a folder, a device, or a link.
@@ -157,6 +179,7 @@ mod tests {
             path: String::new(),
             name: String::new(),
             is_name_given: false,
+            must_be_store: false,
             required: None,
             version: Vec::new(),
             format,

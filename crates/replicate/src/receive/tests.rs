@@ -100,6 +100,7 @@ fn job(disk: &Disk, path: &Path) -> TargetJob {
         path: path.to_str().unwrap().to_owned(),
         name: "win11.raw".into(),
         is_name_given: false,
+        must_be_store: false,
         version: disk.version.encode(None).unwrap(),
         required: None,
         format: None,

@@ -302,6 +302,7 @@ impl Session<'_> {
             path: job.targets[target].path.clone(),
             name,
             is_name_given: job.write.name.is_some(),
+            must_be_store: job.write.must_be_store,
             version: bytes.to_vec(),
             required: job.trust.require_signature.as_ref().map(|key| RequiredSignature {
                 signer: *key.as_bytes(),

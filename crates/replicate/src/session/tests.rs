@@ -71,6 +71,7 @@ fn a_target_is_asked_for_what_the_user_wrote() {
         path: "sr/".into(),
         name: "win11.raw".into(),
         is_name_given: false,
+        must_be_store: false,
         version: b"d".to_vec(),
         required: None,
         format: None,

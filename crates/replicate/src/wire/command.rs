@@ -72,6 +72,8 @@ pub struct TargetJob {
     pub name: String,
     /// Whether the user wrote that name, so that it is taken as it is or refused.
     pub is_name_given: bool,
+    /// Whether `path` has to lead into a store.
+    pub must_be_store: bool,
     /// The descriptor's bytes ([`goldwire_store::Version`]).
     pub version: Vec<u8>,
     /// Who must have signed the descriptor.

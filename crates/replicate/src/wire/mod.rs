@@ -26,7 +26,7 @@ pub use self::frame::{Frame, Head, Kind, WireError};
 pub use self::request::{Request, pack_answer, unpack_answer};
 
 /// What both sides must agree on before anything else. Raised with every change of layout or meaning.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// What an agent writes first, so that a peer can skip what a chatty login shell printed before it.
 pub const PREAMBLE: &[u8; 16] = b"\0GOLDWIRE-AGENT\n";

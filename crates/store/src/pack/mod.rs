@@ -60,8 +60,8 @@ impl Pack {
         Ok(Self { file, path })
     }
 
-    /// Opens the pack to give space back.
-    pub(crate) fn open_to_punch(packs: &Folder, number: PackNumber) -> StoreResult<Self> {
+    /// Opens a pack that is whole to give space back, or to mend it.
+    pub(crate) fn open_to_change(packs: &Folder, number: PackNumber) -> StoreResult<Self> {
         let name = number.file("pack");
         let path = packs.path().join(&name);
         let file = packs.write_file(&name).map_err(StoreError::file("open", &path))?;

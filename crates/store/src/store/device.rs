@@ -213,14 +213,8 @@ impl BlockDevice for StoredVersion {
 
     fn extent_at(&self, offset: u64) -> Result<Extent, DiskError> {
         self.check_range(offset, 1)?;
-        let index = offset / CHUNK_SIZE as u64;
-        let place = self.map.place(index).map_err(|error| disk_error(self.map.path(), error))?;
-        let (until, kind) = match place {
-            Place::In(run) => (run.first + u64::from(run.count), ExtentKind::Data),
-            Place::Zero(until) => (until, ExtentKind::Hole),
-        };
-        let end = self.shape().chunk_range(until.min(self.shape().chunks())).start;
-        Ok(Extent { length: end.min(self.size()) - offset, kind })
+        let place = self.map.place(offset / CHUNK_SIZE as u64);
+        extent(place.map_err(|error| disk_error(self.map.path(), error))?, offset, self.size())
     }
 
     fn allocate(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
@@ -247,6 +241,71 @@ impl StoredVersion {
     fn read_only(&self) -> DiskError {
         DiskError::new(ErrorKind::ReadOnly, self.map.path(), "a version is never written to")
     }
+}
+
+/// What lies in the places of a map, proven by nothing: for whoever proves it himself.
+pub(super) struct Unproven<'a> {
+    map: &'a Map,
+    packs: &'a Folder,
+}
+
+impl<'a> Unproven<'a> {
+    pub(super) fn new(map: &'a Map, packs: &'a Folder) -> Self {
+        Self { map, packs }
+    }
+
+    fn read_only(&self) -> DiskError {
+        DiskError::new(ErrorKind::ReadOnly, self.map.path(), "it is only read here")
+    }
+}
+
+impl BlockDevice for Unproven<'_> {
+    fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    /// Whole chunks, or what the last one has: the only reads of whoever builds a tree.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        let first = offset / CHUNK_SIZE as u64;
+        for (index, part) in (first..).zip(buf.chunks_mut(CHUNK_SIZE)) {
+            let place = self.map.place(index).map_err(|error| disk_error(self.map.path(), error))?;
+            let Place::In(run) = place else {
+                part.fill(0);
+                continue;
+            };
+            let mut chunk = vec![0; CHUNK_SIZE];
+            let read = Pack::open(self.packs, run.pack).and_then(|pack| pack.read(run.slot, &mut chunk));
+            read.map_err(|error| disk_error(self.map.path(), error))?;
+            part.copy_from_slice(&chunk[..part.len()]);
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, DiskError> {
+        let place = self.map.place(offset / CHUNK_SIZE as u64);
+        extent(place.map_err(|error| disk_error(self.map.path(), error))?, offset, self.size())
+    }
+
+    fn allocate(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}
+
+/// The run that begins at a byte whose chunk is in `place`.
+fn extent(place: Place, offset: u64, size: u64) -> Result<Extent, DiskError> {
+    let (until, kind) = match place {
+        Place::In(run) => (run.end(), ExtentKind::Data),
+        Place::Zero(until) => (until, ExtentKind::Hole),
+    };
+    Ok(Extent { length: until.saturating_mul(CHUNK_SIZE as u64).min(size) - offset, kind })
 }
 
 fn disk_error(path: &Path, error: StoreError) -> DiskError {

@@ -99,12 +99,10 @@ pub enum StoreError {
         chunk: u64,
     },
     /// What was written is not what is read back.
-    #[error("pack {pack:08x} does not keep what is written to it: slot {slot}")]
+    #[error("the medium does not keep what is written to it: pack {pack:08x}")]
     Medium {
         /// The pack's number.
         pack: u32,
-        /// The slot.
-        slot: u32,
     },
     /// A tree, or the disk that is read.
     #[error(transparent)]

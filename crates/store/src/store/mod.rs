@@ -23,7 +23,7 @@ pub use device::StoredVersion;
 pub use error::{StoreError, StoreResult};
 pub use image::{Channel, ImageNames, ImageVersion, LATEST, Moved};
 pub use prune::{Keep, Pruned};
-pub use put::{Incoming, Put};
+pub use put::{Incoming, Put, Reception};
 
 use crate::pack::{PackNumber, Reader};
 use crate::tree::Root;

@@ -227,7 +227,7 @@ impl Store {
         }
         // Also what an earlier prune was killed before.
         if dead > 0 || before > live {
-            let pack = Pack::open_to_punch(&self.packs, number)?;
+            let pack = Pack::open_to_change(&self.packs, number)?;
             let is_given_back = punch_zero(&pack, &ids)?;
             let after = pack.allocated()?;
             pruned.bytes += before.saturating_sub(after);

@@ -1,28 +1,33 @@
-//! Putting a version into a store. Cut at any moment, the same call goes on from what is durable.
+//! Putting a version into a store: its chunks come in any order, from an image here or over the wire. Cut at any moment,
+//! the next reception of the same version goes on from what is durable.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use goldwire_disk::BlockDevice;
 use goldwire_stdx::{AlignedBuffer, Existing, Folder};
 
+use super::device::Unproven;
 use super::image::now;
 use super::layout::lay_out;
 use super::{DESCRIPTOR, MAP, Store, StoreError, StoreResult, TREE};
 use crate::chunk::{CHUNK_SIZE, ChunkId};
 use crate::error::Error;
-use crate::map::{Map, Run};
+use crate::map::{Map, Place, Run};
 use crate::pack::{Have, Ids, Pack, PackNumber, Slots};
-use crate::tree::{BuildOptions, Root, Seal, TreeFile};
+use crate::tree::{BuildOptions, Root, Seal, TreeFile, TreeGeometry, build_tree};
 use crate::version::Version;
 
 /// Chunks that are read and written at a time.
 const STEP: u32 = 16;
 /// Bytes after which what was written is made durable and noted.
 const NOTE_EVERY: u64 = 64 << 20;
+const READ_BACK: &str = "readback";
 
-/// A version that comes.
+/// A version that comes from an image here.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     /// Its content.
@@ -46,212 +51,440 @@ pub struct Put {
     pub chunks_resumed: u64,
 }
 
-/// The name of a version while it is put in: a folder and a lock beside it.
-struct Work {
-    folder: Folder,
+/// A version that is being put in. Dropped before it is published it leaves what the next one goes on from.
+#[derive(Debug)]
+pub struct Reception {
+    store: Arc<Store>,
+    version: Version,
+    work: Folder,
     lock_name: String,
     _lock: File,
+    layout: OnceLock<Layout>,
+}
+
+/// Where everything goes.
+#[derive(Debug)]
+struct Layout {
+    map: Map,
+    fills: BTreeMap<PackNumber, Fill>,
+    /// Packs that are whole, opened to be mended.
+    whole: Mutex<BTreeMap<PackNumber, Arc<Pack>>>,
+}
+
+/// A pack that is being filled.
+#[derive(Debug)]
+struct Fill {
+    ids: Ids,
+    pack: Arc<Pack>,
+    have: Mutex<Have>,
+    /// Slots that an earlier reception made durable.
+    slots: Slots,
 }
 
 impl Store {
-    /// Puts a version in as the newest of `image`, and moves `channel` to it if one is named. Bytes of the device are read
-    /// only for chunks that are not here.
+    /// Puts a version of an image here in as the newest of `image`, and moves `channel` to it if one is named. Bytes of the
+    /// device are read only for chunks that are not here.
     ///
     /// # Errors
     /// `Busy` if another process puts the same version in; `Changed`, `Name`, `File`, `Corrupt`, `Tree`.
     pub fn publish(
-        &self,
+        self: &Arc<Self>,
         image: &str,
         channel: Option<&str>,
         incoming: &Incoming<'_>,
         options: &BuildOptions<'_>,
     ) -> StoreResult<Put> {
-        super::image::check_image(image)?;
-        if let Some(channel) = channel {
-            super::image::check_name(channel, "a channel")?;
-        }
+        self.check_names(image, channel)?;
         let root = &incoming.version.root;
-        let before = self.image(image)?.unwrap_or_default();
-        let mut put = Put { was_here: self.has(root)?, ..Put::default() };
-        let work = if put.was_here { None } else { Some(self.begin_work(root)?) };
-        if let Some(work) = &work {
-            let near = [incoming.version.parent, before.find(super::LATEST)];
-            let near = near.into_iter().flatten().find(|near| self.has(near).unwrap_or(false));
-            self.lay_out_once(&work.folder, incoming, near, options)?;
-            put = self.fill(&work.folder, incoming, options)?;
-            keep_tree(&work.folder, incoming)?;
-            let path = work.folder.path().join(DESCRIPTOR);
-            let kept = work.folder.replace(DESCRIPTOR, incoming.descriptor, 0o644);
-            kept.map_err(StoreError::file("write", &path))?;
+        if self.has(root)? {
+            self.name_version(image, channel, root)?;
+            return Ok(Put { was_here: true, ..Put::default() });
         }
+        let reception = Reception::begin(self, incoming.version)?;
+        let (tree, is_whole) = reception.tree()?;
+        if !is_whole {
+            copy_tree(incoming.tree, &tree)?;
+            tree.sync()?;
+        }
+        reception.lay_out(&tree, self.near(image, incoming.version)?, options, |_| ())?;
+        let put = reception.fill(incoming, options)?;
+        let root = reception.read_back(options)?.0;
+        if root != incoming.version.root {
+            return Err(reception.forget_what_is_wrong());
+        }
+        reception.publish(image, channel, incoming.descriptor)?;
+        Ok(put)
+    }
+
+    /// Refuses names that an image or a channel cannot have, before anything is done.
+    ///
+    /// # Errors
+    /// `Name`.
+    pub fn check_names(&self, image: &str, channel: Option<&str>) -> StoreResult<()> {
+        super::image::check_image(image)?;
+        match channel {
+            Some(super::LATEST) => Err(StoreError::Name {
+                name: super::LATEST.into(),
+                what: "a channel",
+                why: "it is always the version that came last",
+            }),
+            Some(channel) => super::image::check_name(channel, "a channel"),
+            None => Ok(()),
+        }
+    }
+
+    /// The version here that is likest to one that comes: its parent, or the image's latest.
+    ///
+    /// # Errors
+    /// `File`, `Corrupt`.
+    pub fn near(&self, image: &str, version: &Version) -> StoreResult<Option<Root>> {
+        let latest = self.image(image)?.unwrap_or_default().find(super::LATEST);
+        for near in [version.parent, latest].into_iter().flatten() {
+            if self.has(&near)? {
+                return Ok(Some(near));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Names a version that is here.
+    ///
+    /// # Errors
+    /// `Unknown` if it was pruned meanwhile; `Name`, `File`, `Corrupt`.
+    pub fn name_version(&self, image: &str, channel: Option<&str>, root: &Root) -> StoreResult<()> {
+        self.rename(image, |names| {
+            if !self.has(root)? {
+                return Err(StoreError::Unknown { name: root.to_string(), candidates: Vec::new() });
+            }
+            names.add(*root, now())?;
+            match channel.filter(|channel| names.served(channel, now()) != Some(*root)) {
+                Some(channel) => names.move_channel(channel, *root, now()),
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+impl Reception {
+    /// Begins to put a version in, or goes on.
+    ///
+    /// # Errors
+    /// `Busy` if another process does; `File`.
+    pub fn begin(store: &Arc<Store>, version: &Version) -> StoreResult<Self> {
+        let root = version.root;
+        let lock_name = format!("{root}.lock");
+        let path = store.work.path().join(&lock_name);
+        loop {
+            let lock =
+                store.work.open_or_create(&lock_name, 0o600).map_err(StoreError::file("make", &path))?;
+            if lock.try_lock().is_err() {
+                return Err(StoreError::Busy { root });
+            }
+            let data = lock.metadata().map_err(StoreError::file("stat", &path))?;
+            // Whoever had it took it away as we came.
+            if std::os::unix::fs::MetadataExt::nlink(&data) == 0 {
+                continue;
+            }
+            let work = store.work.make_child(root.to_string(), 0o755);
+            let work = work.map_err(StoreError::file("make a folder in", store.work.path()))?;
+            let (store, version) = (Arc::clone(store), version.clone());
+            return Ok(Self { store, version, work, lock_name, _lock: lock, layout: OnceLock::new() });
+        }
+    }
+
+    /// The version's tree: whole if an earlier reception had it, else empty.
+    ///
+    /// # Errors
+    /// `Tree`, `File`.
+    pub fn tree(&self) -> StoreResult<(TreeFile, bool)> {
+        if let Ok(tree) = TreeFile::open(&self.work, TREE, self.version.size)
+            && tree.verify(&self.version.root).is_ok()
+        {
+            return Ok((tree, true));
+        }
+        Ok((TreeFile::create(&self.work, TREE, self.shape()?)?, false))
+    }
+
+    fn shape(&self) -> StoreResult<TreeGeometry> {
+        let size = self.version.size;
+        Ok(TreeGeometry::new(size).ok_or(Error::TooLarge { size })?)
+    }
+
+    /// Gives every chunk its place, unless an earlier reception did, and says which chunks are there: those that the store
+    /// has anyway and those that were made durable. `near` is a version that is like this one. Says whether it goes on with
+    /// what an earlier reception laid out.
+    ///
+    /// # Errors
+    /// `Tree`, `Corrupt`, `File`, `TooMuch`.
+    pub fn lay_out(
+        &self,
+        tree: &TreeFile,
+        near: Option<Root>,
+        options: &BuildOptions<'_>,
+        mut is_here: impl FnMut(Range<u64>),
+    ) -> StoreResult<bool> {
+        let root = &self.version.root;
+        // If an earlier reception came so far, what it found here is not pruned.
+        let is_continued = Map::open(&self.work, MAP).is_ok_and(|map| map.root() == root);
+        if !is_continued {
+            let near = near.map(|near| self.store.version(&near)).transpose()?;
+            let _lock = self.store.lock()?;
+            lay_out(&self.store, &self.work, root, tree, near.as_ref(), options)?;
+        }
+        let map = Map::open(&self.work, MAP)?;
+        let packs = &self.store.packs;
+        let mut fills = BTreeMap::new();
+        for number in self.store.packs_with("have")? {
+            let ids = Ids::open(packs, number)?;
+            if ids.root() == root
+                && let Some((have, slots)) = Have::open(packs, number)?
+            {
+                let pack = Arc::new(Pack::open_to_fill(packs, number, ids.slots())?);
+                fills.insert(number, Fill { ids, pack, have: Mutex::new(have), slots });
+            }
+        }
+        packs.sync().map_err(StoreError::file("make durable", packs.path()))?;
+        map.for_each(|run| {
+            match fills.get(&run.pack) {
+                None => is_here(run.first..run.end()),
+                Some(fill) => (0..run.count)
+                    .filter(|step| fill.slots.contains(run.slot + step))
+                    .for_each(|step| is_here(run.first + u64::from(step)..run.first + u64::from(step) + 1)),
+            }
+            Ok(())
+        })?;
+        let _ = self.layout.set(Layout { map, fills, whole: Mutex::default() });
+        Ok(is_continued)
+    }
+
+    /// Chunks that are to come.
+    ///
+    /// # Errors
+    /// Nothing was laid out.
+    pub fn chunks_missing(&self) -> StoreResult<u64> {
+        let missing = |fill: &Fill| u64::from(fill.ids.slots() - fill.slots.count());
+        Ok(self.layout()?.fills.values().map(missing).sum())
+    }
+
+    fn layout(&self) -> StoreResult<&Layout> {
+        let missing = || StoreError::corrupt(self.work.path(), MAP, 0, "nothing has its place yet");
+        self.layout.get().ok_or_else(missing)
+    }
+
+    /// Writes chunks, which lie end to end in `bytes`, from chunk `first` on.
+    ///
+    /// # Errors
+    /// `File`; `Corrupt` for a chunk that the tree calls zero.
+    pub fn write(&self, first: u64, bytes: &[u8]) -> StoreResult<()> {
+        let layout = self.layout()?;
+        layout.each_piece(first, bytes.len() / CHUNK_SIZE, |run, range| {
+            layout.pack(&self.store, run.pack)?.write(run.slot, &bytes[range])
+        })
+    }
+
+    /// What is in the place of chunk `index`.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn read(&self, index: u64, chunk: &mut [u8]) -> StoreResult<()> {
+        let layout = self.layout()?;
+        layout.each_piece(index, 1, |run, _| layout.pack(&self.store, run.pack)?.read(run.slot, chunk))
+    }
+
+    /// Makes everything written durable, and notes that these chunks (first, count) are.
+    ///
+    /// # Errors
+    /// `File`.
+    pub fn note(&self, chunks: &[(u64, u64)]) -> StoreResult<()> {
+        let layout = self.layout()?;
+        let mut slots: BTreeMap<PackNumber, Slots> = BTreeMap::new();
+        for (first, count) in chunks {
+            layout.each_piece(*first, *count as usize, |run, _| {
+                slots.entry(run.pack).or_default().insert(run.slot..run.slot + run.count);
+                Ok(())
+            })?;
+        }
+        for (number, slots) in slots {
+            layout.pack(&self.store, number)?.sync()?;
+            if let Some(fill) = layout.fills.get(&number) {
+                let mut have = fill.have.lock().unwrap_or_else(PoisonError::into_inner);
+                slots.runs().iter().try_for_each(|run| have.add(run.clone()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads back what came, from the medium where the system lets us: the root of what is there, and its tree.
+    ///
+    /// # Errors
+    /// `File`, `Tree`, `Corrupt`.
+    pub fn read_back(&self, options: &BuildOptions<'_>) -> StoreResult<(Root, TreeFile)> {
+        let layout = self.layout()?;
+        let mut is_right = true;
+        for fill in layout.fills.values() {
+            fill.pack.sync()?;
+            is_right &= fill.is_right(options)?;
+        }
+        // What was here before was proven when it came or when it was found.
+        if is_right {
+            return Ok((self.version.root, self.tree()?.0));
+        }
+        let device = Unproven::new(&layout.map, &self.store.packs);
+        let tree = TreeFile::create(&self.work, READ_BACK, self.shape()?)?;
+        let (root, _) = build_tree(&device, &tree, options)?;
+        Ok((root, tree))
+    }
+
+    /// Shows the version to others under its names, in one step. What came was read back.
+    ///
+    /// # Errors
+    /// `File`, `Name`, `Corrupt`.
+    pub fn publish(&self, image: &str, channel: Option<&str>, descriptor: &[u8]) -> StoreResult<()> {
+        let (store, root) = (&self.store, &self.version.root);
+        store.check_names(image, channel)?;
+        for number in self.layout()?.fills.keys() {
+            let name = number.file("have");
+            let path = store.packs.path().join(&name);
+            store.packs.remove_file(&name).map_err(StoreError::file("remove", &path))?;
+        }
+        store.packs.sync().map_err(StoreError::file("make durable", store.packs.path()))?;
+        let (tree, is_whole) = self.tree()?;
+        if !is_whole {
+            return Err(StoreError::corrupt(tree.path(), "tree", 4096, "it was whole and is not"));
+        }
+        tree.seal(&Seal { root: *root, key: [0; 32], chunks_used: self.version.chunks_used })?;
+        tree.forget_fingerprints()?;
+        tree.sync()?;
+        let path = self.work.path().join(DESCRIPTOR);
+        let kept = self.work.replace(DESCRIPTOR, descriptor, 0o644);
+        kept.and_then(|()| self.work.remove_file(READ_BACK)).map_err(StoreError::file("write", &path))?;
         // Named in the same breath: a prune takes away what has no name.
-        let lock = self.lock()?;
-        if work.is_some() && !self.has(root)? {
-            let name = root.to_string();
-            let moved = self.work.rename(&name, &self.versions, &name, Existing::Keep);
-            let moved = moved.and_then(|()| self.versions.sync()).and_then(|()| self.work.sync());
-            moved.map_err(StoreError::file("publish", &self.versions.path().join(&name)))?;
-        }
-        let mut names = self.image(image)?.unwrap_or_default();
+        let lock = store.lock()?;
+        let mut names = store.image(image)?.unwrap_or_default();
         names.add(*root, now())?;
         if let Some(channel) = channel.filter(|channel| names.served(channel, now()) != Some(*root)) {
             names.move_channel(channel, *root, now())?;
         }
-        self.write_names(image, &names)?;
-        if let Some(work) = work {
-            // The lock's file goes last; who waits for it sees that it has no name.
-            let _ = self.work.remove_file(&work.lock_name);
+        if !store.has(root)? {
+            let name = root.to_string();
+            let moved = store.work.rename(&name, &store.versions, &name, Existing::Keep);
+            let moved = moved.and_then(|()| store.versions.sync()).and_then(|()| store.work.sync());
+            moved.map_err(StoreError::file("publish", &store.versions.path().join(&name)))?;
         }
+        store.write_names(image, &names)?;
+        // The lock's file goes last; who waits for it sees that it has no name.
+        let _ = store.work.remove_file(&self.lock_name);
         drop(lock);
-        Ok(put)
+        Ok(())
     }
 
-    /// The folder in which the version is put together, for this process alone.
-    fn begin_work(&self, root: &Root) -> StoreResult<Work> {
-        let lock_name = format!("{root}.lock");
-        let path = self.work.path().join(&lock_name);
-        loop {
-            let lock =
-                self.work.open_or_create(&lock_name, 0o600).map_err(StoreError::file("make", &path))?;
-            if lock.try_lock().is_err() {
-                return Err(StoreError::Busy { root: *root });
-            }
-            let data = lock.metadata().map_err(StoreError::file("stat", &path))?;
-            // Whoever had it took it away as we came.
-            if std::os::unix::fs::MetadataExt::nlink(&data) > 0 {
-                let folder = self.work.make_child(root.to_string(), 0o755);
-                let folder = folder.map_err(StoreError::file("make a folder in", self.work.path()))?;
-                return Ok(Work { folder, lock_name, _lock: lock });
-            }
-        }
-    }
-
-    /// Gives every chunk its place, unless an earlier attempt did.
-    fn lay_out_once(
-        &self,
-        work: &Folder,
-        incoming: &Incoming<'_>,
-        near: Option<Root>,
-        options: &BuildOptions<'_>,
-    ) -> StoreResult<()> {
-        let root = &incoming.version.root;
-        if Map::open(work, MAP).is_ok_and(|map| map.root() == root) {
-            return Ok(());
-        }
-        let near = near.map(|near| self.version(&near)).transpose()?;
-        let _lock = self.lock()?;
-        lay_out(self, work, root, incoming.tree, near.as_ref(), options)
-    }
-
-    /// Writes the chunks that are not here yet, reads them back, and makes their packs whole.
-    fn fill(&self, work: &Folder, incoming: &Incoming<'_>, options: &BuildOptions<'_>) -> StoreResult<Put> {
-        let map = Map::open(work, MAP)?;
-        let mut fills: BTreeMap<PackNumber, Fill> = BTreeMap::new();
-        for number in self.packs_with("have")? {
-            let ids = Ids::open(&self.packs, number)?;
-            if ids.root() == map.root()
-                && let Some((have, slots)) = Have::open(&self.packs, number)?
-            {
-                let pack = Pack::open_to_fill(&self.packs, number, ids.slots())?;
-                fills.insert(number, Fill { ids, pack, have, slots, unnoted: Slots::default(), bytes: 0 });
-            }
-        }
-        self.packs.sync().map_err(StoreError::file("make durable", self.packs.path()))?;
+    /// Reads the chunks that are not here from an image.
+    fn fill(&self, incoming: &Incoming<'_>, options: &BuildOptions<'_>) -> StoreResult<Put> {
+        let layout = self.layout()?;
         let mut put = Put::default();
-        for fill in fills.values() {
+        let mut written: BTreeMap<PackNumber, Slots> = BTreeMap::new();
+        for (number, fill) in &layout.fills {
             put.chunks_new += u64::from(fill.ids.slots());
             put.chunks_resumed += u64::from(fill.slots.count());
+            written.insert(*number, fill.slots.clone());
         }
         let progress = options.progress;
         progress.bytes_total.store(put.chunks_new * CHUNK_SIZE as u64, Ordering::Relaxed);
         progress.bytes_done.store(put.chunks_resumed * CHUNK_SIZE as u64, Ordering::Relaxed);
         let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
-        map.for_each(|run| match fills.get_mut(&run.pack) {
-            Some(fill) => fill.take(run, incoming, &mut buffer, options),
-            None => Ok(()),
-        })?;
-        for (number, mut fill) in fills {
-            fill.note()?;
-            fill.read_back(&self.packs, number, &mut buffer, options)?;
-            let name = number.file("have");
-            self.packs
-                .remove_file(&name)
-                .map_err(StoreError::file("remove", &self.packs.path().join(&name)))?;
+        let (mut unnoted, mut bytes) = (Vec::new(), 0);
+        let done = layout.map.for_each(|run| {
+            let (Some(fill), Some(written)) = (layout.fills.get(&run.pack), written.get_mut(&run.pack))
+            else {
+                return Ok(());
+            };
+            let mut at = 0;
+            while at < run.count {
+                if options.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped.into());
+                }
+                // A chunk that the disk has twice is written once.
+                let is_open = |at: &u32| !written.contains(run.slot + at);
+                let count = (at..run.count.min(at + STEP)).take_while(is_open).count() as u32;
+                if count == 0 {
+                    at += 1;
+                    continue;
+                }
+                let first = run.first + u64::from(at);
+                let chunks = &mut buffer[..count as usize * CHUNK_SIZE];
+                read_chunks(incoming, first, chunks)?;
+                fill.pack.write(run.slot + at, chunks)?;
+                written.insert(run.slot + at..run.slot + at + count);
+                unnoted.push((first, u64::from(count)));
+                bytes += chunks.len() as u64;
+                progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
+                if bytes >= NOTE_EVERY {
+                    self.note(&unnoted)?;
+                    unnoted.clear();
+                    bytes = 0;
+                }
+                at += count;
+            }
+            Ok(())
+        });
+        // Also of a run that fails: what is written is not written again.
+        self.note(&unnoted)?;
+        done.map(|()| put)
+    }
+
+    /// A medium that does not keep what it is given: nothing of what came is believed by the next reception.
+    fn forget_what_is_wrong(&self) -> StoreError {
+        let number = self.layout.get().and_then(|layout| layout.fills.keys().next()).copied();
+        for number in self.layout.get().into_iter().flat_map(|layout| layout.fills.keys()) {
+            if let Err(error) = Have::create(&self.store.packs, *number) {
+                return error;
+            }
         }
-        self.packs.sync().map_err(StoreError::file("make durable", self.packs.path()))?;
-        Ok(put)
+        StoreError::Medium { pack: number.map_or(0, |number| number.0) }
     }
 }
 
-/// A pack that is being filled.
-struct Fill {
-    ids: Ids,
-    pack: Pack,
-    have: Have,
-    /// Slots that are written.
-    slots: Slots,
-    /// Those of them that are not noted as durable.
-    unnoted: Slots,
-    bytes: u64,
+impl Layout {
+    /// The pieces in which `count` chunks from `first` on lie, with the bytes that each has of all.
+    fn each_piece(
+        &self,
+        first: u64,
+        count: usize,
+        mut each: impl FnMut(Run, Range<usize>) -> StoreResult<()>,
+    ) -> StoreResult<()> {
+        let mut done = 0;
+        while done < count {
+            let index = first + done as u64;
+            let Place::In(run) = self.map.place(index)? else {
+                let why = format!("it has no place for chunk {index}");
+                return Err(StoreError::corrupt(self.map.path(), "run", 0, why));
+            };
+            let length = (run.count as usize).min(count - done);
+            let bytes = done * CHUNK_SIZE..(done + length) * CHUNK_SIZE;
+            each(Run { count: length as u32, ..run }, bytes)?;
+            done += length;
+        }
+        Ok(())
+    }
+
+    fn pack(&self, store: &Store, number: PackNumber) -> StoreResult<Arc<Pack>> {
+        if let Some(fill) = self.fills.get(&number) {
+            return Ok(Arc::clone(&fill.pack));
+        }
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pack) = whole.get(&number) {
+            return Ok(Arc::clone(pack));
+        }
+        let pack = Arc::new(Pack::open_to_change(&store.packs, number)?);
+        whole.insert(number, Arc::clone(&pack));
+        Ok(pack)
+    }
 }
 
 impl Fill {
-    /// Brings the chunks of `run` into their slots, but for those that are there.
-    fn take(
-        &mut self,
-        run: Run,
-        incoming: &Incoming<'_>,
-        buffer: &mut [u8],
-        options: &BuildOptions<'_>,
-    ) -> StoreResult<()> {
-        let mut at = 0;
-        while at < run.count {
-            if self.slots.contains(run.slot + at) {
-                at += 1;
-                continue;
-            }
-            if options.stop.load(Ordering::Relaxed) {
-                // What is written is not written again.
-                self.note()?;
-                return Err(Error::Stopped.into());
-            }
-            let open = (at..run.count.min(at + STEP)).take_while(|at| !self.slots.contains(run.slot + at));
-            let count = open.count() as u32;
-            let first = run.first + u64::from(at);
-            let bytes = &mut buffer[..count as usize * CHUNK_SIZE];
-            read_chunks(incoming, first, bytes)?;
-            self.pack.write(run.slot + at, bytes)?;
-            let slots = run.slot + at..run.slot + at + count;
-            self.slots.insert(slots.clone());
-            self.unnoted.insert(slots);
-            self.bytes += bytes.len() as u64;
-            options.progress.bytes_done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-            if self.bytes >= NOTE_EVERY {
-                self.note()?;
-            }
-            at += count;
-        }
-        Ok(())
-    }
-
-    /// Makes what was written durable and notes it.
-    fn note(&mut self) -> StoreResult<()> {
-        self.pack.sync()?;
-        for slots in std::mem::take(&mut self.unnoted).runs() {
-            self.have.add(slots.clone())?;
-        }
-        self.bytes = 0;
-        Ok(())
-    }
-
     /// Whether the medium has what the pack should hold.
-    fn read_back(
-        &self,
-        packs: &Folder,
-        number: PackNumber,
-        buffer: &mut [u8],
-        options: &BuildOptions<'_>,
-    ) -> StoreResult<()> {
+    fn is_right(&self, options: &BuildOptions<'_>) -> StoreResult<bool> {
+        let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
         for first in (0..self.ids.slots()).step_by(STEP as usize) {
             if options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped.into());
@@ -259,15 +492,12 @@ impl Fill {
             let ids = self.ids.ids(first..(first + STEP).min(self.ids.slots()))?;
             let chunks = &mut buffer[..ids.len() * CHUNK_SIZE];
             self.pack.read(first, chunks)?;
-            for ((slot, id), chunk) in (first..).zip(&ids).zip(chunks.chunks_exact(CHUNK_SIZE)) {
-                if ChunkId::of(chunk) != *id {
-                    // What it has is not known any more: the next attempt writes all of it again.
-                    Have::create(packs, number)?;
-                    return Err(StoreError::Medium { pack: number.0, slot });
-                }
+            options.progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
+            if ids.iter().zip(chunks.chunks_exact(CHUNK_SIZE)).any(|(id, chunk)| ChunkId::of(chunk) != *id) {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -277,7 +507,8 @@ fn read_chunks(incoming: &Incoming<'_>, first: u64, bytes: &mut [u8]) -> StoreRe
     let count = (bytes.len() / CHUNK_SIZE) as u64;
     let range = shape.chunk_range(first).start..shape.chunk_range(first + count - 1).end;
     let (content, padding) = bytes.split_at_mut((range.end - range.start) as usize);
-    incoming.device.read_at(content, range.start).map_err(|source| Error::read_disk(range.start, source))?;
+    let read = incoming.device.read_at(content, range.start);
+    read.map_err(|source| Error::read_disk(range.start, source))?;
     padding.fill(0);
     let ids = incoming.tree.ids(0, first..first + count)?;
     for ((chunk, id), bytes) in (first..).zip(&ids).zip(bytes.chunks_exact(CHUNK_SIZE)) {
@@ -288,23 +519,17 @@ fn read_chunks(incoming: &Incoming<'_>, first: u64, bytes: &mut [u8]) -> StoreRe
     Ok(())
 }
 
-/// Keeps the version's tree, without the fingerprints, which only help to find.
-fn keep_tree(work: &Folder, incoming: &Incoming<'_>) -> StoreResult<()> {
+/// Copies the ids of a tree into an empty one.
+fn copy_tree(from: &TreeFile, to: &TreeFile) -> StoreResult<()> {
     const IDS: u64 = 16_384;
-    let shape = incoming.tree.shape();
-    work.remove_file(TREE).map_err(StoreError::file("replace", &work.path().join(TREE)))?;
-    let tree = TreeFile::create(work, TREE, shape.clone())?;
+    let shape = from.shape();
     for level in 0..shape.levels() {
         for first in (0..shape.count(level)).step_by(IDS as usize) {
-            let ids = incoming.tree.ids(level, first..(first + IDS).min(shape.count(level)))?;
+            let ids = from.ids(level, first..(first + IDS).min(shape.count(level)))?;
             if ids.iter().any(|id| !id.is_zero()) {
-                tree.set_ids(level, first, &ids)?;
+                to.set_ids(level, first, &ids)?;
             }
         }
     }
-    let root = incoming.version.root;
-    tree.verify(&root)?;
-    tree.seal(&Seal { root, key: [0; 32], chunks_used: incoming.version.chunks_used })?;
-    tree.sync()?;
     Ok(())
 }

@@ -21,13 +21,13 @@ fn options(progress: &Progress) -> BuildOptions<'_> {
 
 struct Scene {
     folder: tempfile::TempDir,
-    store: Store,
+    store: Arc<Store>,
 }
 
 impl Scene {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::init(&folder.path().join("store")).unwrap();
+        let store = Arc::new(Store::init(&folder.path().join("store")).unwrap());
         Self { folder, store }
     }
 

@@ -301,6 +301,17 @@ impl TreeFile {
         })
     }
 
+    /// Gives the space of the fingerprints back, where the file system can: all are unknown from then on.
+    ///
+    /// # Errors
+    /// `TreeFile`.
+    pub(crate) fn forget_fingerprints(&self) -> Result<()> {
+        let start = self.starts[self.shape.levels()];
+        // Cut and extended again the file has a hole there.
+        let cut = self.file.set_len(start).and_then(|()| self.file.set_len(self.length()));
+        cut.map_err(|source| error("size", &self.path, source))
+    }
+
     /// Makes the file durable.
     ///
     /// # Errors

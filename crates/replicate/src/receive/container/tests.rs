@@ -11,6 +11,7 @@ fn job(disk: &Disk, folder: &Path, format: WireFormat) -> TargetJob {
         path: folder.join("a").to_str().unwrap().to_owned(),
         name: String::new(),
         is_name_given: false,
+        must_be_store: false,
         version: disk.version.encode(None).unwrap(),
         required: None,
         format: Some(format),
