@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use goldwire_disk::{Access, BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
+use goldwire_disk::{BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
 use goldwire_stdx::Uuid;
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, beside, build_tree, keep_beside,
 };
-
+use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::process::{Resource, getrlimit};
 
 use super::bitmap::Bitmap;
@@ -133,8 +133,11 @@ impl ContainerFile {
         let format = disk_format(self.target.format);
         let mut notice = None;
         if self.place.has("laid-out") {
-            let to_write =
-                OpenOptions { access: Access::Write, format: Some(format), ..OpenOptions::default() };
+            let to_write = OpenOptions {
+                access: goldwire_disk::Access::Write,
+                format: Some(format),
+                ..OpenOptions::default()
+            };
             let opened = self
                 .place
                 .folder()
@@ -283,26 +286,67 @@ impl Destination for ContainerFile {
     }
 }
 
-/// Fails if a run would fail that nothing has been claimed for, as far as that can be known and nothing changed
-/// stays: whether a file system shows our files as ours is tried with a folder, where nothing else tells.
-pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
-    check_may_make(&target.path)?;
-    WorkPlace::check_free(&target.path)?;
-    check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
-    check_space(target, version, unfinished(target, version), Holes::Kept)?;
-    check_owner(&target.path, job)?;
+/// Refuses what can be known of a target before anything is made there, for a run and for its plan alike.
+pub(crate) fn check_target(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
+    check_may_make(target, job)?;
     // In memory, and sparse: whether the container can be as large as the disk.
     let file = rustix::fs::memfd_create("goldwire-plan", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|error| Failure::io("plan the container", &error.into()))?;
     make_container(File::from(file), &target.path, target.format, version).map(drop)
 }
 
-/// Whether files can be made beside the target.
-pub(crate) fn check_may_make(target: &Path) -> Result<()> {
-    let folder = target.parent().unwrap_or(Path::new("/"));
-    let may_write = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    rustix::fs::access(folder, may_write)
-        .map_err(|error| Failure::io(format!("make a work folder in {}", folder.display()), &error.into()))
+/// Fails if a run would fail behind [`check_target`] that nothing has been claimed for, as far as that can be known and
+/// nothing changed stays: whether a file system shows our files as ours is tried with a folder, where nothing else tells.
+pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
+    check_owner(&target.path, job)?;
+    check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
+    check_space(target, version, unfinished(target, version), Holes::Kept)
+}
+
+/// Whether files can be made beside the target, and what is replaced can be.
+pub(crate) fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
+    let folder = target.path.parent().unwrap_or(Path::new("/"));
+    let shown = folder.display();
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::access(folder, all).map_err(|error| {
+        Failure::io(format!("make a work folder in {shown}"), &error.into()).hint(
+            "run it as somebody who may write there, or choose another target; lsattr -d shows attributes",
+        )
+    })?;
+    let of_folder = attributes_of(folder);
+    if of_folder.contains(StatxAttributes::APPEND) {
+        let text = format!("nothing can be renamed in {shown}: it is append-only");
+        return Err(
+            Failure::new(FailureKind::Other, text).hint(format!("make it writable: chattr -a {shown}"))
+        );
+    }
+    if job.replace {
+        check_replaceable(&target.path, attributes_of(&target.path))?;
+    }
+    Ok(())
+}
+
+/// Refuses a file whose attributes keep it from being replaced: the rename that publishes would fail when everything has
+/// been received.
+fn check_replaceable(path: &Path, attributes: StatxAttributes) -> Result<()> {
+    let path = path.display();
+    let (why, hint) = if attributes.contains(StatxAttributes::IMMUTABLE) {
+        ("it is immutable", format!("let it be changed: chattr -i {path}"))
+    } else if attributes.contains(StatxAttributes::APPEND) {
+        ("it is append-only", format!("let it be changed: chattr -a {path}"))
+    } else if attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        ("something is mounted on it", format!("unmount it: umount {path}"))
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(FailureKind::Other, format!("{path} cannot be replaced: {why}"))
+        .hint(format!("{hint}; or give another target name")))
+}
+
+/// What the file system says of a file beside its mode. Nothing where there is no file, or no such attributes.
+fn attributes_of(path: &Path) -> StatxAttributes {
+    statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+        .map_or(StatxAttributes::empty(), |found| found.stx_attributes & found.stx_attributes_mask)
 }
 
 /// Only root gives a file to somebody else.

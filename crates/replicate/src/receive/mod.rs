@@ -46,7 +46,7 @@ use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
 use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version, beside};
 
-use self::container::{ContainerFile, check_may_make, check_plan, disk_format, free_bytes};
+use self::container::{ContainerFile, check_may_make, check_plan, check_target, disk_format, free_bytes};
 use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
@@ -56,6 +56,7 @@ use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
 use self::stored::StoreTarget;
 pub use self::tidy::{Extent, Left, Leftover, Tidied, Tidying, tidy};
+use self::work::WorkPlace;
 use crate::connection::Connection;
 use crate::failure::Result;
 use crate::wire::{
@@ -102,27 +103,28 @@ pub(crate) fn receive(
         let path = target.path.display().to_string();
         Outcome { path, root: version.root.0, counters, already_there: true }
     };
-    // A plan leaves nothing changed, so it claims nothing either.
-    let container = match job.dry_run {
-        true => None,
-        false => {
-            let claim = || ContainerFile::claim(target.clone(), shape.clone(), &version, job);
-            match watch.when_free(Duration::from_secs(job.wait_seconds.into()), claim) {
-                Ok(container) => Some(container),
-                // What is there already needs no room to work in.
-                Err(failure)
-                    if job.owner.is_none() && job.mode.is_none() && check_may_make(&target.path).is_err() =>
-                {
-                    let found =
-                        target.path.exists().then(|| look_at_existing(&target, &version, job, &watch));
-                    return match found {
-                        Some(Ok(Existing::Same)) => Ok(already_there()),
-                        _ => Err(failure),
-                    };
-                }
-                Err(failure) => return Err(failure),
-            }
+    let claim = || {
+        check_target(&target, &version, job)?;
+        match job.dry_run {
+            // A plan leaves nothing changed, so it claims nothing either.
+            true => WorkPlace::check_free(&target.path).map(|()| None),
+            false => ContainerFile::claim(target.clone(), shape.clone(), &version, job).map(Some),
         }
+    };
+    let patience = if job.dry_run { 0 } else { job.wait_seconds };
+    let container = match watch.when_free(Duration::from_secs(patience.into()), claim) {
+        Ok(container) => container,
+        // What is there already needs no room to work in.
+        Err(failure)
+            if job.owner.is_none() && job.mode.is_none() && check_may_make(&target, job).is_err() =>
+        {
+            let found = target.path.exists().then(|| look_at_existing(&target, &version, job, &watch));
+            return match found {
+                Some(Ok(Existing::Same)) => Ok(already_there()),
+                _ => Err(failure),
+            };
+        }
+        Err(failure) => return Err(failure),
     };
     let mut seeds = Vec::new();
     if target.path.exists() {

@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use goldwire_disk::{Format, OpenOptions};
 use goldwire_stdx::Stop;
 use goldwire_store::{SecretKey, Version, keep_beside};
+use rustix::fs::IFlags;
 
 use super::{Input, receive};
 use crate::connection::Connection;
@@ -342,13 +343,56 @@ fn a_dry_run_changes_nothing_and_fails_where_the_run_would() {
     let exists = run(&disk, &job(&disk, &path)).refused();
     assert_eq!(dry(job(&disk, &path)).refused(), exists);
     // The container cannot be as large, or there is not enough space: known before anything is asked of the source.
+    fs::remove_file(&path).unwrap();
     let mut huge = disk.version.clone();
     huge.size = 3 << 40;
-    for (chunks_used, kind) in [(1, FailureKind::Invalid), (48 << 20, FailureKind::Space)] {
+    for (chunks_used, name, kind) in
+        [(1, "large.vhd", FailureKind::Invalid), (48 << 20, "large.qcow2", FailureKind::Space)]
+    {
         huge.chunks_used = chunks_used;
         let large =
-            TargetJob { version: huge.encode(None).unwrap(), ..job(&disk, &folder.path().join("large.vhd")) };
+            TargetJob { version: huge.encode(None).unwrap(), ..job(&disk, &folder.path().join(name)) };
         assert_eq!(dry(large).refused().0, kind);
+    }
+    // A VHD has whole sectors. Nothing was made for it before it was refused.
+    let (odd, folder) = (Disk::new(vec![7; 1000]), tempfile::tempdir().unwrap());
+    let vhd = job(&odd, &folder.path().join("odd.vhd"));
+    let refused = run(&odd, &vhd).refused();
+    assert_eq!(run(&odd, &TargetJob { dry_run: true, ..vhd }).refused(), refused);
+    assert!(refused.0 == FailureKind::Invalid && refused.1.contains("--format"), "{refused:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// Before the first byte, in the dry run as well: the rename that publishes would fail after the last.
+#[test]
+fn a_target_that_cannot_be_replaced_is_refused_before_the_first_byte() {
+    if !goldwire_stdx::testing::root() {
+        return;
+    }
+    let disk = Disk::new(content(6, 40, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.raw");
+    fs::write(&path, vec![1; 4096]).unwrap();
+    let set = |place: &Path, flags| rustix::fs::ioctl_setflags(fs::File::open(place).unwrap(), flags);
+    for (place, flag, says) in [
+        (&*path, IFlags::IMMUTABLE, "is immutable"),
+        (&path, IFlags::APPEND, "is append-only"),
+        (folder.path(), IFlags::IMMUTABLE, "make a work folder"),
+        (folder.path(), IFlags::APPEND, "is append-only"),
+    ] {
+        // Not every file system has them (tmpfs, overlays of old kernels).
+        if set(place, flag).is_err() {
+            return;
+        }
+        let wanted = TargetJob { replace: true, ..job(&disk, &path) };
+        let done = run(&disk, &wanted);
+        let planned = run(&disk, &TargetJob { dry_run: true, ..wanted });
+        set(place, IFlags::empty()).unwrap();
+        let refused = done.refused();
+        assert!(refused.1.contains(says) && refused.1.contains("attr"), "{place:?} {flag:?}: {refused:?}");
+        assert_eq!(planned.refused(), refused);
+        assert_eq!(files(folder.path()), ["a.raw"]);
+        assert!(!folder.path().join(".goldwire/work").exists());
     }
 }
 

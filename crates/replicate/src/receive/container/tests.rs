@@ -230,3 +230,19 @@ fn where_nothing_can_be_made_it_is_said_what_the_version_needs() {
     assert!(WorkPlace::occupied(&target.path, &state) >= 1 << 20);
     assert_eq!(WorkPlace::occupied(&target.path, &State { size: 1, ..state }), 0);
 }
+
+#[test]
+fn what_keeps_a_file_from_being_replaced_is_said_with_what_ends_it() {
+    let path = Path::new("/images/a.vhd");
+    for (attribute, hint) in [
+        (StatxAttributes::IMMUTABLE, "chattr -i /images/a.vhd"),
+        (StatxAttributes::APPEND, "chattr -a /images/a.vhd"),
+        (StatxAttributes::MOUNT_ROOT, "umount /images/a.vhd"),
+    ] {
+        let refused = check_replaceable(path, attribute).unwrap_err();
+        assert!(refused.hints[0].contains(hint), "{refused}");
+    }
+    check_replaceable(path, StatxAttributes::COMPRESSED | StatxAttributes::VERITY).unwrap();
+    assert!(attributes_of(Path::new("/")).contains(StatxAttributes::MOUNT_ROOT));
+    assert!(attributes_of(Path::new("/no such file")).is_empty());
+}
