@@ -18,7 +18,9 @@ mod version;
 
 pub use chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, is_zero};
 pub use error::{Error, Result};
-pub use own::{Kept, OWN_FOLDER, find_ours, find_own, make_own, remove_empty, user_beside, with_own};
+pub use own::{
+    Kept, OWN_FOLDER, find_ours, find_own, is_own_folder, make_own, remove_empty, user_beside, with_own,
+};
 pub use rolling::Rolling;
 pub use store::{
     Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Moved, Pruned, Put, Reception, Store,

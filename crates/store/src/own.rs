@@ -12,12 +12,23 @@
 //! descriptors, and we believe only what lies in a folder of a user whom we trust for it.* A folder of somebody else is
 //! neither used nor touched; ours then has the user's number in its name. No XenServer SR scan looks into folders.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use goldwire_stdx::{Folder, Manners};
 
 /// The name of the first user's folder; the others' have `-UID` behind it.
 pub const OWN_FOLDER: &str = ".goldwire";
+
+/// Whether a folder of this name is one of goldwire's own, whoever's it is.
+pub fn is_own_folder(name: &OsStr) -> bool {
+    let user = name.as_bytes().strip_prefix(OWN_FOLDER.as_bytes());
+    user.is_some_and(|user| match user.strip_prefix(b"-") {
+        Some(digits) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        None => user.is_empty(),
+    })
+}
 
 /// What is kept in our own folder, each in a folder of its own there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

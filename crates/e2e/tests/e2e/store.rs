@@ -253,8 +253,8 @@ fn mistakes_are_told_and_change_nothing() {
         (&["image", "export", "win11:nope", "out.raw", "--store", &site.store], "win11:nope"),
         (&["image", "push", "win11", &plain, "--store", &site.store], "leads into no store"),
         (&["image", "pull", &site.store, "0123456789ab", "--store", &site.store], "--name"),
-        (&["sync", text(&file), &in_packs], "would lie in a store"),
-        (&["sync", "--dry-run", text(&file), &in_packs], "would lie in a store"),
+        (&["sync", text(&file), &in_packs], "is a goldwire store, and no place for a disk"),
+        (&["sync", "--dry-run", text(&file), &in_packs], "is a goldwire store, and no place for a disk"),
         (&["sync", text(&file), &format!("{}/win11:latest", site.store)], "came last"),
         (&["sync", "--format", "vhd", text(&file), &format!("{}/win11", site.store)], "--format"),
     ] {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use goldwire_disk::Promise;
 use goldwire_stdx::Uuid;
-use goldwire_store::{OWN_FOLDER, Root, Store};
+use goldwire_store::{Root, Store, is_own_folder};
 
 use super::container::{disk_format, uuid_of};
 use crate::failure::Result;
@@ -38,8 +38,8 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
                 (with_ending(&name, format), format)
             }
         };
-        refuse_ours(&folder, &name)?;
         let path = folder.join(name);
+        refuse_unless_disks_lie_in(&folder)?;
         refuse_unless_file(&path)?;
         return Ok(TargetFile { path, format });
     }
@@ -48,6 +48,7 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
         return Err(invalid(why).hint("leave --name away, or make the folder first"));
     }
     if job.path.ends_with('/') {
+        refuse_unless_folder(Path::new(job.path.trim_end_matches('/')))?;
         return Err(invalid("no such folder".into()).hint(format!("make it first: mkdir -p {}", job.path)));
     }
     let name = written.file_name().ok_or_else(|| invalid("names no file".into()))?;
@@ -56,12 +57,13 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    refuse_unless_folder(folder)?;
     let folder = fs::canonicalize(folder).map_err(|error| {
         Failure::io(format!("find the folder {}", folder.display()), &error)
             .hint(format!("make it first: mkdir -p {}", folder.display()))
     })?;
-    refuse_ours(&folder, &name)?;
     let path = folder.join(&name);
+    refuse_unless_disks_lie_in(&folder)?;
     refuse_unless_file(&path)?;
     let format = format_for(&name, job)?;
     Ok(TargetFile { path, format })
@@ -76,22 +78,29 @@ fn uuid_in(folder: &Path, root: &Root) -> Uuid {
     uuid_of(&Root(*hasher.finalize().as_bytes()))
 }
 
-/// What lies in a store or in a folder of our own is ours to write, by other commands.
-fn refuse_ours(folder: &Path, name: &str) -> Result<()> {
+/// A folder, or nothing yet, may be around a disk.
+fn refuse_unless_folder(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(data) if !data.is_dir() => {
+            let text = format!("{} is a file and no folder", path.display());
+            Err(Failure::new(FailureKind::Invalid, text)
+                .hint("a target is a folder, or a file in one; give another target"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What keeps itself in order is no place for disks: they would be taken for its own files, or removed with them.
+fn refuse_unless_disks_lie_in(folder: &Path) -> Result<()> {
     for around in folder.ancestors() {
-        let is_own = around.file_name().is_some_and(|name| {
-            let name = name.to_string_lossy();
-            let user = name.strip_prefix(OWN_FOLDER).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
-            user.is_some_and(|user| user.bytes().all(|byte| byte.is_ascii_digit()))
-        });
-        let what = match is_own {
-            true => "goldwire's own folder",
-            false if Store::is_one(around) => "a store",
-            false => continue,
+        let what = match around.file_name() {
+            Some(name) if is_own_folder(name) => "goldwire's own folder for unfinished work and digests",
+            _ if Store::is_one(around) => "a goldwire store",
+            _ => continue,
         };
-        let text = format!("{} would lie in {what}, {}", folder.join(name).display(), around.display());
+        let text = format!("{} is {what}, and no place for a disk", around.display());
         return Err(Failure::new(FailureKind::Invalid, text)
-            .hint("write beside it; a version goes into a store as STORE/IMAGE"));
+            .hint("give a target outside of it; a version goes into a store as STORE/IMAGE"));
     }
     Ok(())
 }
@@ -270,6 +279,41 @@ mod tests {
         let path = file.to_str().unwrap().to_owned();
         let given = TargetJob { path, name: "x.vhd".into(), is_name_given: true, ..job(FORMATS[2], None) };
         assert!(resolve(&given, &Root([1; 32])).unwrap_err().to_string().contains("--name"));
+    }
+
+    #[test]
+    fn a_target_lies_in_a_folder_and_in_none_that_is_goldwires_own() {
+        let scene = tempfile::tempdir().unwrap();
+        let folder = scene.path();
+        Store::init(&folder.join("store")).unwrap();
+        for name in ["k/.goldwire/work", "k/.goldwire-1001", "k/.goldwired"] {
+            fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        fs::write(folder.join("a.raw"), "a").unwrap();
+        for (path, says) in [
+            ("a.raw/b.raw", Some("is a file and no folder")),
+            ("a.raw/", Some("is a file and no folder")),
+            ("k/.goldwire", Some("own folder")),
+            ("k/.goldwire/b.raw", Some("own folder")),
+            ("k/.goldwire/work", Some("own folder")),
+            ("k/.goldwire-1001/b.raw", Some("own folder")),
+            ("store", Some("a goldwire store")),
+            ("store/b.raw", Some("a goldwire store")),
+            ("store/packs/b.raw", Some("a goldwire store")),
+            ("k/.goldwired/b.raw", None),
+            ("k", None),
+            ("a.raw", None),
+        ] {
+            let path = format!("{}/{path}", folder.display());
+            let job = TargetJob { path: path.clone(), name: "b.raw".into(), ..job(WireFormat::Raw, None) };
+            match (resolve(&job, &Root([1; 32])), says) {
+                (Ok(_), None) => {}
+                (Err(refused), Some(says)) => {
+                    assert!(refused.to_string().contains(says), "{path}: {refused}")
+                }
+                (other, _) => panic!("{path}: {other:?}"),
+            }
+        }
     }
 
     #[test]
