@@ -8,6 +8,8 @@
 
 mod chunk;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod map;
 mod own;
 mod pack;

@@ -92,6 +92,14 @@ fn versions_are_published_named_written_out_and_pruned() {
     // What a channel names stays, and what it would name after a rollback.
     let kept = json(&site.image(["prune", "--keep", "1", "--json"]).expect(0));
     assert_eq!(kept["bytes"], 0, "{kept}");
+    site.image(["channel", "win11", "production", "win11"]).expect(0);
+    assert_eq!(
+        json(&site.image(["prune", "--keep", "1", "--json"]).expect(0))["versions"].as_array().unwrap().len(),
+        0
+    );
+    let gone = json(&site.image(["prune", "--keep", "1", "--no-rollback", "--json"]).expect(0));
+    assert_eq!(gone["versions"][0]["root"], first["root"]);
+    site.image(["rollback", "win11", "production"]).expect(1);
     site.is_well();
 }
 

@@ -276,6 +276,9 @@ pub(crate) struct PruneArgs {
     /// Also keep versions that came less than so long ago, such as 30d.
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) keep_for: Option<Duration>,
+    /// Do not keep what channels would only name after a rollback.
+    #[arg(long)]
+    pub(crate) no_rollback: bool,
     /// Say what would go, and let nothing go.
     #[arg(long)]
     pub(crate) dry_run: bool,

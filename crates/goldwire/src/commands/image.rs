@@ -393,7 +393,7 @@ fn tag(store: &Store, args: &TagArgs) -> Result<Code, Report> {
 
 fn prune(store: &Store, args: &PruneArgs) -> Result<Code, Report> {
     let seconds = args.keep_for.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
-    let keep = Keep { count: args.keep, seconds };
+    let keep = Keep { count: args.keep, seconds, rollbacks: !args.no_rollback };
     let pruned = store.prune(&args.images, &keep, args.dry_run, &AtomicBool::new(false))?;
     let roots = |roots: &[Root]| roots.iter().map(ToString::to_string).collect::<Vec<_>>();
     let versions: Vec<Value> = pruned

@@ -15,6 +15,8 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
 pub(crate) use bytes::Reader;
+#[cfg(feature = "fuzzing")]
+pub(crate) use have::read as read_have;
 pub(crate) use have::{Have, Slots};
 pub(crate) use ids::Ids;
 

@@ -186,13 +186,19 @@ impl ImageNames {
         Ok(())
     }
 
-    /// Whether a tag, a channel, or what a channel would roll back to names the version.
+    /// Whether a tag or a channel names the version, now or from a time on.
     pub fn is_named(&self, root: &Root) -> bool {
         self.tags.iter().any(|(_, tagged)| tagged == root)
-            || self.channels.iter().any(|channel| {
-                let before = self.moved.iter().rev().find(|moved| moved.channel == channel.name);
-                channel.root == *root || before.is_some_and(|before| before.root == *root)
-            })
+            || self
+                .channels
+                .iter()
+                .any(|channel| channel.root == *root || self.served(&channel.name, now()) == Some(*root))
+    }
+
+    /// Whether a channel would name the version after a rollback.
+    pub fn is_before(&self, root: &Root) -> bool {
+        let before = |channel: &Channel| self.moved.iter().rev().find(|moved| moved.channel == channel.name);
+        self.channels.iter().filter_map(before).any(|before| before.root == *root)
     }
 
     /// Forgets a version, and that channels once named it.

@@ -30,6 +30,8 @@ pub struct Keep {
     pub count: usize,
     /// Those that came less than so many seconds ago.
     pub seconds: i64,
+    /// Those that a channel would name after a rollback.
+    pub rollbacks: bool,
 }
 
 /// What a prune took away, or would.
@@ -257,7 +259,8 @@ fn surplus(names: &ImageNames, keep: &Keep) -> Vec<Root> {
     let older = names.versions.len().saturating_sub(keep.count);
     let since = now().saturating_sub(keep.seconds);
     let old = names.versions[..older].iter();
-    old.filter(|version| version.since <= since && !names.is_named(&version.root))
+    let is_kept = |root: &Root| names.is_named(root) || keep.rollbacks && names.is_before(root);
+    old.filter(|version| version.since <= since && !is_kept(&version.root))
         .map(|version| version.root)
         .collect()
 }

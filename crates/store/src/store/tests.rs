@@ -75,7 +75,7 @@ impl Scene {
     }
 
     fn prune(&self, count: usize) -> Pruned {
-        self.store.prune(&[], &Keep { count, seconds: 0 }, false, &RUN).unwrap()
+        self.store.prune(&[], &Keep { count, seconds: 0, rollbacks: true }, false, &RUN).unwrap()
     }
 
     fn files(&self, folder: &str) -> Vec<PathBuf> {
@@ -151,7 +151,7 @@ fn what_is_shared_is_stored_once_and_goes_with_its_last_version() {
     assert_eq!((pruned.versions, pruned.in_use, pruned.chunks), (vec![("a".into(), one)], vec![one], 0));
     scene.assert_content(&one, &first);
     drop(reader);
-    let dry = scene.store.prune(&[], &Keep { count: 1, seconds: 0 }, true, &RUN).unwrap();
+    let dry = scene.store.prune(&[], &Keep { count: 1, seconds: 0, rollbacks: true }, true, &RUN).unwrap();
     let pruned = scene.prune(1);
     assert_eq!(
         (pruned.chunks, dry.chunks),
