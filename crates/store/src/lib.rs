@@ -32,4 +32,6 @@ pub use tree::{
     BuildOptions, Differences, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,
     differences, for_each_difference, node_id,
 };
-pub use version::{BesideError, PublicKey, SecretKey, Version, VersionError, beside, describe, keep_beside};
+pub use version::{
+    BesideError, PublicKey, SecretKey, Version, VersionError, beside, describe, keep_beside, signed_for_other,
+};

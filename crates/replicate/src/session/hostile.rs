@@ -52,6 +52,7 @@ fn images(path: &str) -> Frame {
 fn ready() -> Frame {
     let ready = SourceReady {
         version: version().encode(None).unwrap(),
+        other_descriptor: None,
         format: WireFormat::Raw,
         name: "payroll.raw".into(),
         mode: 0o600,

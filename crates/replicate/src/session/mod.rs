@@ -257,6 +257,16 @@ impl Session<'_> {
         if let Some(required) = self.job.trust.require_signature
             && found.signer != Some(required)
         {
+            if let (None, Some(other)) = (found.signer, &ready.other_descriptor) {
+                let text = format!(
+                    "{}: the content is not what {} describes, which is signed: the image was changed since",
+                    self.job.source,
+                    printable(other)
+                );
+                return Err(Failure::new(FailureKind::Invalid, text).hint(
+                    "bring the signed image back, or sign what is there now: goldwire disk tree --sign KEY IMAGE",
+                ));
+            }
             let who = found.signer.map_or("nobody".to_owned(), |signer| signer.to_string());
             let text =
                 format!("{}: the content is signed by {who}, not by the required key", self.job.source);

@@ -61,6 +61,7 @@ fn a_target_is_asked_for_what_the_user_wrote() {
     };
     let ready = SourceReady {
         version: Vec::new(),
+        other_descriptor: None,
         format: crate::wire::WireFormat::Raw,
         name: "payroll.raw".into(),
         mode: 0o6777,
@@ -123,6 +124,7 @@ fn a_descriptor_is_passed_on_signed_anew_or_refused() {
     let [ours, theirs] = [1, 2].map(|seed| SecretKey::from_random([seed; 32]));
     let ready = |key: Option<&SecretKey>| SourceReady {
         version: Version { note: "old".into(), ..version() }.encode(key).unwrap(),
+        other_descriptor: None,
         format: crate::wire::WireFormat::Raw,
         name: "payroll.raw".into(),
         mode: 0,
@@ -147,6 +149,10 @@ fn a_descriptor_is_passed_on_signed_anew_or_refused() {
         let refused = described(&requiring, key).unwrap_err().to_string();
         assert!(refused.contains(&format!("signed by {who}")), "{refused}");
     }
+    let changed = SourceReady { other_descriptor: Some("/x/.goldwire/versions/a.gwv".into()), ..ready(None) };
+    let refused = with_session(&requiring, |session| session.describe(&changed)).unwrap_err().to_string();
+    assert!(refused.contains("not what /x/.goldwire/versions/a.gwv describes"), "{refused}");
+    assert!(!refused.contains("nobody") && refused.contains("--sign"), "{refused}");
     requiring.trust.require_name = Some("win11.raw".into());
     assert!(described(&requiring, Some(&theirs)).is_ok());
     requiring.trust.require_name = Some("win10.raw".into());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use goldwire_disk::{Format, OpenOptions, SameFolderOr};
 use goldwire_stdx::{Stop, watched};
-use goldwire_store::{BuildOptions, Progress, TreeCache, describe};
+use goldwire_store::{BuildOptions, Progress, TreeCache, describe, signed_for_other};
 
 use super::device::DeviceWatch;
 use super::{LocalServer, Pace, Server, SharedServer, Stored};
@@ -77,8 +77,13 @@ pub(crate) fn open_source(
     let data =
         fs::metadata(&path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let version = describe(&path, image, &cached)?.1;
+    // Only what is said of a signature is at stake.
+    let other_descriptor = signed_for_other(&path, &cached.root).ok().flatten();
+    let other_descriptor = other_descriptor.map(|path| path.display().to_string());
     let ready = SourceReady {
-        version: describe(&path, image, &cached)?.1,
+        version,
+        other_descriptor,
         format: wire_format(image.info.format),
         name,
         mode: std::os::unix::fs::MetadataExt::mode(&data) & 0o777,
@@ -97,6 +102,7 @@ fn open_stored(stored: Stored, job: &SourceJob, pace: Arc<Pace>) -> Result<(Sour
     let (image, tree) = stored.open()?;
     let ready = SourceReady {
         version: stored.descriptor,
+        other_descriptor: None,
         format: WireFormat::Raw,
         name: stored.name,
         mode: 0o644,

@@ -85,6 +85,8 @@ pub enum Event {
 pub struct SourceReady {
     /// The descriptor's bytes: a kept, possibly signed one if it fits the content.
     pub version: Vec<u8>,
+    /// A signed descriptor beside the image that describes other content.
+    pub other_descriptor: Option<String>,
     /// The source's container format.
     pub format: WireFormat,
     /// File name of the image.

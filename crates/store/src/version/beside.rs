@@ -66,18 +66,9 @@ impl Hints for BesideError {
 /// # Errors
 /// `Image`, `File`; `Broken` if there is one that is damaged or whose signature does not fit, and no good one.
 pub fn beside(image: &Path, root: &Root) -> Result<Option<(Version, Vec<u8>)>, BesideError> {
-    let failed = |source| BesideError::Image { image: image.to_owned(), source };
-    let (around, name) = place(image)?;
-    let owner = std::fs::metadata(image).map_err(failed)?.uid();
     let mut broken = None;
-    for folder in find_own(&around, Kept::Versions, &[owner]) {
-        let path = folder.path().join(&name);
-        let read = folder.read_bounded(&name, LENGTH_MAX);
-        let Some(bytes) =
-            read.map_err(|source| BesideError::File { doing: "read", path: path.clone(), source })?
-        else {
-            continue;
-        };
+    for found in all_beside(image)? {
+        let (path, bytes) = found?;
         match Version::decode(&bytes) {
             Ok(version) if version.root == *root => return Ok(Some((version, bytes))),
             Ok(_) => {}
@@ -85,6 +76,34 @@ pub fn beside(image: &Path, root: &Root) -> Result<Option<(Version, Vec<u8>)>, B
         }
     }
     broken.map_or(Ok(None), Err)
+}
+
+/// A signed descriptor beside `image` that is of other content than `root`: the image was changed since, or put in another's
+/// place. Only for what is said where [`beside`] found none that fits.
+///
+/// # Errors
+/// `Image`, `File`.
+pub fn signed_for_other(image: &Path, root: &Root) -> Result<Option<PathBuf>, BesideError> {
+    let is_it =
+        |bytes: &[u8]| Version::decode(bytes).is_ok_and(|kept| kept.signer.is_some() && kept.root != *root);
+    let found: Vec<_> = all_beside(image)?.collect::<Result<_, _>>()?;
+    Ok(found.into_iter().find(|(_, bytes)| is_it(bytes)).map(|(path, _)| path))
+}
+
+/// The bytes of every descriptor beside `image` that we, root or the image's owner kept, and where they lie.
+fn all_beside(
+    image: &Path,
+) -> Result<impl Iterator<Item = Result<(PathBuf, Vec<u8>), BesideError>>, BesideError> {
+    let failed = |source| BesideError::Image { image: image.to_owned(), source };
+    let (around, name) = place(image)?;
+    let owner = std::fs::metadata(image).map_err(failed)?.uid();
+    Ok(find_own(&around, Kept::Versions, &[owner]).into_iter().filter_map(move |folder| {
+        let path = folder.path().join(&name);
+        match folder.read_bounded(&name, LENGTH_MAX) {
+            Ok(bytes) => bytes.map(|bytes| Ok((path, bytes))),
+            Err(source) => Some(Err(BesideError::File { doing: "read", path, source })),
+        }
+    }))
 }
 
 /// Keeps `bytes` as the descriptor beside `image`.
@@ -144,6 +163,20 @@ mod tests {
         let link = scene.path().join("latest.vhd");
         std::os::unix::fs::symlink("a.vhd", &link).unwrap();
         assert!(beside(&link, &Root([2; 32])).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_signature_on_other_content_is_found_and_says_where() {
+        let scene = tempfile::tempdir().unwrap();
+        let image = scene.path().join("a.vhd");
+        fs::write(&image, "x").unwrap();
+        let other = |root| signed_for_other(&image, &Root([root; 32])).unwrap();
+        assert_eq!(other(1), None);
+        keep_beside(&image, &version(1).encode(None).unwrap()).unwrap();
+        assert_eq!(other(2), None, "nobody signed it");
+        keep_beside(&image, &version(1).encode(Some(&SecretKey::from_random([7; 32]))).unwrap()).unwrap();
+        assert_eq!(other(1), None);
+        assert!(other(2).unwrap().ends_with(".goldwire/versions/a.vhd.gwv"));
     }
 
     /// A flipped bit anywhere in a signed descriptor, and every cut, is refused in words and never taken for none.
