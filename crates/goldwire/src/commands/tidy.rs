@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use goldwire_replicate::{Extent, Leftover, Tidying, tidy};
+use goldwire_replicate::{Extent, Leftover, Reason, Tidying, tidy};
 use goldwire_stdx::{ByteSize, Report, printable_bytes};
 use serde_json::json;
 
@@ -18,13 +18,7 @@ pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
         let mut stdout = io::stdout().lock();
         let tidied = tidy(folder, extent, tidying);
         for left in tidied.left {
-            let what = match left.what {
-                Leftover::Work => "unfinished work",
-                Leftover::Lock => "lock",
-                Leftover::Digests => "digests",
-                Leftover::Descriptor => "descriptor",
-                Leftover::Scratch => "scratch",
-            };
+            let what = what(left.what);
             if args.json {
                 let line = json!({"path": json_path(&left.path), "what": what, "bytes": left.bytes, "removed": !args.dry_run});
                 writeln!(stdout, "{}", json_line(&line))?;
@@ -34,7 +28,35 @@ pub(crate) fn run(args: &TidyArgs) -> Result<Code, Report> {
                 writeln!(stdout, "{done} {what}, {}: {path}", ByteSize(left.bytes))?;
             }
         }
+        for spared in tidied.spared {
+            let (what, why) = (what(spared.what), why(spared.reason));
+            if args.json {
+                let line = json!({"path": json_path(&spared.path), "what": what, "removed": false, "left_alone": why});
+                writeln!(stdout, "{}", json_line(&line))?;
+            } else {
+                let path = printable_bytes(spared.path.as_os_str().as_encoded_bytes());
+                writeln!(stdout, "left alone {what}, {why}: {path}")?;
+            }
+        }
         // What was taken away is said in any case.
         tidied.failure.map_or(Ok(Code::Success), |failure| Err(failure.into()))
     })
+}
+
+fn what(leftover: Leftover) -> &'static str {
+    match leftover {
+        Leftover::Work => "unfinished work",
+        Leftover::Lock => "lock",
+        Leftover::Digests => "digests",
+        Leftover::Descriptor => "descriptor",
+        Leftover::Scratch => "scratch",
+        Leftover::Folder => "folder",
+    }
+}
+
+fn why(reason: Reason) -> String {
+    match reason {
+        Reason::Held => "a running sync holds it".into(),
+        Reason::OtherUser(user) => format!("it is user {user}'s, who tidies it himself"),
+    }
 }

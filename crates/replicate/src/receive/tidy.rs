@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use goldwire_stdx::{Folder, is_scratch};
-use goldwire_store::{Kept, find_ours, remove_empty, user_beside};
+use goldwire_store::{Kept, find_ours, is_own_folder, remove_empty, user_beside};
 use rustix::fs::FileType;
 
 use super::lock::{self, TargetLock};
@@ -50,6 +50,28 @@ pub enum Leftover {
     Descriptor,
     /// Something in the making that a killed run left.
     Scratch,
+    /// Another user's folder for all that.
+    Folder,
+}
+
+/// Why something was left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A running sync holds its image.
+    Held,
+    /// It is this user's.
+    OtherUser(u32),
+}
+
+/// Something that is left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spared {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is.
+    pub what: Leftover,
+    /// Why it stays.
+    pub reason: Reason,
 }
 
 /// Something that is taken away.
@@ -68,6 +90,8 @@ pub struct Left {
 pub struct Tidied {
     /// What was taken away, or would be.
     pub left: Vec<Left>,
+    /// What was left alone, although it would be taken away otherwise.
+    pub spared: Vec<Spared>,
     /// The first thing that failed.
     pub failure: Option<Failure>,
 }
@@ -76,7 +100,7 @@ pub struct Tidied {
 pub fn tidy(folder: &Path, extent: Extent, tidying: Tidying) -> Tidied {
     match Folder::open(folder) {
         Ok(around) => tidy_by(&around, extent, tidying, &|image| hold(folder, image, tidying)),
-        Err(error) => Tidied { left: Vec::new(), failure: Some(failed(folder, &error)) },
+        Err(error) => Tidied { failure: Some(failed(folder, &error)), ..Tidied::default() },
     }
 }
 
@@ -125,7 +149,7 @@ impl Run<'_> {
         }
         let user = user_beside(around);
         for entry in &beside {
-            let done = self.beside(entry, user);
+            let done = self.beside(entry, user).and_then(|()| self.own_folder(entry, user));
             self.note(done);
         }
         for kept in [Kept::Work, Kept::Trees, Kept::Versions] {
@@ -160,7 +184,10 @@ impl Run<'_> {
         if self.kind_of(self.around, entry)? != Some(FileType::RegularFile) {
             return Ok(());
         }
-        let Some(held) = (self.hold)(&image)? else { return Ok(()) };
+        let Some(held) = (self.hold)(&image)? else {
+            self.spare(self.around, entry, Leftover::Lock, Reason::Held);
+            return Ok(());
+        };
         drop(held);
         if self.tidying == Tidying::Look || self.kind_of(self.around, entry)?.is_none() {
             let path = self.around.path().join(entry);
@@ -178,12 +205,17 @@ impl Run<'_> {
             return Ok(());
         }
         let owner = around.owner_of(entry).map_err(|error| failed(around.path(), &error))?;
-        if owner.is_none_or(|owner| owner.user != user) {
+        let Some(owner) = owner else { return Ok(()) };
+        if owner.user != user {
+            self.spare(around, entry, Leftover::Scratch, Reason::OtherUser(owner.user));
             return Ok(());
         }
         match (image, self.kind_of(around, entry)?) {
             (Some(image), Some(FileType::RegularFile)) => {
-                let Some(_held) = (self.hold)(&image)? else { return Ok(()) };
+                let Some(_held) = (self.hold)(&image)? else {
+                    self.spare(around, entry, Leftover::Scratch, Reason::Held);
+                    return Ok(());
+                };
                 self.take(around, entry, Leftover::Scratch, |around| around.remove_file(entry))
             }
             // Only a folder is tried with there, and it is empty.
@@ -192,6 +224,22 @@ impl Run<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A folder that is goldwire's own, and another user's.
+    fn own_folder(&mut self, entry: &OsStr, user: u32) -> Result<()> {
+        if !is_own_folder(entry) || self.kind_of(self.around, entry)? != Some(FileType::Directory) {
+            return Ok(());
+        }
+        let owner = self.around.owner_of(entry).map_err(|error| failed(self.around.path(), &error))?;
+        if let Some(owner) = owner.filter(|owner| owner.user != user) {
+            self.spare(self.around, entry, Leftover::Folder, Reason::OtherUser(owner.user));
+        }
+        Ok(())
+    }
+
+    fn spare(&mut self, folder: &Folder, entry: &OsStr, what: Leftover, reason: Reason) {
+        self.tidied.spared.push(Spared { path: folder.path().join(entry), what, reason });
     }
 
     /// What lies in one of our own folders.
@@ -216,7 +264,10 @@ impl Run<'_> {
         if self.is_needed(image, what)? {
             return Ok(());
         }
-        let Some(_held) = (self.hold)(image)? else { return Ok(()) };
+        let Some(_held) = (self.hold)(image)? else {
+            self.spare(own, entry, what, Reason::Held);
+            return Ok(());
+        };
         // A sync may have published it before it was held.
         if self.is_needed(image, what)? {
             return Ok(());

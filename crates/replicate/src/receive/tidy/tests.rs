@@ -60,7 +60,7 @@ const SCRATCH: [&str; 3] =
 
 /// Tidies, and nothing may fail.
 fn tidied(folder: &Path, extent: Extent, tidying: Tidying) -> Vec<Left> {
-    let Tidied { left, failure } = tidy(folder, extent, tidying);
+    let Tidied { left, failure, .. } = tidy(folder, extent, tidying);
     assert_eq!(failure, None);
     left
 }
@@ -83,7 +83,19 @@ fn what_nobody_needs_goes_and_what_is_in_use_stays() {
 #[test]
 fn everything_goes_but_what_a_sync_holds_and_then_nothing_is_left() {
     let (scene, running) = scene();
-    tidied(scene.path(), Extent::Everything, Tidying::Remove);
+    for tidying in [Tidying::Look, Tidying::Remove] {
+        let spared = tidy(scene.path(), Extent::Everything, tidying).spared;
+        assert!(spared.iter().all(|spared| spared.reason == Reason::Held), "{spared:?}");
+        let spared: Vec<_> =
+            spared.iter().map(|spared| spared.path.strip_prefix(scene.path()).unwrap()).collect();
+        let held = [
+            ".running.vhd.goldwire-lock",
+            ".goldwire/work/running.vhd",
+            ".goldwire/trees/running.vhd.tree",
+            ".goldwire/versions/running.vhd.gwv",
+        ];
+        assert_eq!(spared, held.map(Path::new), "{tidying:?}");
+    }
     assert!(running.has("disk") && scene.path().join(".goldwire/trees/running.vhd.tree").is_file());
     drop(running);
     tidied(scene.path(), Extent::Everything, Tidying::Remove);
@@ -98,7 +110,10 @@ fn another_users_is_left_alone() {
     if std::os::unix::fs::chown(scene.path().join(".goldwire"), Some(4711), None).is_err() {
         return goldwire_stdx::testing::excuse(goldwire_stdx::testing::Excuse::NotRoot);
     }
-    let removed = tidied(scene.path(), Extent::Everything, Tidying::Remove);
+    let Tidied { left: removed, spared, failure } = tidy(scene.path(), Extent::Everything, Tidying::Remove);
+    assert_eq!(failure, None);
+    let (path, reason) = (scene.path().join(".goldwire"), Reason::OtherUser(4711));
+    assert_eq!(spared, [Spared { path, what: Leftover::Folder, reason }]);
     let beside = [".goldwire-probe-7-0.tmp", LOCK, ".killed.vhd.goldwire-probe"];
     assert_eq!(names(scene.path(), &removed), beside);
     assert!(scene.path().join(".goldwire/work/unfinished.vhd/disk").is_file());
@@ -113,7 +128,7 @@ fn what_cannot_be_taken_away_is_said_and_keeps_nothing_else_from_it() {
     fs::create_dir(scene.path().join(".unfinished.vhd.goldwire-lock")).unwrap();
     std::os::unix::fs::symlink("nowhere", scene.path().join(".linked.vhd.goldwire-lock")).unwrap();
     for tidying in [Tidying::Look, Tidying::Remove] {
-        let Tidied { left, failure } = tidy(scene.path(), Extent::Leftovers, tidying);
+        let Tidied { left, failure, .. } = tidy(scene.path(), Extent::Leftovers, tidying);
         let failure = failure.unwrap().to_string();
         assert!(failure.contains(".unfinished.vhd.goldwire-lock"), "{failure}");
         let names = names(scene.path(), &left);
@@ -142,7 +157,7 @@ fn what_is_published_while_its_image_is_waited_for_stays() {
         }
         hold(scene.path(), image, Tidying::Remove)
     };
-    let Tidied { left, failure } = tidy_by(&around, Extent::Leftovers, Tidying::Remove, &publish_first);
+    let Tidied { left, failure, .. } = tidy_by(&around, Extent::Leftovers, Tidying::Remove, &publish_first);
     assert_eq!(failure, None);
     assert!(!names(scene.path(), &left).iter().any(|name| name.contains("gone.vhd")), "{left:?}");
     for kept in ["trees/gone.vhd.tree", "versions/gone.vhd.gwv"] {
