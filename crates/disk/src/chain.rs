@@ -21,17 +21,18 @@ pub(crate) const CHAIN_DEPTH_MAX: usize = 64;
 pub(crate) struct Chain {
     gate: Arc<dyn Gate>,
     files: Vec<ChainFile>,
+    notices: Vec<String>,
 }
 
 impl Chain {
     /// A chain that is still empty.
     pub(crate) fn new(gate: Arc<dyn Gate>) -> Self {
-        Self { gate, files: Vec::new() }
+        Self { gate, files: Vec::new(), notices: Vec::new() }
     }
 
-    /// The files opened, the head first.
-    pub(crate) fn into_files(self) -> Vec<ChainFile> {
-        self.files
+    /// The files opened, the head first, and what the user should hear of them.
+    pub(crate) fn into_parts(self) -> (Vec<ChainFile>, Vec<String>) {
+        (self.files, self.notices)
     }
 
     /// Opens one image of the chain whose file and format are known.
@@ -129,6 +130,10 @@ impl Parents for Chain {
             None => Error::new(ErrorKind::NotFound, child, "the parent that it names does not exist")
                 .with_hint(format!("it names {}", names(reference))),
         })
+    }
+
+    fn notice(&mut self, text: String) {
+        self.notices.push(text);
     }
 
     fn resolve(&self, child: &Path, reference: &ParentReference) -> Result<Vec<Allowed>> {

@@ -44,7 +44,8 @@ pub fn open_file(file: File, path: &Path, options: &OpenOptions) -> Result<Image
     };
     let mut chain = Chain::new(Arc::clone(&options.gate));
     let (device, info) = chain.open_file(file, path, format, options.access)?;
-    Ok(Image { device, chain: chain.into_files(), info, notices: notice.into_iter().collect() })
+    let (chain, notices) = chain.into_parts();
+    Ok(Image { device, chain, info, notices: notice.into_iter().chain(notices).collect() })
 }
 
 /// Makes a new disk at `path`, which must not exist yet, for its owner only. When that fails, no file stays

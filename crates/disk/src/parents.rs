@@ -22,6 +22,9 @@ pub(crate) trait Parents {
         reference: &ParentReference,
     ) -> Result<Option<Arc<dyn BlockDevice>>>;
 
+    /// Something that the user should hear before the disk is used: a sentence.
+    fn notice(&mut self, text: String);
+
     /// The files that may be opened among those that `reference` names.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use goldwire_stdx::Uuid;
 
+use crate::error::shown;
 use crate::host::{HostFile, open_named_file};
 use crate::image::{Access, Format, ImageInfo, ParentReference};
 use crate::parents::Parents;
@@ -67,6 +68,13 @@ fn open_host(
         ));
     };
     let mut info = info(&footers, footer, kind);
+    if let Err(fault) = &footers.trailing {
+        parents.notice(format!(
+            "{} has no good footer at its end ({fault}), as if it had been cut; it is read by the copy at its start, and \
+             goldwire disk check tells more",
+            shown(host.path())
+        ));
+    }
     if kind == DiskKind::Fixed {
         check_fixed_length(&host, &footers, footer)?;
         return Ok((Arc::new(Flat::new(host, footer.size(), access)), info));

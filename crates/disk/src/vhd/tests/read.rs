@@ -112,7 +112,14 @@ fn a_short_or_lost_footer_is_read_around() {
     for footer_length in [511, 0, 100] {
         let folder = Folder::new();
         let path = folder.file("a.vhd", &Vhd { footer_length, ..vhd.clone() }.bytes());
-        assert_eq!(content(&*open(&path).unwrap().device)[2 << 20], 0x42, "{footer_length}");
+        let image = open(&path).unwrap();
+        assert_eq!(content(&*image.device)[2 << 20], 0x42, "{footer_length}");
+        // A file that was cut is no smaller disk, and nobody takes it for a whole one.
+        let is_told = image.notices.iter().any(|notice| notice.contains("as if it had been cut"));
+        assert_eq!(is_told, footer_length < 511, "{:?}", image.notices);
+        let findings = crate::check(&path, &OpenOptions::default()).unwrap();
+        let is_found = findings.iter().any(|finding| finding.severity == crate::Severity::Error);
+        assert_eq!(is_found, footer_length < 511, "{findings:?}");
     }
     // And the other one: a disk whose copy at the start is gone is read by the footer at the end.
     let mut bytes = vhd.bytes();
