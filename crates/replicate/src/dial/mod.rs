@@ -21,6 +21,7 @@ use goldwire_stdx::{printable, spawn, to_hex};
 
 use self::hands::{Greeting, shake_hands};
 pub(crate) use self::process::Process;
+use self::ssh::as_typed;
 pub(crate) use self::ssh::ssh_command;
 use crate::connection::{Connection, Throttle};
 use crate::failure::Result;
@@ -70,7 +71,8 @@ pub(crate) fn dial(ssh: &[String], host: &str, agents: &Agents, note: &dyn Fn(&P
         // the signals ignored for it and everything below it.
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "trap '' INT QUIT; exec \"$0\" \"$@\""]).arg(program).args(arguments);
-        return match connect(command, host, agents, note, None)? {
+        let asked = Asked { host, typed: host };
+        return match connect(command, &asked, agents, note, None)? {
             Connected::Agent(dialed) => Ok(dialed),
             Connected::Damaged(_) | Connected::OtherMachine(..) => {
                 Err(invalid("the local agent does not answer as one"))
@@ -88,7 +90,8 @@ pub(crate) fn dial(ssh: &[String], host: &str, agents: &Agents, note: &dyn Fn(&P
             let digest = digest_of(&program.bytes);
             let mut command = Command::new(&ssh[0]);
             command.args(&ssh[1..]).arg(remote_script(&digest, install));
-            match connect(command, host, agents, note, Some((program, &digest)))? {
+            let asked = Asked { host, typed: &as_typed(ssh) };
+            match connect(command, &asked, agents, note, Some((program, &digest)))? {
                 Connected::Agent(dialed) => return Ok(dialed),
                 Connected::Damaged(why) => last = Some(why),
                 Connected::OtherMachine(its, why) => {
@@ -115,13 +118,21 @@ enum Connected {
     OtherMachine(String, Failure),
 }
 
+/// Who is reached, for messages.
+struct Asked<'a> {
+    host: &'a str,
+    /// The command as the user may type it.
+    typed: &'a str,
+}
+
 fn connect(
     mut command: Command,
-    host: &str,
+    asked: &Asked<'_>,
     agents: &Agents,
     note: &dyn Fn(&Process),
     program: Option<(&Program, &str)>,
 ) -> Result<Connected> {
+    let &Asked { host, typed } = asked;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let shown = command.get_program().to_string_lossy().into_owned();
     let mut child = command.spawn().map_err(|error| Failure::io(format!("start {shown}"), &error))?;
@@ -198,7 +209,7 @@ fn connect(
             if is_late.try_recv().is_ok() {
                 let failure =
                     invalid(format!("reach {host}: no answer within {} seconds", DIAL_TIMEOUT.as_secs()));
-                return Err(failure.hint(format!("check that `{shown}` reaches it without questions")));
+                return Err(failure.hint(format!("check that `{typed} true` ends without questions")));
             }
             let code = process.exit_code();
             process.kill();
@@ -216,9 +227,8 @@ fn connect(
             if was_started || matches!(code, Some(126 | 127)) {
                 return Ok(Connected::Damaged(failure));
             }
-            Err(failure.hint(format!(
-                "try `{shown} {host} true` by hand; goldwire uses your own ssh and its settings"
-            )))
+            Err(failure
+                .hint(format!("try `{typed} true` by hand; goldwire uses your own ssh and its settings")))
         }
     }
 }

@@ -25,6 +25,36 @@ pub(crate) fn ssh_command(user_command: &[String], destination: &str) -> Vec<Str
     command
 }
 
+/// A command of [`ssh_command`] as the user may type it to try by hand: his own options, without ours.
+pub(super) fn as_typed(command: &[String]) -> String {
+    let mut words = command.to_vec();
+    let destination = words.pop();
+    words.truncate(words.len().saturating_sub(2));
+    let is_ours = |option: &str| {
+        OURS.iter().any(|(_, ours)| *ours == option)
+            || option.starts_with("Ciphers=")
+            || option == "Compression=no"
+    };
+    while let [.., dash, option] = &*words
+        && dash == "-o"
+        && is_ours(option)
+    {
+        words.truncate(words.len() - 2);
+    }
+    words.extend(destination);
+    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    words.join(" ")
+}
+
+/// A word as a shell reads it as one.
+fn quoted(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,[]".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// What `ssh -G` says of `destination`: a keyword and its value on each line (OpenSSH 6.8 and later).
 fn settings_for(user_command: &[String], destination: &str) -> Option<String> {
     let (program, arguments) = user_command.split_first()?;
@@ -94,6 +124,25 @@ mod tests {
             ["RemoteCommand=none", "ClearAllForwardings=yes", "PermitLocalCommand=no", "StdinNull=no"]
         {
             assert!(options.contains(option), "{options}");
+        }
+    }
+
+    /// Also with an `ssh` that is none of OpenSSH's, to which nothing of ours is added.
+    #[test]
+    fn a_command_to_try_by_hand_keeps_the_users_options_and_has_none_of_ours() {
+        for (typed, words) in [
+            ("ssh h", &["ssh"][..]),
+            ("ssh -p 2222 -o User=root h", &["ssh", "-p", "2222", "-o", "User=root"]),
+            ("/opt/no-ssh -i '/my keys/k' h", &["/opt/no-ssh", "-i", "/my keys/k"]),
+            (r"ssh -o 'ProxyCommand=it'\''s $x' h", &["ssh", "-o", "ProxyCommand=it's $x"]),
+        ] {
+            let users: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(as_typed(&ssh_command(&users, "h")), typed);
+            let mut command = users;
+            command
+                .extend(options_for("ciphers aes128-gcm@openssh.com\nremotecommand no\n", Aes::InHardware));
+            command.extend(["-T", "--", "h"].map(str::to_owned));
+            assert_eq!(as_typed(&command), typed);
         }
     }
 }
