@@ -3,7 +3,10 @@
 pub(crate) mod boot;
 pub(crate) mod store;
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -153,17 +156,17 @@ pub(crate) struct SyncArgs {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Politeness")]
     pub(crate) stall_time: Option<Duration>,
     /// Nice value of the agents, 0 to 19.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(0..20), help_heading = "Politeness")]
+    #[arg(long, value_parser = within::<u8>(0..=19), help_heading = "Politeness")]
     pub(crate) nice: Option<u8>,
     /// I/O class of the agents: idle, or best-effort with a level from 0 to 7.
     #[arg(long, value_name = "CLASS", value_parser = parse_ionice, help_heading = "Politeness")]
     pub(crate) ionice: Option<(u8, u8)>,
     /// zstd level of what is sent, 0 for none; by default it adapts to the link.
     #[arg(long, value_name = "LEVEL", allow_hyphen_values = true,
-          value_parser = clap::value_parser!(i32).range(-7..20), help_heading = "Politeness")]
+          value_parser = within::<i32>(-7..=19), help_heading = "Politeness")]
     pub(crate) compress_level: Option<i32>,
     /// Threads per agent; by default as many as the machine has cores, at most 8.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..65), help_heading = "Politeness")]
+    #[arg(long, value_parser = within::<u16>(1..=64), help_heading = "Politeness")]
     pub(crate) threads: Option<u16>,
 
     /// Sign the version with this key file.
@@ -398,6 +401,16 @@ impl From<RouteArg> for Route {
     }
 }
 
+/// A number of a range, which the refusal names as people do: clap's own leaves the end out.
+pub(crate) fn within<N: FromStr + PartialOrd + Display + Clone>(
+    range: RangeInclusive<N>,
+) -> impl Fn(&str) -> Result<N, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
+    }
+}
+
 fn parse_root(text: &str) -> Result<goldwire_store::Root, String> {
     goldwire_stdx::from_hex(text)
         .map(goldwire_store::Root)
@@ -465,6 +478,32 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_number_out_of_its_range_is_told_the_range() {
+        for (option, well, wrong, says) in [
+            ("--threads", ["1", "64"], ["0", "65"], "from 1 to 64"),
+            ("--nice", ["0", "19"], ["-1", "20"], "from 0 to 19"),
+            ("--compress-level", ["-7", "19"], ["-8", "x"], "from -7 to 19"),
+        ] {
+            let parse =
+                |value| Args::try_parse_from(["goldwire", "sync", &format!("{option}={value}"), "a", "b"]);
+            assert!(well.into_iter().all(|value| parse(value).is_ok()), "{option}");
+            for value in wrong {
+                let refused = parse(value).unwrap_err();
+                assert!(refused.to_string().contains(says) && refused.exit_code() == 2, "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_wrong_usage() {
+        for port in ["99999", "0", "", "x", "-1"] {
+            let place = format!("ssh://host:{port}/a");
+            let refused = Args::try_parse_from(["goldwire", "sync", &place, "b"]).unwrap_err();
+            assert!(refused.to_string().contains("from 1 to 65535") && refused.exit_code() == 2, "{refused}");
+        }
     }
 
     #[test]

@@ -55,13 +55,14 @@ impl Endpoint {
 const SCHEME: &str = "ssh://";
 
 impl std::str::FromStr for Endpoint {
-    type Err = std::convert::Infallible;
+    type Err = String;
 
     /// As `scp` and `rsync` read it: a colon before any slash ends the host.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some((authority, path)) = text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/'))
             && !authority.is_empty()
         {
+            check_port(authority)?;
             // After the host comes an absolute path; `/~/` begins in the home, as git writes it.
             let path = if path.starts_with("~/") { from_home(path) } else { format!("/{path}") };
             return Ok(Self { host: Some(format!("{SCHEME}{authority}")), path });
@@ -70,6 +71,19 @@ impl std::str::FromStr for Endpoint {
         let split = bracketed(text).or_else(|| colon().map(|at| (text[..at].to_owned(), &text[at + 1..])));
         let Some((host, path)) = split else { return Ok(Self { host: None, path: text.to_owned() }) };
         Ok(Self { host: Some(host), path: from_home(path) })
+    }
+}
+
+/// Refuses a port that is none, to which `ssh` would only print its usage.
+fn check_port(authority: &str) -> Result<(), String> {
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    // The colons in brackets are an address's.
+    let behind = host.rsplit_once(']').map_or(host, |(_, behind)| behind);
+    match behind.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().map_or(true, |port| port == 0) => {
+            Err(format!("{port:?} is no port: write a number from 1 to 65535"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -168,11 +182,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_port_is_one_or_refused() {
+        for good in ["ssh://h:1/a", "ssh://u:x@h/a", "ssh://[::99999]/a", "ssh://[::1]:65535/a", "h:99999/a"]
+        {
+            assert!(good.parse::<Endpoint>().is_ok(), "{good}");
+        }
+        for bad in ["ssh://h:0/a", "ssh://h:65536/a", "ssh://h:/a", "ssh://u@h:x/a", "ssh://[::1]:99999/a"] {
+            assert!(bad.parse::<Endpoint>().unwrap_err().contains("1 to 65535"), "{bad}");
+        }
+    }
+
     proptest! {
         /// What is shown reads as the same place.
         #[test]
         fn what_is_shown_reads_as_the_same(text in "(ssh://)?[a-z]{0,2}@?\\[?[a-z:]{0,4}\\]?:?[~/a-z.]{0,5}") {
-            let place: Endpoint = text.parse().unwrap();
+            // Letters are no port.
+            let Ok(place) = text.parse::<Endpoint>() else {
+                prop_assert!(text.starts_with(SCHEME));
+                return Ok(());
+            };
             // A host like `a:b` without brackets cannot be written in any way.
             prop_assert_eq!(place.to_string().parse::<Endpoint>().unwrap(), place);
         }

@@ -9,7 +9,7 @@ use goldwire_netboot::Network;
 use goldwire_netboot::{Architecture, Mac};
 use goldwire_stdx::Uuid;
 
-use super::parse_duration;
+use super::{parse_duration, within};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BootCommand {
@@ -229,7 +229,7 @@ pub(crate) struct MediaArgs {
     #[arg(long, value_name = "ADDRESS", requires = "address")]
     pub(crate) dns: Option<Ipv4Addr>,
     /// VLAN tag of the network, instead of the boot file's media.vlan.
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..4095))]
+    #[arg(long, value_parser = within::<u16>(1..=4094))]
     pub(crate) vlan: Option<u16>,
     /// Ask the members by HTTPS, as with the boot file's media.secure.
     #[arg(long)]

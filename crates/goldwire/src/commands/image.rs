@@ -249,7 +249,7 @@ fn pull(named: Option<&Path>, args: &PullArgs) -> Result<Code, Report> {
     let place = std::path::absolute(store::place(named)?)?;
     Store::open(&place)?;
     let here = place.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
-    let here: Endpoint = here.parse().unwrap_or_else(|never| match never {});
+    let here = Endpoint { host: None, path: here.to_owned() };
     let is_root = args.which.len() >= SHORT && args.which.bytes().all(|byte| byte.is_ascii_hexdigit());
     let image = match &args.name {
         Some(name) => name,
@@ -302,7 +302,7 @@ fn version_here(named: Option<&Path>, which: &str) -> Result<(Endpoint, String),
     }
     let source = place.join(which);
     let source = source.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
-    Ok((source.parse().unwrap_or_else(|never| match never {}), image))
+    Ok((Endpoint { host: None, path: source.to_owned() }, image))
 }
 
 /// The image of which a version is named.

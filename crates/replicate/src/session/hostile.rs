@@ -124,7 +124,7 @@ fn run(
         programs: vec![Program { machine: "x86_64".into(), bytes: Arc::default() }],
         echo_stderr: false,
     };
-    let place = |text: &str| text.parse().unwrap_or_else(|never| match never {});
+    let place = |text: &str| text.parse().unwrap();
     let mut job = SyncJob::new(place(from), to.iter().map(|to| place(to)).collect(), agents);
     job.reach.ssh = ssh(source, target);
     job.reach.route = route;
@@ -251,7 +251,7 @@ fn everything_that_happens_is_told_in_order() {
         ],
     );
     let agents = Agents { local: source.local(), programs: Vec::new(), echo_stderr: false };
-    let place = |text: &str| text.parse().unwrap_or_else(|never| match never {});
+    let place = |text: &str| text.parse().unwrap();
     let mut job = SyncJob::new(place(IMAGE), vec![place("host:/sr/")], agents);
     job.reach.route = Route::Direct;
     let heard: Mutex<Vec<String>> = Mutex::default();

@@ -28,7 +28,7 @@ fn with_session<T>(job: &SyncJob, work: impl FnOnce(&Session<'_>) -> T) -> T {
 
 fn job() -> SyncJob {
     let agents = Agents { local: Vec::new(), programs: Vec::new(), echo_stderr: false };
-    let place = |text: &str| text.parse().unwrap_or_else(|never| match never {});
+    let place = |text: &str| text.parse().unwrap();
     SyncJob::new(place("evil:/images/win11.raw"), vec![place("sr/"), place("host:/sr/")], agents)
 }
 
