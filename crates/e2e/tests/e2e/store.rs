@@ -150,6 +150,18 @@ fn versions_go_from_store_to_stores() {
         assert!(fs::read(&out).unwrap() == fs::read(&file).unwrap());
         site.scene.goldwire(["store", "check", store]).expect(0);
     }
+    // By the names of a file, which is read with all its mistakes.
+    let config = site.scene.path("goldwire.toml");
+    let named = format!("[store.home]\nplace = {:?}\n[store.one]\nplace = {:?}\n", site.store, places[0]);
+    fs::write(&config, &named).unwrap();
+    let words = ["image", "push", "win11", "one", "--store", "home", "--ssh-command", &ssh];
+    site.scene.goldwire(words).expect(0);
+    let unknown = site.scene.goldwire(["image", "list", "--store", "hom"]).expect(1);
+    assert!(unknown.stderr.contains("it names: home, one"), "{unknown}");
+    fs::write(&config, named.replace("place = ", "plase = ")).unwrap();
+    let wrong = site.scene.goldwire(["image", "list", "--store", "home"]).expect(1);
+    assert_eq!(wrong.stderr.matches("unknown key").count(), 2, "{wrong}");
+    fs::remove_file(&config).unwrap();
     // The same content under another name is named and not sent; and back it comes.
     let again = push("win11", &["--name", "office"]).expect(0);
     assert!(again.events_of("done").iter().all(|done| done["already_there"] == true), "{again}");

@@ -11,9 +11,12 @@ use super::{FormatArg, OpenArgs, parse_duration};
 
 #[derive(Debug, Args)]
 pub(crate) struct StoreArg {
-    /// The store's folder; by default what GOLDWIRE_STORE says.
-    #[arg(long, value_name = "FOLDER", global = true)]
-    pub(crate) store: Option<PathBuf>,
+    /// The store: a folder, or a name from goldwire.toml; by default what GOLDWIRE_STORE says.
+    #[arg(long, value_name = "STORE", global = true)]
+    pub(crate) store: Option<String>,
+    /// The file that names stores; by default goldwire.toml in this folder, ~/.config/goldwire or /etc/goldwire.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,8 +37,11 @@ pub(crate) struct StoreInitArgs {
 
 #[derive(Debug, Parser)]
 pub(crate) struct StoreLookArgs {
-    /// The store's folder; by default what GOLDWIRE_STORE says.
-    pub(crate) store: Option<PathBuf>,
+    /// The store: a folder, or a name from goldwire.toml; by default what GOLDWIRE_STORE says.
+    pub(crate) store: Option<String>,
+    /// The file that names stores; by default goldwire.toml in this folder, ~/.config/goldwire or /etc/goldwire.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -167,9 +173,9 @@ pub(crate) struct PushArgs {
     /// The version.
     #[arg(value_name = "VERSION")]
     pub(crate) which: String,
-    /// The stores: FOLDER or [USER@]HOST:FOLDER.
+    /// The stores: FOLDER, [USER@]HOST:FOLDER, or a name from goldwire.toml.
     #[arg(required = true, value_name = "STORE")]
-    pub(crate) stores: Vec<Endpoint>,
+    pub(crate) stores: Vec<String>,
     /// What the image is called there; by default as it is here.
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
@@ -179,9 +185,9 @@ pub(crate) struct PushArgs {
 
 #[derive(Debug, Parser)]
 pub(crate) struct PullArgs {
-    /// The other store: FOLDER or [USER@]HOST:FOLDER.
+    /// The other store: FOLDER, [USER@]HOST:FOLDER, or a name from goldwire.toml.
     #[arg(value_name = "STORE")]
-    pub(crate) from: Endpoint,
+    pub(crate) from: String,
     /// The version there.
     #[arg(value_name = "VERSION")]
     pub(crate) which: String,

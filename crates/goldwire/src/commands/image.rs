@@ -1,7 +1,6 @@
 //! `goldwire image …`: the versions of a site's images.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,7 +12,8 @@ use goldwire_store::{
 use serde_json::{Value, json};
 
 use super::progress::reading;
-use super::{disk, json_line, key, shown, store, sync};
+use super::store::Named;
+use super::{disk, json_line, key, shown, sync};
 use crate::agents::agents;
 use crate::args::{
     BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
@@ -29,14 +29,14 @@ const RANGES_SHOWN: usize = 20;
 const SHORT: usize = 12;
 
 pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
-    let named = args.store.store.as_deref();
+    let named = Named { store: args.store.store.as_deref(), config: args.store.config.as_deref() };
     match &args.command {
         ImageCommand::Export(export) => return self::export(named, export),
         ImageCommand::Push(push) => return self::push(named, push),
         ImageCommand::Pull(pull) => return self::pull(named, pull),
         _ => {}
     }
-    let store = Arc::new(store::open(named)?);
+    let store = Arc::new(named.open()?);
     match &args.command {
         ImageCommand::Publish(args) => publish(&store, args),
         ImageCommand::List(args) => list(&store, args),
@@ -221,7 +221,7 @@ fn verify(store: &Store, args: &VersionArgs) -> Result<Code, Report> {
 }
 
 /// An export is a sync whose source is a version of the store: the same formats, verification and resume.
-fn export(named: Option<&Path>, args: &ExportArgs) -> Result<Code, Report> {
+fn export(named: Named<'_>, args: &ExportArgs) -> Result<Code, Report> {
     let (source, image) = version_here(named, &args.which)?;
     let job = SyncJob {
         write: WriteRules {
@@ -237,16 +237,19 @@ fn export(named: Option<&Path>, args: &ExportArgs) -> Result<Code, Report> {
 }
 
 /// A push is a sync whose targets are places in stores.
-fn push(named: Option<&Path>, args: &PushArgs) -> Result<Code, Report> {
+fn push(named: Named<'_>, args: &PushArgs) -> Result<Code, Report> {
     let (source, image) = version_here(named, &args.which)?;
     let image = args.name.as_deref().unwrap_or(&image);
-    let targets = args.stores.iter().map(|store| in_store(store, image, args.way.channel.as_deref()));
-    between(&args.way, source, targets.collect())
+    let mut targets = Vec::new();
+    for store in &args.stores {
+        targets.push(in_store(&named.endpoint(store)?, image, args.way.channel.as_deref()));
+    }
+    between(&args.way, source, targets)
 }
 
 /// A pull is a push by whoever receives.
-fn pull(named: Option<&Path>, args: &PullArgs) -> Result<Code, Report> {
-    let place = std::path::absolute(store::place(named)?)?;
+fn pull(named: Named<'_>, args: &PullArgs) -> Result<Code, Report> {
+    let place = std::path::absolute(named.folder()?)?;
     Store::open(&place)?;
     let here = place.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
     let here = Endpoint { host: None, path: here.to_owned() };
@@ -259,7 +262,7 @@ fn pull(named: Option<&Path>, args: &PullArgs) -> Result<Code, Report> {
         }
         None => image_of(&args.which),
     };
-    let source = in_store(&args.from, &args.which, None);
+    let source = in_store(&named.endpoint(&args.from)?, &args.which, None);
     between(&args.way, source, vec![in_store(&here, image, args.way.channel.as_deref())])
 }
 
@@ -284,8 +287,8 @@ fn sync_versions(mut job: SyncJob, ssh: &str, is_json: bool) -> Result<Code, Rep
 }
 
 /// The place of a version of the store that the user named, as a source of a sync, and its image's name.
-fn version_here(named: Option<&Path>, which: &str) -> Result<(Endpoint, String), Report> {
-    let place = std::path::absolute(store::place(named)?)?;
+fn version_here(named: Named<'_>, which: &str) -> Result<(Endpoint, String), Report> {
+    let place = std::path::absolute(named.folder()?)?;
     let opened = Store::open(&place)?;
     // Said here in a sentence of this command, before anything begins.
     let root = opened.find(which)?;

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use goldwire_control::Sites;
+use goldwire_replicate::Endpoint;
 use goldwire_stdx::{ByteSize, Report, printable};
 use goldwire_store::Store;
 use serde_json::json;
@@ -23,38 +25,80 @@ pub(crate) fn run(command: &StoreCommand) -> Result<Code, Report> {
     }
 }
 
-/// Where the store is that the user named, in a command or its environment.
-pub(crate) fn place(named: Option<&Path>) -> Result<PathBuf, Report> {
-    let place = named.map(Path::to_owned).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
-    let place = place.filter(|place| !place.as_os_str().is_empty());
-    let place = place.ok_or_else(|| {
-        Report::new("no store is named")
-            .hint(format!("say --store FOLDER, or set {VARIABLE}; goldwire store init FOLDER makes one"))
-    })?;
-    let text = place.to_string_lossy();
-    // As everywhere else a colon before the first slash names a host.
-    if text.split('/').next().is_some_and(|first| first.contains(':')) {
-        return Err(Report::new(format!("{} is on another host", shown(&place))).hint(
-            "run goldwire there: ssh HOST goldwire image …; image export writes to other hosts from here",
-        ));
-    }
-    Ok(place)
+/// What a command says of its store.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    /// The store.
+    pub(crate) store: Option<&'a str>,
+    /// The file that names stores.
+    pub(crate) config: Option<&'a Path>,
 }
 
-/// Opens the store that the user named.
-pub(crate) fn open(named: Option<&Path>) -> Result<Store, Report> {
-    Ok(Store::open(&place(named)?)?)
+impl Named<'_> {
+    /// Where a store is: a place as it is written, or the place of a name.
+    pub(crate) fn endpoint(self, text: &str) -> Result<Endpoint, Report> {
+        let is_place = text.contains(['/', ':']) || Store::is_one(Path::new(text));
+        let place = if is_place { text.to_owned() } else { self.of_name(text)? };
+        place.parse().map_err(|why: String| Report::new(why))
+    }
+
+    fn of_name(self, name: &str) -> Result<String, Report> {
+        let file = self.config.map(Path::to_owned).or_else(Sites::usual_place);
+        let Some(file) = file else {
+            return Err(Report::new(format!(
+                "there is no folder {name}, and no goldwire.toml that names a store so"
+            ))
+            .hint("goldwire store init FOLDER makes a store; [store.NAME] in goldwire.toml names one"));
+        };
+        let sites = Sites::load(&file)?;
+        let place = sites.store(name).map(str::to_owned);
+        place.ok_or_else(|| {
+            let known: Vec<&str> = sites.stores().collect();
+            Report::new(format!(
+                "{} names no store {name}, and there is no folder of that name",
+                shown(&file)
+            ))
+            .hint(format!("it names: {}", known.join(", ")))
+        })
+    }
+
+    /// The folder of the store that the user named, in a command or its environment.
+    pub(crate) fn folder(self) -> Result<PathBuf, Report> {
+        let environment = std::env::var(VARIABLE).ok();
+        let named = self.store.map(str::to_owned).or(environment).filter(|named| !named.is_empty());
+        let named = named.ok_or_else(|| {
+            Report::new("no store is named")
+                .hint(format!("say --store FOLDER, or set {VARIABLE}; goldwire store init FOLDER makes one"))
+        })?;
+        let place = self.endpoint(&named)?;
+        match place.host {
+            None => Ok(place.path.into()),
+            Some(_) => Err(Report::new(format!("{place} is on another host")).hint(
+                "run goldwire there: ssh HOST goldwire image …; push, pull and export go to and from other hosts",
+            )),
+        }
+    }
+
+    /// Opens the store that the user named.
+    pub(crate) fn open(self) -> Result<Store, Report> {
+        Ok(Store::open(&self.folder()?)?)
+    }
 }
 
 fn init(folder: &Path) -> Result<Code, Report> {
-    place(Some(folder))?;
+    if let Some(text) = folder.to_str()
+        && text.parse::<Endpoint>().is_ok_and(|place| place.host.is_some())
+    {
+        return Err(Report::new(format!("{} is on another host", shown(folder)))
+            .hint("run it there: ssh HOST goldwire store init FOLDER"));
+    }
     let store = Store::init(folder)?;
     writeln!(io::stdout(), "made the store {} in {}", store.uuid(), shown(folder))?;
     Ok(Code::Success)
 }
 
 fn check(args: &StoreLookArgs) -> Result<Code, Report> {
-    let store = open(args.store.as_deref())?;
+    let store = named(args).open()?;
     let checked = reading("checking", |options| store.check(options))?;
     let mut stdout = io::stdout().lock();
     if args.json {
@@ -87,8 +131,12 @@ fn check(args: &StoreLookArgs) -> Result<Code, Report> {
     Ok(if checked.problems.is_empty() { Code::Success } else { Code::Findings })
 }
 
+fn named(args: &StoreLookArgs) -> Named<'_> {
+    Named { store: args.store.as_deref(), config: args.config.as_deref() }
+}
+
 fn stat(args: &StoreLookArgs) -> Result<Code, Report> {
-    let store = open(args.store.as_deref())?;
+    let store = named(args).open()?;
     let size = store.size()?;
     let mut stdout = io::stdout().lock();
     if args.json {
