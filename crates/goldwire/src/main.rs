@@ -4,22 +4,25 @@ mod agents;
 mod args;
 mod authority;
 mod commands;
+mod errors;
 mod exit;
 mod privileges;
 mod progress;
 mod schedule;
 mod time;
 
-use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
-use goldwire_stdx::Report;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::{Args, Command, DiskCommand, KeyCommand};
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut whole = Args::command();
+    whole.build();
+    let typed = whole.get_matches_mut();
+    errors::set_running(&whole, &typed);
+    let args = Args::from_arg_matches(&typed).unwrap_or_else(|error| error.format(&mut whole).exit());
     let outcome = match args.command {
         Command::Sync(args) => commands::sync::run(*args),
         Command::Disk(DiskCommand::Info(args)) => commands::disk::info(&args),
@@ -42,24 +45,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(report) => {
-            print_error(&report);
+            errors::print_error(report);
             exit::Code::Nothing.into()
         }
-    }
-}
-
-/// One line that says what failed, the causes, then the hints.
-fn print_error(report: &Report) {
-    let mut stderr = std::io::stderr().lock();
-    // A configuration's problems say themselves which is an error and which a warning.
-    if report.is_diagnostics {
-        let _ = writeln!(stderr, "{}", report.line());
-        return;
-    }
-    let (bold, red, plain) =
-        if stderr.is_terminal() { ("\x1b[1m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
-    let _ = writeln!(stderr, "{red}{bold}error{plain}: {}", report.line());
-    for hint in report.shown_hints() {
-        let _ = writeln!(stderr, "{bold}hint{plain}: {hint}");
     }
 }

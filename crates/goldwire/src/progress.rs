@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use goldwire_replicate::wire::{Counters, Failure, FailureKind, Phase, Plan};
+use goldwire_replicate::wire::{Counters, Failure, Phase, Plan};
 use goldwire_replicate::{Route, SyncEvent, SyncJob, SyncReport, TargetEvent};
 use goldwire_stdx::{ByteSize, printable};
 use goldwire_store::CHUNK_SIZE;
@@ -12,6 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::commands::json_line;
+use crate::errors::{failed_json, for_running};
 use crate::exit::Code;
 
 /// Plain progress lines come this often per target.
@@ -257,8 +258,7 @@ impl Show {
     pub(crate) fn failed_to_begin(&self, failure: &Failure, code: Code) {
         if self.mode == Mode::Json {
             let seconds = self.started.elapsed().as_secs_f64();
-            let mut event = failure_json(failure);
-            event["event"] = json!("failed");
+            let mut event = failed_json(&for_running(failure.report()));
             event["seconds"] = json!(seconds);
             print_line(&json_line(&event));
             print_line(
@@ -423,7 +423,7 @@ fn print_line(text: &str) {
 }
 
 fn print_failure(name: &str, failure: &Failure) {
-    let text = failure.to_string();
+    let text = for_running(failure.report()).to_string();
     let lines: Vec<_> = text.lines().map(printable).collect();
     let _ = writeln!(io::stderr(), "{name}: {}", lines.join("\n"));
 }
@@ -450,11 +450,7 @@ fn target_json(event: &TargetEvent) -> Value {
             value["already_there"] = json!(outcome.already_there);
             value
         }
-        TargetEvent::Failed(failure) => {
-            let mut value = failure_json(failure);
-            value["event"] = json!("failed");
-            value
-        }
+        TargetEvent::Failed(failure) => failed_json(&for_running(failure.report())),
     }
 }
 
@@ -467,22 +463,6 @@ fn counters_json(event: &str, counters: &Counters) -> Value {
         "blocks_received": counters.blocks_received, "wire_in": counters.wire_in, "wire_out": counters.wire_out,
         "bytes_verified": counters.bytes_verified,
     })
-}
-
-fn failure_json(failure: &Failure) -> Value {
-    let kind = match failure.kind {
-        FailureKind::SourceChanged => "source-changed",
-        FailureKind::Busy => "busy",
-        FailureKind::Space => "space",
-        FailureKind::Exists => "exists",
-        FailureKind::Stopped => "stopped",
-        FailureKind::Disconnected => "disconnected",
-        FailureKind::Invalid => "invalid",
-        FailureKind::Other => "other",
-    };
-    let (message, causes) =
-        failure.chain.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
-    json!({"kind": kind, "message": message, "causes": causes, "hints": failure.hints})
 }
 
 fn describe_plan(plan: &Plan) -> String {

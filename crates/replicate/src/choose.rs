@@ -68,7 +68,7 @@ pub(crate) fn choose(place: &Endpoint, mut images: Vec<Candidate>, select: &Sele
             text += "\n  …";
         }
         return Err(Failure::new(FailureKind::Invalid, text)
-            .hint("name one, narrow --match, or choose by a rule: --youngest, --uuid UUID"));
+            .hint("name one; narrow --match; or choose by a rule: --youngest, --uuid UUID"));
     }
     images.pop().ok_or_else(|| {
         Failure::new(FailureKind::Invalid, format!("{place}: no image fits"))

@@ -61,7 +61,8 @@ impl Failure {
 
     /// As a report for printing.
     pub fn report(&self) -> Report {
-        Report { chain: self.chain.clone(), hints: self.hints.clone(), ..Report::default() }
+        let (chain, hints) = (self.chain.clone(), self.hints.clone());
+        Report { chain, hints, kind: Some(self.kind.name()), ..Report::default() }
     }
 }
 

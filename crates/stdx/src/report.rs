@@ -28,6 +28,8 @@ pub struct Report {
     pub hints: Vec<String>,
     /// Whether the text is shown as it is: see [`Hints::is_diagnostics`].
     pub is_diagnostics: bool,
+    /// The kind of failure, for programs, where one is known.
+    pub kind: Option<&'static str>,
 }
 
 impl Report {

@@ -97,6 +97,34 @@ fn a_name_that_is_no_text_is_told_by_every_command() {
     }
 }
 
+/// Programs that read lines of JSON found none, and had to read the sentences on standard error.
+#[test]
+fn with_json_an_error_is_an_object_as_a_sync_prints_it() {
+    let scene = Scene::new();
+    for words in [
+        &["disk", "info", "--json", "absent"][..],
+        &["disk", "check", "--json", "absent"],
+        &["disk", "compare", "--json", "absent", "absent"],
+        &["disk", "tidy", "--json", "absent"],
+        &["disk", "convert", "--json", "absent", "b.raw"],
+        &["image", "list", "--json", "--store", "absent"],
+        &["store", "stat", "--json", "absent"],
+        &["boot", "explain", "--json", "--config", "absent", "00:11:22:33:44:55"],
+    ] {
+        let run = scene.goldwire(words).expect(1);
+        let first = run.stdout.lines().next().unwrap_or_default();
+        let event: serde_json::Value = serde_json::from_str(first).unwrap();
+        assert_eq!(
+            (&event["event"], &event["kind"]),
+            (&"failed".into(), &"other".into()),
+            "{words:?}: {run}"
+        );
+        assert!(event["message"].as_str().is_some_and(|message| message.contains("absent")), "{run}");
+        assert!(event["causes"].is_array() && event["hints"].is_array(), "{run}");
+        assert!(run.stderr.starts_with("error: "), "{run}");
+    }
+}
+
 #[test]
 fn wrong_usage_is_exit_code_2_and_touches_nothing() {
     let scene = Scene::new();

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::agents::agents;
 use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
 use crate::commands::{json_line, json_path, key, shown, sync};
+use crate::errors;
 use crate::exit::Code;
 use crate::progress::Mode;
 use crate::time::format_time;
@@ -91,7 +92,7 @@ pub(super) fn for_each(
     let mut worst = Code::Success;
     for path in images {
         let code = show(path).unwrap_or_else(|report| {
-            let _ = writeln!(io::stderr(), "error: {report}");
+            errors::print_error(report);
             Code::Nothing
         });
         if worst == Code::Success || code == Code::Nothing {

@@ -68,7 +68,7 @@ impl Named<'_> {
         let named = self.store.map(str::to_owned).or(environment).filter(|named| !named.is_empty());
         let named = named.ok_or_else(|| {
             Report::new("no store is named")
-                .hint(format!("say --store FOLDER, or set {VARIABLE}; goldwire store init FOLDER makes one"))
+                .hint(format!("set {VARIABLE}; or say --store FOLDER; goldwire store init FOLDER makes one"))
         })?;
         let place = self.endpoint(&named)?;
         match place.host {

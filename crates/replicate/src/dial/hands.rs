@@ -64,8 +64,9 @@ pub(super) fn shake_hands(
                     printable(line),
                     program.machine
                 );
-                let failure =
-                    invalid(text).hint("build an agent for that machine and name it with --agent-program");
+                let failure = invalid(text).hint(
+                    "build an agent for that machine, and give it to goldwire sync with --agent-program",
+                );
                 return Err(Greeting::OtherMachine(machine, failure));
             }
             pieces = program.bytes.chunks(PIECE);

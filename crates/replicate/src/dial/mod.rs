@@ -106,7 +106,7 @@ pub(crate) fn dial(ssh: &[String], host: &str, agents: &Agents, note: &dyn Fn(&P
     }
     Err(last.unwrap_or_else(|| {
         invalid("this goldwire carries no agent for other machines")
-            .hint("build it with `make build`, or name one with --agent-program")
+            .hint("build it with `make build`; or name one with --agent-program")
     }))
 }
 

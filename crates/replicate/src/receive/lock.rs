@@ -191,7 +191,7 @@ fn busy(file: File, path: &Path) -> Failure {
     let who = if holder.is_empty() { "another process".to_owned() } else { holder };
     let text = format!("another sync to this target is running ({who}, lock {})", path.display());
     Failure::new(FailureKind::Busy, text)
-        .hint("--wait 2m waits for it: one whose connection was cut gives up after 90 seconds; or stop it")
+        .hint("wait for it or stop it: one whose connection was cut gives up after 90 seconds; --wait 2m does the waiting")
 }
 
 /// The lock is another user's, and closed to us.

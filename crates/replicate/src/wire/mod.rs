@@ -88,6 +88,22 @@ pub enum FailureKind {
     Other,
 }
 
+impl FailureKind {
+    /// The kind in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SourceChanged => "source-changed",
+            Self::Busy => "busy",
+            Self::Space => "space",
+            Self::Exists => "exists",
+            Self::Stopped => "stopped",
+            Self::Disconnected => "disconnected",
+            Self::Invalid => "invalid",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Container formats on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WireFormat {
