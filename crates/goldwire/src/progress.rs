@@ -327,9 +327,13 @@ impl Show {
             (rate, limit) => rate.or(limit),
         };
         let time = rate.map_or("?".into(), |rate| seconds_text(missing as f64 / rate.max(1) as f64));
+        let kept = match plan.chunks_resumed {
+            0 => String::new(),
+            kept => format!(", {kept} kept from an earlier run"),
+        };
         let seeds = if plan.seeds.is_empty() { "none".to_owned() } else { plan.seeds.join(", ") };
         format!(
-            "would write {}\n  chunks  {} in use, {} from seeds, {} changed or new\n  wire    at most {} before compression, \
+            "would write {}\n  chunks  {} in use{kept}, {} from seeds, {} changed or new\n  wire    at most {} before compression, \
              about {time} at {}/s or less\n  space   at most {} needed, {} free\n  seeds   {seeds}",
             printable(&plan.path),
             plan.chunks_used,

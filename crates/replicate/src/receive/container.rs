@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use goldwire_disk::{BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
-use goldwire_stdx::Uuid;
+use goldwire_stdx::{Folder, Uuid};
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, beside, build_tree, keep_beside,
 };
@@ -24,7 +24,7 @@ use super::probe::{Holes, check_limit_of_process, probe, shortest};
 use super::publish::{publish, set_what_was_asked};
 use super::resolve::TargetFile;
 use super::seeds::Seed;
-use super::work::{State, WorkPlace};
+use super::work::{State, WorkPlace, previous_in};
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, TargetJob, WireFormat};
 
@@ -80,21 +80,7 @@ impl ContainerFile {
 
     /// An unfinished attempt at another version, as a seed.
     pub(crate) fn previous(&self) -> Option<Seed> {
-        let (folder, state) = self.place.previous()?;
-        let options = OpenOptions { format: Some(disk_format(state.format)), ..OpenOptions::default() };
-        let file = folder.read_file("disk").ok()?;
-        let image = goldwire_disk::open_file(file, &folder.path().join("disk"), &options).ok()?;
-        let tree = TreeFile::open(&folder, "tree", state.size).ok()?;
-        let root = Root(state.root);
-        tree.verify(&root).ok()?;
-        let present = Bitmap::new(tree.shape().chunks());
-        let chunks = Journal::load(&folder.read_file("journal").ok()?, &root, &present).ok()?;
-        (chunks > 0).then(|| Seed {
-            image,
-            tree,
-            name: "an unfinished earlier sync".into(),
-            present: Some(present),
-        })
+        self.place.previous().and_then(|(folder, state)| seed_of(&folder, &state))
     }
 
     /// The target holds the version already: gives it the owner and the mode that were asked for, keeps the descriptor
@@ -301,6 +287,51 @@ pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob
     check_owner(&target.path, job)?;
     check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
     check_space(target, version, unfinished(target, version), Holes::Kept)
+}
+
+/// What a run at `version` will find of unfinished attempts: the chunks that are kept, and how many, and another version's
+/// attempt as a seed. For its plan: nothing is claimed, and chunks that no journal names are not looked for.
+pub(crate) fn find_unfinished(target: &TargetFile, version: &Version) -> (Bitmap, u64, Option<Seed>) {
+    let chunks = TreeGeometry::new(version.size).map_or(0, |shape| shape.chunks());
+    let state = state_of(version, target.format);
+    let done = Bitmap::new(chunks);
+    match WorkPlace::look(&target.path).first() {
+        Some((folder, found)) if *found == state => {
+            let kept = journaled(folder, &state, &done).unwrap_or(0);
+            (done, kept, previous_in(folder).and_then(|(folder, state)| seed_of(&folder, &state)))
+        }
+        // The run makes it the previous one.
+        Some((folder, found)) => (done, 0, seed_of(folder, found)),
+        None => (done, 0, None),
+    }
+}
+
+/// Adds the chunks that an attempt's journal names to `done`, if its container can be continued.
+fn journaled(folder: &Folder, state: &State, done: &Bitmap) -> Option<u64> {
+    folder.read_file("laid-out").ok()?;
+    let options = OpenOptions { format: Some(disk_format(state.format)), ..OpenOptions::default() };
+    let disk = folder.read_file("disk").ok()?;
+    let image = goldwire_disk::open_file(disk, &folder.path().join("disk"), &options).ok()?;
+    let journal = folder.read_file("journal").ok().filter(|_| image.device.size() == state.size)?;
+    Journal::load(&journal, &Root(state.root), done).ok()
+}
+
+/// An unfinished attempt as a seed, if chunks of it arrived.
+fn seed_of(folder: &Folder, state: &State) -> Option<Seed> {
+    let options = OpenOptions { format: Some(disk_format(state.format)), ..OpenOptions::default() };
+    let file = folder.read_file("disk").ok()?;
+    let image = goldwire_disk::open_file(file, &folder.path().join("disk"), &options).ok()?;
+    let tree = TreeFile::open(folder, "tree", state.size).ok()?;
+    let root = Root(state.root);
+    tree.verify(&root).ok()?;
+    let present = Bitmap::new(tree.shape().chunks());
+    let chunks = Journal::load(&folder.read_file("journal").ok()?, &root, &present).ok()?;
+    (chunks > 0).then(|| Seed {
+        image,
+        tree,
+        name: "an unfinished earlier sync".into(),
+        present: Some(present),
+    })
 }
 
 /// Whether files can be made beside the target, and what is replaced can be.

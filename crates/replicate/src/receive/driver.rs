@@ -124,6 +124,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) named: usize,
     /// What an unfinished attempt at another version left.
     pub(crate) previous: Option<Seed>,
+    /// What a plan counts as kept by an unfinished attempt at this version, and how many chunks that are.
+    pub(crate) kept: Option<(Bitmap, u64)>,
     /// Threads to use, if the user says.
     pub(crate) threads: Option<u16>,
 }
@@ -224,8 +226,10 @@ impl Driver<'_> {
             }
             (Task::Plan(Known { tree, mut seeds }), ..) => {
                 seeds::keep_best(&mut seeds, &tree, self.named);
-                let done = Bitmap::new(tree.shape().chunks());
-                running.plan = Some(self.plan(&tree, &seeds, &done, 0)?);
+                seeds.extend(self.previous.take());
+                let nothing = || (Bitmap::new(tree.shape().chunks()), 0);
+                let (done, kept) = self.kept.take().unwrap_or_else(nothing);
+                running.plan = Some(self.plan(&tree, &seeds, &done, kept)?);
                 Ok(Finished::Planned)
             }
             (Task::LayOut(_) | Task::ReadBack | Task::Overwrite(_) | Task::Publish, ..) => {

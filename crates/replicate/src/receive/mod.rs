@@ -46,7 +46,9 @@ use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
 use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version, beside};
 
-use self::container::{ContainerFile, check_may_make, check_plan, check_target, disk_format, free_bytes};
+use self::container::{
+    ContainerFile, check_may_make, check_plan, check_target, disk_format, find_unfinished, free_bytes,
+};
 use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
@@ -144,23 +146,24 @@ pub(crate) fn receive(
     watch.check_stopped()?;
     let place = (target.path.display().to_string(), free_bytes(&target.path)?);
     let window = job.window_bytes.clamp(ANSWER_RAW_MAX as u64, 1 << 30);
-    let (machine, destination, previous) = match container {
+    let (machine, destination, previous, kept) = match container {
         Some(mut container) => {
             container.begin()?;
             let previous = container.previous();
             let tree = container.tree()?;
             let machine = Machine::new(&version, Goal::Publish, window, tree, seeds);
-            (machine, Some(Arc::new(container) as Arc<dyn Destination>), previous)
+            (machine, Some(Arc::new(container) as Arc<dyn Destination>), previous, None)
         }
         None => {
             check_plan(&target, &version, job)?;
             let tree = (TreeFile::unnamed(shape)?, false);
-            (Machine::new(&version, Goal::Plan, window, tree, seeds), None, None)
+            let (done, kept, previous) = find_unfinished(&target, &version);
+            (Machine::new(&version, Goal::Plan, window, tree, seeds), None, previous, Some((done, kept)))
         }
     };
     let (named, threads) = (job.seeds.len(), job.threads);
     let driver =
-        Driver { watch, connection, version: &version, destination, place, named, previous, threads };
+        Driver { watch, connection, version: &version, destination, place, named, previous, kept, threads };
     driver.run(machine)
 }
 

@@ -78,16 +78,23 @@ impl WorkPlace {
         }
     }
 
+    /// The work folders of ours for `target` that an unfinished attempt left, with its state; nothing is claimed.
+    pub(crate) fn look(target: &Path) -> Vec<(Folder, State)> {
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return Vec::new() };
+        let Ok(around) = Folder::open(parent) else { return Vec::new() };
+        let places = find_ours(&around, Kept::Work);
+        let attempts = places.iter().filter_map(|all| {
+            let folder = all.child(name).ok()?;
+            let state = recorded(&folder).ok()??;
+            Some((folder, state))
+        });
+        attempts.collect()
+    }
+
     /// Bytes that an unfinished attempt of ours at exactly this state occupies beside `target`; nothing is claimed.
     pub(crate) fn occupied(target: &Path, state: &State) -> u64 {
-        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return 0 };
-        let Ok(around) = Folder::open(parent) else { return 0 };
-        let places = find_ours(&around, Kept::Work);
-        let disks = places.iter().filter_map(|all| {
-            let folder = all.child(name).ok()?;
-            let is_it = recorded(&folder).is_ok_and(|found| found.as_ref() == Some(state));
-            is_it.then(|| folder.read_file("disk").ok()?.metadata().ok()).flatten()
-        });
+        let attempts = Self::look(target).into_iter().filter(|(_, found)| found == state);
+        let disks = attempts.filter_map(|(folder, _)| folder.read_file("disk").ok()?.metadata().ok());
         disks.map(|disk| disk.blocks() * 512).max().unwrap_or(0)
     }
 
@@ -148,9 +155,7 @@ impl WorkPlace {
 
     /// The unfinished attempt at another version, if there is one, with its state.
     pub(crate) fn previous(&self) -> Option<(Folder, State)> {
-        let folder = self.folder.child("previous").ok()?;
-        let state = recorded(&folder).ok()??;
-        Some((folder, state))
+        previous_in(&self.folder)
     }
 
     /// Removes the work folder after publishing.
@@ -188,6 +193,13 @@ fn recorded(folder: &Folder) -> io::Result<Option<State>> {
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Ok(None),
         read => Ok(read?.and_then(|bytes| postcard::from_bytes(&bytes).ok())),
     }
+}
+
+/// The unfinished attempt at another version that a work folder holds, with its state.
+pub(super) fn previous_in(folder: &Folder) -> Option<(Folder, State)> {
+    let folder = folder.child("previous").ok()?;
+    let state = recorded(&folder).ok()??;
+    Some((folder, state))
 }
 
 /// What a work folder holds of one attempt.

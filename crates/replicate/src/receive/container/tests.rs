@@ -231,6 +231,39 @@ fn where_nothing_can_be_made_it_is_said_what_the_version_needs() {
     assert_eq!(WorkPlace::occupied(&target.path, &State { size: 1, ..state }), 0);
 }
 
+/// Of the same version the chunks count as kept; another version's attempt is a seed, as it will be for the run.
+#[test]
+fn a_plan_finds_what_an_unfinished_attempt_kept() {
+    let (disk, other) = (Disk::new(content(41, 8, 0)), Disk::new(content(42, 8, 0)));
+    let folder = tempfile::tempdir().unwrap();
+    let wanted = job(&disk, folder.path(), WireFormat::Raw);
+    let target = resolve(&wanted, &disk.version.root).unwrap();
+    let find = |disk: &Disk| {
+        let (done, kept, seed) = find_unfinished(&target, &disk.version);
+        ((0..8).filter(|index| done.get(*index)).count() as u64, kept, seed.is_some())
+    };
+    assert_eq!(find(&disk), (0, 0, false));
+    let container = claimed(&disk, &wanted);
+    let (tree, is_known) = container.tree().unwrap();
+    assert!(!is_known);
+    for level in 0..tree.shape().levels() {
+        let all = 0..tree.shape().count(level);
+        tree.set_ids(level, 0, &disk.tree().ids(level, all).unwrap()).unwrap();
+    }
+    tree.sync().unwrap();
+    lay_out(&container, &tree, &Bitmap::new(8));
+    assert_eq!(find(&disk), (0, 0, false), "nothing has arrived");
+    container.write(0, &disk.content[..CHUNK_SIZE]).unwrap();
+    container.journal(&[(0, 1)]).unwrap();
+    drop(container);
+    assert_eq!(find(&disk), (1, 1, false));
+    assert_eq!(find(&other), (0, 0, true));
+    // A container that was cut is begun anew, and so nothing is kept.
+    let file = std::fs::File::options().write(true).open(folder.path().join(".goldwire/work/a/disk"));
+    file.unwrap().set_len(4096).unwrap();
+    assert_eq!(find(&disk), (0, 0, false));
+}
+
 #[test]
 fn what_keeps_a_file_from_being_replaced_is_said_with_what_ends_it() {
     let path = Path::new("/images/a.vhd");
