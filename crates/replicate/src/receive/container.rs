@@ -275,6 +275,8 @@ impl Destination for ContainerFile {
 /// Refuses what can be known of a target before anything is made there, for a run and for its plan alike.
 pub(crate) fn check_target(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
     check_may_make(target, job)?;
+    // First: what is tried below in memory is held to the limit, too.
+    check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
     // In memory, and sparse: whether the container can be as large as the disk.
     let file = rustix::fs::memfd_create("goldwire-plan", rustix::fs::MemfdFlags::CLOEXEC)
         .map_err(|error| Failure::io("plan the container", &error.into()))?;
@@ -285,7 +287,6 @@ pub(crate) fn check_target(target: &TargetFile, version: &Version, job: &TargetJ
 /// nothing changed stays: whether a file system shows our files as ours is tried with a folder, where nothing else tells.
 pub(crate) fn check_plan(target: &TargetFile, version: &Version, job: &TargetJob) -> Result<()> {
     check_owner(&target.path, job)?;
-    check_limit_of_process(getrlimit(Resource::Fsize).current, shortest(version, target.format))?;
     check_space(target, version, unfinished(target, version), Holes::Kept)
 }
 
@@ -335,7 +336,7 @@ fn seed_of(folder: &Folder, state: &State) -> Option<Seed> {
 }
 
 /// Whether files can be made beside the target, and what is replaced can be.
-pub(crate) fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
+fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
     let folder = target.path.parent().unwrap_or(Path::new("/"));
     let shown = folder.display();
     let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;

@@ -46,9 +46,7 @@ use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
 use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version, beside};
 
-use self::container::{
-    ContainerFile, check_may_make, check_plan, check_target, disk_format, find_unfinished, free_bytes,
-};
+use self::container::{ContainerFile, check_plan, check_target, disk_format, find_unfinished, free_bytes};
 use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
@@ -118,7 +116,7 @@ pub(crate) fn receive(
         Ok(container) => container,
         // What is there already needs no room to work in.
         Err(failure)
-            if job.owner.is_none() && job.mode.is_none() && check_may_make(&target, job).is_err() =>
+            if job.owner.is_none() && job.mode.is_none() && check_target(&target, &version, job).is_err() =>
         {
             let found = target.path.exists().then(|| look_at_existing(&target, &version, job, &watch));
             return match found {

@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 
 use goldwire_stdx::{ByteSize, Existing};
 use goldwire_store::{CHUNK_SIZE, Version};
-use rustix::process::{Resource, getrlimit};
 
 use super::publish::rename;
 use super::work::{WorkPlace, hidden, shown};
@@ -45,7 +44,6 @@ pub(super) enum Holes {
 /// The step that does not work here, and what can be done.
 pub(super) fn probe(place: &WorkPlace, version: &Version, format: WireFormat) -> Result<Holes> {
     let length = shortest(version, format);
-    check_limit_of_process(getrlimit(Resource::Fsize).current, length)?;
     // Left by a run that was killed here.
     let _ = place.folder().remove_file(NAME);
     let tried = try_all(place, length);
