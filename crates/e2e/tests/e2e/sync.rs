@@ -312,7 +312,7 @@ fn a_signature_is_asked_for_and_neither_missing_nor_forged_nor_foreign() {
     // Other content under the same descriptor is not what was signed.
     guest.rewritten(51, 2).write_vhd(&source, 7);
     fs::remove_file(&copy).unwrap();
-    refuse("the content was changed");
+    refuse_with("the content was changed", "the image was changed since");
 }
 
 #[test]

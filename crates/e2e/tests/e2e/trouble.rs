@@ -470,13 +470,22 @@ fn a_place_where_nothing_can_be_published_is_refused_before_the_first_byte() {
         run
     };
     let folder = scene.folder("limited");
-    for is_dry in [true, false] {
+    let run_limited = |is_dry: bool| {
         let mut command = Command::new("sh");
         let limited = "ulimit -f 2048; exec \"$@\"";
         command.args(["-c", limited, "sh"]).arg(&programs().goldwire).args(["sync", "--json"]);
         command.args(is_dry.then_some("--dry-run")).args([&source, &folder]);
-        refuse(scene.run(command), "ulimit -f", &folder);
+        scene.run(command)
+    };
+    for is_dry in [true, false] {
+        refuse(run_limited(is_dry), "ulimit -f", &folder);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "nothing is left");
+    }
+    // What is there already needs no leave to be written.
+    scene.sync([text(&source), text(&folder)]).expect(0);
+    for is_dry in [true, false] {
+        let run = run_limited(is_dry).expect(0);
+        assert_eq!(run.event("done")["already_there"], true, "{run}");
     }
     let apart = scene.folder("apart");
     if let Some(other) = Tmpfs::mount(scene.folder("apart/.goldwire"), 64) {
