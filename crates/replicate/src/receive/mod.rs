@@ -202,7 +202,8 @@ fn receive_into_store(
     };
     let place = (target.path(), target.free()?);
     let (named, threads) = (job.seeds.len(), job.threads);
-    let driver = Driver { watch, connection, version, destination, place, named, previous: None, threads };
+    let (previous, kept) = (None, None);
+    let driver = Driver { watch, connection, version, destination, place, named, previous, kept, threads };
     driver.run(machine)
 }
 
