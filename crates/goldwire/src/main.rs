@@ -45,8 +45,9 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(report) => {
+            let is_stopped = report.kind == Some(commands::progress::STOPPED);
             errors::print_error(report);
-            exit::Code::Nothing.into()
+            if is_stopped { exit::Code::Stopped.into() } else { exit::Code::Nothing.into() }
         }
     }
 }

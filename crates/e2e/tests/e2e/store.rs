@@ -248,6 +248,26 @@ fn whoever_kills_a_publish_finds_the_store_whole() {
     }
 }
 
+/// Stopped in order, it says so by its exit code and goes on.
+#[test]
+fn a_publish_that_is_stopped_goes_on() {
+    let site = Site::new();
+    let file = site.scene.path("a.raw");
+    fs::write(&file, Guest::random(1, 256, 220).0).unwrap();
+    let words = ["image", "--store", &site.store, "publish", "win11", text(&file)];
+    let run = site.scene.goldwire(words).start();
+    let work = Path::new(&site.store).join("work");
+    goldwire_stdx::testing::until("it puts the version in", || {
+        fs::read_dir(&work).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    run.signal(Signal::TERM);
+    let stopped = run.finish().expect(4);
+    assert!(stopped.stderr.contains("goes on"), "{stopped}");
+    site.is_well();
+    site.publish(&file, &[]);
+    site.scene.goldwire(["image", "verify", "win11", "--store", &site.store]).expect(0);
+}
+
 #[test]
 fn mistakes_are_told_and_change_nothing() {
     let site = Site::new();

@@ -9,6 +9,9 @@ use goldwire_store::{BuildOptions, Progress};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+/// The kind of an error that is somebody's wish.
+pub(crate) const STOPPED: &str = "stopped";
+
 /// How often a terminal shows how far it is.
 const SHOW_EVERY: Duration = Duration::from_millis(200);
 
@@ -44,5 +47,12 @@ pub(crate) fn reading<T: Send, E: Send + Into<Report>>(
     if was_shown {
         let _ = write!(io::stderr(), "\r\x1b[K");
     }
-    done?.map_err(Into::into)
+    let mut done = done?.map_err(Into::into);
+    if STOP.load(Ordering::Relaxed)
+        && let Err(report) = &mut done
+    {
+        report.kind = Some(STOPPED);
+        report.hints = vec!["the same command goes on from what is durable".into()];
+    }
+    done
 }

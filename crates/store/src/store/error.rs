@@ -141,6 +141,7 @@ impl Hints for StoreError {
                 vec![format!("here are: {}", candidates.join(", "))]
             }
             Self::Changed { .. } => vec!["publish a snapshot, or an image that nobody writes to".into()],
+            Self::Owner { .. } => vec!["work as the store's owner: sudo -u USER goldwire …".into()],
             Self::Busy { .. } => vec!["wait for it: what it brings is what you asked for".into()],
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 vec!["what is here already stays: make room and give the same command again".into()]

@@ -26,7 +26,7 @@ pub use prune::{Keep, Pruned};
 pub use put::{Incoming, Put, Reception};
 
 use crate::pack::{PackNumber, Reader};
-use crate::tree::Root;
+use crate::tree::{Root, TreeGeometry};
 use crate::version::Version;
 
 const FORMAT: &str = "format";
@@ -81,7 +81,7 @@ impl Store {
     pub fn init(path: &Path) -> StoreResult<Self> {
         let refuse = |why: String| StoreError::NotInitialized { path: path.to_owned(), why };
         let (around, name) = Folder::around(path).map_err(|error| refuse(error.to_string()))?;
-        let folder = around.make_child(name, 0o755).map_err(|error| refuse(error.to_string()))?;
+        let folder = around.make_child(name, 0o700).map_err(|error| refuse(error.to_string()))?;
         if !folder.entries().map_err(StoreError::file("list", path))?.is_empty() {
             return Err(refuse("it is not empty".into()));
         }
@@ -179,7 +179,12 @@ impl Store {
         let version = Version::decode(&bytes)
             .map_err(|source| StoreError::Descriptor { path: path.clone(), source })?;
         if version.root != *root {
-            return Err(StoreError::corrupt(&path, "root", 48, "it describes another version"));
+            return Err(StoreError::corrupt(&path, "root", 40, "it describes another version"));
+        }
+        let chunks = TreeGeometry::new(version.size).map_or(0, |shape| shape.chunks());
+        if version.chunks_used > chunks {
+            let why = format!("{} of {chunks} chunks", version.chunks_used);
+            return Err(StoreError::corrupt(&path, "chunks used", 24, why));
         }
         Ok((version, bytes))
     }
@@ -255,8 +260,19 @@ impl Store {
         })
     }
 
+    /// Refuses to write into a store of somebody else: what root makes there its owner could not change any more.
+    pub(crate) fn check_ours(&self) -> StoreResult<()> {
+        let owner = self.folder.owner().map_err(StoreError::file("stat", self.path()))?.user;
+        if owner == rustix::process::geteuid().as_raw() {
+            return Ok(());
+        }
+        let why = format!("it belongs to user {owner}, who alone writes into it");
+        Err(StoreError::Owner { path: self.path().to_owned(), why })
+    }
+
     /// Waits for the writers' lock. It is held until the file is dropped.
     pub(crate) fn lock(&self) -> StoreResult<File> {
+        self.check_ours()?;
         let path = self.path().join(LOCK);
         let file = self.folder.write_file(LOCK).map_err(StoreError::file("open", &path))?;
         file.lock().map_err(StoreError::file("lock", &path))?;

@@ -152,34 +152,32 @@ impl Store {
             }
             let Some(root) = root_of(&name) else { continue };
             let folder = self.work.child(&name).map_err(StoreError::file("open", &path))?;
-            if self.is_abandoned(&root, &folder)? {
+            // Held until the folder is gone, so that nobody goes on in it meanwhile.
+            let lock_name = format!("{root}.lock");
+            let lock = match self.work.read_file(&lock_name) {
+                Ok(lock) => Some(lock),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(StoreError::file("look for the lock of", &path)(error)),
+            };
+            let is_held = lock.as_ref().is_some_and(|lock| lock.try_lock().is_err());
+            if !is_held && is_old(&folder)? {
                 if !is_dry {
-                    let gone = self.work.remove_tree(&name);
-                    let gone = gone.and_then(|()| self.work.remove_file(format!("{root}.lock")));
+                    let gone = self.work.remove_tree(&name).and_then(|()| self.work.remove_file(&lock_name));
                     gone.map_err(StoreError::file("remove", &path))?;
                 }
                 continue;
             }
             coming.insert(root);
-            // A map that is not finished is of somebody who waits for our lock, or was killed: he lays out anew.
-            if Map::open(&folder, MAP).is_ok() {
-                maps.push(folder);
+            match Map::open(&folder, MAP) {
+                Ok(_) => maps.push(folder),
+                Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                // It has no header yet: of somebody who waits for our lock, or was killed; he lays out anew.
+                Err(StoreError::Corrupt { field: "magic", .. }) => {}
+                // Nobody knows what it uses.
+                Err(error) => return Err(error),
             }
         }
         Ok(())
-    }
-
-    fn is_abandoned(&self, root: &Root, folder: &Folder) -> StoreResult<bool> {
-        let path = folder.path();
-        match self.work.read_file(format!("{root}.lock")) {
-            Ok(lock) if lock.try_lock().is_err() => return Ok(false),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(StoreError::file("look for the lock of", path)(error)),
-        }
-        let changed =
-            rustix::fs::fstat(folder).map_err(io::Error::from).map_err(StoreError::file("stat", path))?;
-        Ok(now().saturating_sub(changed.st_mtime) > ABANDONED_AFTER)
     }
 
     /// Frees the slots of a pack that are not `used`.
@@ -239,6 +237,13 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether nothing was done in a folder for so long that nobody will go on.
+fn is_old(folder: &Folder) -> StoreResult<bool> {
+    let changed = rustix::fs::fstat(folder).map_err(io::Error::from);
+    let changed = changed.map_err(StoreError::file("stat", folder.path()))?;
+    Ok(now().saturating_sub(changed.st_mtime) > ABANDONED_AFTER)
 }
 
 /// Punches out the slots that hold nothing. False if the file system cannot.

@@ -171,6 +171,7 @@ impl Reception {
     /// # Errors
     /// `Busy` if another process does; `File`.
     pub fn begin(store: &Arc<Store>, version: &Version) -> StoreResult<Self> {
+        store.check_ours()?;
         let root = version.root;
         let lock_name = format!("{root}.lock");
         let path = store.work.path().join(&lock_name);
