@@ -269,8 +269,14 @@ impl Folder {
     /// # Errors
     /// The old content is still there.
     pub fn replace(&self, name: impl AsRef<OsStr>, content: &[u8], mode: u32) -> io::Result<()> {
-        let scratch = self.scratch_name("new");
-        let mut file = self.create_new(&scratch, mode)?;
+        let (scratch, mut file) = loop {
+            let scratch = self.scratch_name("new");
+            match self.create_new(&scratch, mode) {
+                // A process of our number left it when it was killed; the next name is another.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => break (scratch, made?),
+            }
+        };
         let done = file
             .write_all(content)
             .and_then(|()| file.sync_all())

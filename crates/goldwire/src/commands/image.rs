@@ -122,7 +122,14 @@ fn list(store: &Store, args: &ImageListArgs) -> Result<Code, Report> {
             writeln!(stdout, "{image}")?;
         }
         for version in names.versions.iter().rev() {
-            let (described, _) = store.describe(&version.root)?;
+            let described = match store.describe(&version.root) {
+                Ok((described, _)) => described,
+                // One that is damaged hides no other.
+                Err(error) => {
+                    let _ = writeln!(io::stderr(), "warning: {}", Report::from(error).line());
+                    continue;
+                }
+            };
             let labels = labels_of(&names, &version.root);
             let used = described.chunks_used * CHUNK_SIZE as u64;
             if args.json {
@@ -333,6 +340,7 @@ fn diff(store: &Store, args: &DiffArgs) -> Result<Code, Report> {
             _ => ranges.push((chunk, 1)),
         }
     })?;
+    more += u64::from(ranges.len() > RANGES_SHOWN);
     ranges.truncate(RANGES_SHOWN);
     let bytes = chunks * CHUNK_SIZE as u64;
     let (one, other) = (one.tree().shape().size(), other.tree().shape().size());
@@ -383,7 +391,12 @@ fn promote(store: &Store, args: &PromoteArgs) -> Result<Code, Report> {
 
 fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
     let root = store.rename(&args.image, |names| names.roll_back(&args.channel))?;
-    writeln!(io::stdout(), "{}:{} names version {} again", args.image, args.channel, short(&root))?;
+    match root {
+        Some(root) => {
+            writeln!(io::stdout(), "{}:{} names version {} again", args.image, args.channel, short(&root))?;
+        }
+        None => writeln!(io::stdout(), "{}:{} is gone: it named nothing yet", args.image, args.channel)?,
+    }
     Ok(Code::Success)
 }
 

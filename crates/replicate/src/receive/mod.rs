@@ -175,7 +175,7 @@ fn receive_into_store(
     watch: Watch<'_>,
 ) -> Result<Outcome> {
     target.refuse_older(version, job)?;
-    if target.take_what_is_here(&version.root, job)? {
+    if target.take_what_is_here(version, job)? {
         let used = version.chunks_used;
         let counters = Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
         return Ok(Outcome { path: target.path(), root: version.root.0, counters, already_there: true });

@@ -84,13 +84,24 @@ impl StoreTarget {
         Ok(())
     }
 
-    /// Names the version, if it is here already.
-    pub(crate) fn take_what_is_here(&self, root: &Root, job: &TargetJob) -> Result<bool> {
-        if !self.store.has(root)? {
+    /// Names the version, if it is here already, and makes sure that it is signed as the job requires.
+    pub(crate) fn take_what_is_here(&self, version: &Version, job: &TargetJob) -> Result<bool> {
+        let channel = self.channel.as_deref();
+        self.store.check_naming(&self.image, channel, &version.root)?;
+        if !self.store.has(&version.root)? {
             return Ok(false);
         }
+        let (kept, _) = self.store.describe(&version.root)?;
+        let signer = kept.signer.or(version.signer);
+        if let Some(required) = &job.required
+            && signer.is_none_or(|signer| *signer.as_bytes() != required.signer)
+        {
+            let text = format!("{} has this content already, signed by another key", self.path());
+            return Err(Failure::new(FailureKind::Exists, text)
+                .hint("take it away there first (goldwire image prune), or require that key"));
+        }
         if !job.dry_run {
-            self.store.name_version(&self.image, self.channel.as_deref(), root)?;
+            self.store.name_version(&self.image, channel, version, &job.version)?;
         }
         Ok(true)
     }
@@ -98,7 +109,8 @@ impl StoreTarget {
     /// The version here that is likest to the one that comes.
     pub(crate) fn seed(&self, version: &Version) -> Result<Option<Seed>> {
         let Some(near) = self.store.near(&self.image, version)? else { return Ok(None) };
-        let device = self.store.version(&near)?;
+        // It only saves work: one that is damaged, or was pruned meanwhile, saves none.
+        let Ok(device) = self.store.version(&near) else { return Ok(None) };
         let tree = device.open_tree()?;
         let size = tree.shape().size();
         let info = ImageInfo {
@@ -175,7 +187,7 @@ impl Destination for StoreDestination {
     }
 
     fn overwrite(&self, first: u64, bytes: &[u8]) -> Result<()> {
-        Ok(self.reception.write(first, bytes)?)
+        Ok(self.reception.mend(first, bytes)?)
     }
 
     fn read(&self, index: u64, chunk: &mut [u8]) -> Result<()> {

@@ -128,12 +128,18 @@ impl Store {
                 }
                 *chunks += 1;
                 options.progress.bytes_done.fetch_add(CHUNK_SIZE as u64, Ordering::Relaxed);
-                if ChunkId::of(chunk) != *id {
+                if ChunkId::of(chunk) != *id && self.is_still(number, slot, id) {
                     bad.push(slot);
                 }
             }
         }
         Ok(bad)
+    }
+
+    /// Whether a slot is still said to hold a chunk: a prune may have freed it since the ids were opened.
+    fn is_still(&self, number: PackNumber, slot: u32, id: &ChunkId) -> bool {
+        let now = Ids::open(&self.packs, number).and_then(|ids| ids.ids(slot..slot + 1));
+        now.is_ok_and(|now| now[0] == *id)
     }
 
     /// What is wrong with a version: that it cannot be read, or which chunk of it is damaged.

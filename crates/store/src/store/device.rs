@@ -86,7 +86,7 @@ impl StoredVersion {
         self.tree.shape()
     }
 
-    fn pack(&self, number: PackNumber) -> StoreResult<Arc<Pack>> {
+    pub(super) fn pack(&self, number: PackNumber) -> StoreResult<Arc<Pack>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pack) = open.get(&number) {
             return Ok(Arc::clone(pack));

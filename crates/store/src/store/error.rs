@@ -142,7 +142,10 @@ impl Hints for StoreError {
             }
             Self::Changed { .. } => vec!["publish a snapshot, or an image that nobody writes to".into()],
             Self::Owner { .. } => vec!["work as the store's owner: sudo -u USER goldwire …".into()],
-            Self::Busy { .. } => vec!["wait for it: what it brings is what you asked for".into()],
+            Self::Busy { .. } => vec![
+                "give the command again when it has ended: the content is here then, and is only named"
+                    .into(),
+            ],
             Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 vec!["what is here already stays: make room and give the same command again".into()]
             }

@@ -117,7 +117,10 @@ impl ImageNames {
         if self.tags.iter().any(|(tag, _)| tag == name) {
             return Err(bad_name(name, "a channel", "a tag has it"));
         }
-        let served = self.served(name, now());
+        let now = now();
+        let served = self.served(name, now);
+        // It names that already, and goes on to: what was to come is forgotten.
+        let since = if served == Some(root) { since.min(now) } else { since };
         let is_full = self.channels.len() >= LABELS_MAX;
         match self.channels.iter_mut().find(|channel| channel.name == name) {
             Some(channel) => (channel.root, channel.since) = (root, since),
@@ -125,9 +128,9 @@ impl ImageNames {
             None => self.channels.push(Channel { name: name.to_owned(), root, since }),
         }
         // A move whose time never came is forgotten: only what was named is kept.
-        self.moved.retain(|moved| moved.channel != name || moved.until <= now());
+        self.moved.retain(|moved| moved.channel != name || moved.until <= now);
         if let Some(before) = served.filter(|before| *before != root) {
-            let until = since.max(now());
+            let until = since.max(now);
             self.moved.push(Moved { channel: name.to_owned(), root: before, until });
         }
         let kept = self.moved.iter().filter(|moved| moved.channel == name).count();
@@ -140,14 +143,20 @@ impl ImageNames {
         Ok(())
     }
 
-    /// Moves a channel back to what it named before, and says what that is.
+    /// Moves a channel back to what it named before, and says what that is; a channel that names nothing yet goes.
     ///
     /// # Errors
     /// `Unknown` if there is no such channel, or it named nothing else.
-    pub fn roll_back(&mut self, name: &str) -> StoreResult<Root> {
+    pub fn roll_back(&mut self, name: &str) -> StoreResult<Option<Root>> {
         let unknown = |name: String| StoreError::Unknown { name, candidates: Vec::new() };
         let now = now();
-        let served = self.served(name, now).ok_or_else(|| unknown(format!("channel {name}")))?;
+        if !self.channels.iter().any(|channel| channel.name == name) {
+            return Err(unknown(format!("channel {name}")));
+        }
+        let Some(served) = self.served(name, now) else {
+            self.channels.retain(|channel| channel.name != name);
+            return Ok(None);
+        };
         let is_pending = self.channels.iter().any(|channel| channel.name == name && channel.since > now);
         let at = self.moved.iter().rposition(|moved| moved.channel == name);
         let before = match at {
@@ -162,7 +171,7 @@ impl ImageNames {
         if let Some(channel) = self.channels.iter_mut().find(|channel| channel.name == name) {
             (channel.root, channel.since) = (before, now);
         }
-        Ok(before)
+        Ok(Some(before))
     }
 
     /// Gives a version a name that stays.
@@ -297,7 +306,7 @@ impl Store {
     /// # Errors
     /// `File`.
     pub fn images(&self) -> StoreResult<Vec<String>> {
-        let entries = self.images.entries().map_err(StoreError::file("list", self.images.path()))?;
+        let entries = Self::entries(&self.images)?;
         let names = entries.into_iter().filter_map(|name| name.into_string().ok());
         let mut names: Vec<String> = names.filter(|name| check_image(name).is_ok()).collect();
         names.sort_unstable();
@@ -407,8 +416,8 @@ mod tests {
         names.move_channel("test", two, 20).unwrap();
         names.move_channel("test", three, 30).unwrap();
         assert_eq!(names.find("test"), Some(three));
-        assert_eq!(names.roll_back("test").unwrap(), two);
-        assert_eq!(names.roll_back("test").unwrap(), one);
+        assert_eq!(names.roll_back("test").unwrap(), Some(two));
+        assert_eq!(names.roll_back("test").unwrap(), Some(one));
         assert!(names.roll_back("test").is_err());
         assert_eq!(names.find("test"), Some(one));
         assert_eq!(names.find("latest"), Some(three));
@@ -428,11 +437,17 @@ mod tests {
         assert_eq!(names.served("production", later), Some(two));
         names.move_channel("production", three, later).unwrap();
         assert_eq!(names.find("production"), Some(one), "{names:?}");
-        assert_eq!(names.roll_back("production").unwrap(), one);
+        assert_eq!(names.roll_back("production").unwrap(), Some(one));
         assert_eq!(names.served("production", later), Some(one));
         // The first move of a new channel names nothing until then.
         names.move_channel("new", two, later).unwrap();
         assert_eq!((names.find("new"), names.served("new", later)), (None, Some(two)));
+        assert_eq!(names.roll_back("new").unwrap(), None);
+        assert!(names.channels.iter().all(|channel| channel.name != "new"));
+        // To name later what it names already changes nothing, whatever was to come.
+        names.move_channel("production", two, later).unwrap();
+        names.move_channel("production", one, later + 5).unwrap();
+        assert_eq!((names.find("production"), names.served("production", later + 9)), (Some(one), Some(one)));
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::tree::{BuildOptions, Root, TreeFile};
 /// Chunks whose places are looked for together: 4 GiB of disk, 4 MiB of memory.
 const BATCH: u64 = 65_536;
 
+/// Chunks that are read together to be proven.
+const PROVEN_AT_ONCE: usize = 16;
+
 type Slot = (PackNumber, u32);
 
 /// Writes the map of version `root`, whose tree is `tree`, into `work`, and the ids of the packs that it adds. The caller
@@ -98,20 +101,33 @@ pub(super) fn remove_pack(store: &Store, number: PackNumber) -> StoreResult<()> 
     store.packs.sync().map_err(StoreError::file("make durable", store.packs.path()))
 }
 
-/// The places of the chunks that `near` has at the same index.
+/// The places of the chunks that `near` has at the same index. Each is read: what is damaged there is no chunk.
 fn where_near(near: &StoredVersion, start: u64, ids: &[ChunkId]) -> StoreResult<Vec<Option<Slot>>> {
     let mut places = vec![None; ids.len()];
     let end = (start + ids.len() as u64).min(near.tree().shape().chunks());
     if start >= end {
         return Ok(places);
     }
-    for ((at, old), id) in near.tree().ids(0, start..end)?.iter().enumerate().zip(ids) {
-        if old == id
-            && !id.is_zero()
-            && let Place::In(run) = near.map().place(start + at as u64)?
-        {
-            places[at] = Some((run.pack, run.slot));
+    let old = near.tree().ids(0, start..end)?;
+    let is_same = |at: usize| old.get(at).is_some_and(|old| *old == ids[at] && !old.is_zero());
+    let mut chunks = vec![0; PROVEN_AT_ONCE * CHUNK_SIZE];
+    let mut at = 0;
+    while at < old.len() {
+        let Place::In(run) = near.map().place(start + at as u64)? else {
+            at += 1;
+            continue;
+        };
+        let most = PROVEN_AT_ONCE.min(run.count as usize).min(old.len() - at);
+        let count = (at..at + most).take_while(|at| is_same(*at)).count();
+        let is_proven =
+            count > 0 && near.pack(run.pack)?.read(run.slot, &mut chunks[..count * CHUNK_SIZE]).is_ok();
+        for step in 0..if is_proven { count } else { 0 } {
+            let chunk = &chunks[step * CHUNK_SIZE..][..CHUNK_SIZE];
+            if ChunkId::of(chunk) == ids[at + step] {
+                places[at + step] = Some((run.pack, run.slot + step as u32));
+            }
         }
+        at += count.max(1);
     }
     Ok(places)
 }

@@ -151,7 +151,7 @@ impl Store {
     /// # Errors
     /// `File`.
     pub fn versions(&self) -> StoreResult<Vec<Root>> {
-        let names = self.versions.entries().map_err(StoreError::file("list", self.versions.path()))?;
+        let names = Self::entries(&self.versions)?;
         let mut roots: Vec<Root> = names.iter().filter_map(|name| root_of(name)).collect();
         roots.sort_unstable_by_key(|root| root.0);
         Ok(roots)
@@ -245,11 +245,21 @@ impl Store {
 
     /// The numbers of the packs that have a file with this ending, sorted.
     pub(crate) fn packs_with(&self, ending: &str) -> StoreResult<Vec<PackNumber>> {
-        let names = self.packs.entries().map_err(StoreError::file("list", self.packs.path()))?;
+        let names = Self::entries(&self.packs)?;
         let mut numbers: Vec<PackNumber> =
             names.iter().filter_map(|name| PackNumber::of(name, ending)).collect();
         numbers.sort_unstable();
         Ok(numbers)
+    }
+
+    /// What lies in one of the folders. A listing that is cut is an error: what is not seen would be taken for gone.
+    pub(crate) fn entries(folder: &Folder) -> StoreResult<Vec<std::ffi::OsString>> {
+        let names = folder.entries().map_err(StoreError::file("list", folder.path()))?;
+        if names.len() + 2 >= goldwire_stdx::ENTRIES_MAX {
+            let what = format!("{} has more than {} entries", folder.path().display(), names.len());
+            return Err(StoreError::TooMuch { what });
+        }
+        Ok(names)
     }
 
     pub(crate) fn version_folder(&self, root: &Root) -> StoreResult<Folder> {

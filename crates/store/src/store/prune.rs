@@ -51,6 +51,24 @@ pub struct Pruned {
     pub bytes_stuck: u64,
 }
 
+/// Where a map lies whose slots are in use. It is opened when it is looked at: there are more versions than descriptors.
+enum MapAt {
+    Version(Root),
+    Work(Root),
+}
+
+impl MapAt {
+    fn open(&self, store: &Store) -> StoreResult<Map> {
+        let (around, root) = match self {
+            Self::Version(root) => (&store.versions, root),
+            Self::Work(root) => (&store.work, root),
+        };
+        let path = around.path().join(root.to_string());
+        let folder = around.child(root.to_string()).map_err(StoreError::file("open", &path))?;
+        Map::open(&folder, MAP)
+    }
+}
+
 impl Store {
     /// Takes away the versions that no tag or channel names and `keep` does not keep, of the images named or of all, and
     /// every chunk that no version names. With `is_dry` nothing is changed.
@@ -88,10 +106,10 @@ impl Store {
         let mut maps = Vec::new();
         for root in self.versions()? {
             if named.contains(&root) {
-                maps.push(self.version_folder(&root)?);
-            } else if let Some(folder) = self.drop_version(&root, is_dry)? {
+                maps.push(MapAt::Version(root));
+            } else if self.is_read_or_dropped(&root, is_dry)? {
                 pruned.in_use.push(root);
-                maps.push(folder);
+                maps.push(MapAt::Version(root));
             }
         }
         let mut coming = HashSet::new();
@@ -103,7 +121,7 @@ impl Store {
                 if stop.load(Ordering::Relaxed) {
                     return Err(Error::Stopped.into());
                 }
-                Map::open(folder, MAP)?.for_each(|run| {
+                folder.open(self)?.for_each(|run| {
                     if let Some(bits) = used.get_mut(&run.pack) {
                         (run.slot..run.slot + run.count)
                             .for_each(|slot| bits[slot as usize / 64] |= 1 << (slot % 64));
@@ -115,17 +133,36 @@ impl Store {
                 self.sweep(number, &bits, &coming, is_dry, &mut pruned)?;
             }
         }
+        self.clear_leftovers(&maps, is_dry)?;
         Ok(pruned)
     }
 
-    /// Removes a version that nothing names. Its folder if somebody reads it.
-    fn drop_version(&self, root: &Root, is_dry: bool) -> StoreResult<Option<Folder>> {
+    /// Removes what a killed process left of packs: chunks and logs without ids, which no map names.
+    fn clear_leftovers(&self, maps: &[MapAt], is_dry: bool) -> StoreResult<()> {
+        let whole = self.packs_with("ids")?;
+        let mut left: HashSet<PackNumber> = self.packs_with("pack")?.into_iter().collect();
+        left.extend(self.packs_with("have")?);
+        left.retain(|number| whole.binary_search(number).is_err());
+        if left.is_empty() || is_dry {
+            return Ok(());
+        }
+        for map in maps {
+            map.open(self)?.for_each(|run| {
+                left.remove(&run.pack);
+                Ok(())
+            })?;
+        }
+        left.into_iter().try_for_each(|number| remove_pack(self, number))
+    }
+
+    /// Removes a version that nothing names, unless somebody reads it: then it says so.
+    fn is_read_or_dropped(&self, root: &Root, is_dry: bool) -> StoreResult<bool> {
         let folder = self.version_folder(root)?;
         let path = folder.path().join(MAP);
         let held: Option<File> = match folder.read_file(MAP) {
             Ok(map) => match map.try_lock() {
                 Ok(()) => Some(map),
-                Err(_) => return Ok(Some(folder)),
+                Err(_) => return Ok(true),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(StoreError::file("open", &path)(error)),
@@ -137,13 +174,13 @@ impl Store {
             moved.map_err(StoreError::file("remove", &self.versions.path().join(&name)))?;
         }
         drop(held);
-        Ok(None)
+        Ok(false)
     }
 
     /// Takes away what nobody will go on with. What somebody may go on with is added: its root and, once it has a map, its
     /// folder.
-    fn tidy_work(&self, is_dry: bool, coming: &mut HashSet<Root>, maps: &mut Vec<Folder>) -> StoreResult<()> {
-        let entries = self.work.entries().map_err(StoreError::file("list", self.work.path()))?;
+    fn tidy_work(&self, is_dry: bool, coming: &mut HashSet<Root>, maps: &mut Vec<MapAt>) -> StoreResult<()> {
+        let entries = Self::entries(&self.work)?;
         for name in entries {
             let path = self.work.path().join(&name);
             let is_gone = name.to_str().is_some_and(|name| name.ends_with(GONE));
@@ -160,7 +197,7 @@ impl Store {
                 Err(error) => return Err(StoreError::file("look for the lock of", &path)(error)),
             };
             let is_held = lock.as_ref().is_some_and(|lock| lock.try_lock().is_err());
-            if !is_held && is_old(&folder)? {
+            if !is_held && is_old(&folder, lock.as_ref())? {
                 if !is_dry {
                     let gone = self.work.remove_tree(&name).and_then(|()| self.work.remove_file(&lock_name));
                     gone.map_err(StoreError::file("remove", &path))?;
@@ -169,7 +206,7 @@ impl Store {
             }
             coming.insert(root);
             match Map::open(&folder, MAP) {
-                Ok(_) => maps.push(folder),
+                Ok(_) => maps.push(MapAt::Work(root)),
                 Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 // It has no header yet: of somebody who waits for our lock, or was killed; he lays out anew.
                 Err(StoreError::Corrupt { field: "magic", .. }) => {}
@@ -190,6 +227,8 @@ impl Store {
         pruned: &mut Pruned,
     ) -> StoreResult<()> {
         let index = Ids::open(&self.packs, number)?;
+        // What is freed goes by these ids.
+        index.check()?;
         let is_filling = crate::pack::Have::is_there(&self.packs, number)?;
         if is_filling && coming.contains(index.root()) {
             return Ok(());
@@ -210,8 +249,14 @@ impl Store {
         };
         let mut ids = index.ids(0..index.slots())?;
         let mut dead = 0;
-        for (slot, id) in ids.iter_mut().enumerate().filter(|(_, id)| !id.is_zero()) {
-            if used[slot / 64] & (1 << (slot % 64)) == 0 {
+        for (slot, id) in ids.iter_mut().enumerate() {
+            let is_used = used[slot / 64] & (1 << (slot % 64)) != 0;
+            if is_used && id.is_zero() {
+                let path = self.packs.path().join(number.file("ids"));
+                let why = format!("slot {slot} is free, and a version names it");
+                return Err(StoreError::corrupt(&path, "ids", 64 + slot as u64 * 32, why));
+            }
+            if !is_used && !id.is_zero() {
                 dead += 1;
                 *id = ChunkId::ZERO;
             }
@@ -240,10 +285,13 @@ impl Store {
 }
 
 /// Whether nothing was done in a folder for so long that nobody will go on.
-fn is_old(folder: &Folder) -> StoreResult<bool> {
+fn is_old(folder: &Folder, lock: Option<&File>) -> StoreResult<bool> {
     let changed = rustix::fs::fstat(folder).map_err(io::Error::from);
-    let changed = changed.map_err(StoreError::file("stat", folder.path()))?;
-    Ok(now().saturating_sub(changed.st_mtime) > ABANDONED_AFTER)
+    let changed = changed.map_err(StoreError::file("stat", folder.path()))?.st_mtime;
+    // Whoever goes on says so at the lock.
+    let used = lock.and_then(|lock| lock.metadata().ok());
+    let used = used.map_or(changed, |data| std::os::unix::fs::MetadataExt::mtime(&data).max(changed));
+    Ok(now().saturating_sub(used) > ABANDONED_AFTER)
 }
 
 /// Punches out the slots that hold nothing. False if the file system cannot.

@@ -11,7 +11,7 @@ use goldwire_disk::BlockDevice;
 use goldwire_stdx::{AlignedBuffer, Existing, Folder};
 
 use super::device::Unproven;
-use super::image::now;
+use super::image::{ImageNames, now};
 use super::layout::lay_out;
 use super::{DESCRIPTOR, MAP, Store, StoreError, StoreResult, TREE};
 use crate::chunk::{CHUNK_SIZE, ChunkId};
@@ -58,7 +58,7 @@ pub struct Reception {
     version: Version,
     work: Folder,
     lock_name: String,
-    _lock: File,
+    lock: File,
     layout: OnceLock<Layout>,
 }
 
@@ -94,13 +94,14 @@ impl Store {
         incoming: &Incoming<'_>,
         options: &BuildOptions<'_>,
     ) -> StoreResult<Put> {
-        self.check_names(image, channel)?;
         let root = &incoming.version.root;
+        self.check_naming(image, channel, root)?;
+        let reception = Reception::begin(self, incoming.version)?;
         if self.has(root)? {
-            self.name_version(image, channel, root)?;
+            reception.give_up();
+            self.name_version(image, channel, incoming.version, incoming.descriptor)?;
             return Ok(Put { was_here: true, ..Put::default() });
         }
-        let reception = Reception::begin(self, incoming.version)?;
         let (tree, is_whole) = reception.tree()?;
         if !is_whole {
             copy_tree(incoming.tree, &tree)?;
@@ -133,6 +134,15 @@ impl Store {
         }
     }
 
+    /// Refuses names that a version could not get in the end, before anything is done.
+    ///
+    /// # Errors
+    /// As [`name_version`](Self::name_version).
+    pub fn check_naming(&self, image: &str, channel: Option<&str>, root: &Root) -> StoreResult<()> {
+        self.check_names(image, channel)?;
+        take_names(&mut self.image(image)?.unwrap_or_default(), channel, root)
+    }
+
     /// The version here that is likest to one that comes: its parent, or the image's latest.
     ///
     /// # Errors
@@ -147,21 +157,37 @@ impl Store {
         Ok(None)
     }
 
-    /// Names a version that is here.
+    /// Names a version that is here. A descriptor that says more than the one that is here takes its place: one with a
+    /// signature that of nobody, and of two without the newer.
     ///
     /// # Errors
     /// `Unknown` if it was pruned meanwhile; `Name`, `File`, `Corrupt`.
-    pub fn name_version(&self, image: &str, channel: Option<&str>, root: &Root) -> StoreResult<()> {
+    pub fn name_version(
+        &self,
+        image: &str,
+        channel: Option<&str>,
+        version: &Version,
+        descriptor: &[u8],
+    ) -> StoreResult<()> {
+        let root = &version.root;
         self.rename(image, |names| {
-            if !self.has(root)? {
-                return Err(StoreError::Unknown { name: root.to_string(), candidates: Vec::new() });
+            let (kept, bytes) = self.describe(root)?;
+            if kept.signer.is_none() && bytes != descriptor {
+                let folder = self.version_folder(root)?;
+                let path = folder.path().join(DESCRIPTOR);
+                folder.replace(DESCRIPTOR, descriptor, 0o644).map_err(StoreError::file("write", &path))?;
             }
-            names.add(*root, now())?;
-            match channel.filter(|channel| names.served(channel, now()) != Some(*root)) {
-                Some(channel) => names.move_channel(channel, *root, now()),
-                None => Ok(()),
-            }
+            take_names(names, channel, root)
         })
+    }
+}
+
+/// Names a version as the newest, and by a channel.
+fn take_names(names: &mut ImageNames, channel: Option<&str>, root: &Root) -> StoreResult<()> {
+    names.add(*root, now())?;
+    match channel.filter(|channel| names.served(channel, now()) != Some(*root)) {
+        Some(channel) => names.move_channel(channel, *root, now()),
+        None => Ok(()),
     }
 }
 
@@ -189,7 +215,7 @@ impl Reception {
             let work = store.work.make_child(root.to_string(), 0o755);
             let work = work.map_err(StoreError::file("make a folder in", store.work.path()))?;
             let (store, version) = (Arc::clone(store), version.clone());
-            return Ok(Self { store, version, work, lock_name, _lock: lock, layout: OnceLock::new() });
+            return Ok(Self { store, version, work, lock_name, lock, layout: OnceLock::new() });
         }
     }
 
@@ -228,7 +254,8 @@ impl Reception {
         // If an earlier reception came so far, what it found here is not pruned.
         let is_continued = Map::open(&self.work, MAP).is_ok_and(|map| map.root() == root);
         if !is_continued {
-            let near = near.map(|near| self.store.version(&near)).transpose()?;
+            // It only saves work: one that is damaged, or was pruned meanwhile, saves none.
+            let near = near.and_then(|near| self.store.version(&near).ok());
             let _lock = self.store.lock()?;
             lay_out(&self.store, &self.work, root, tree, near.as_ref(), options)?;
         }
@@ -236,7 +263,13 @@ impl Reception {
         let packs = &self.store.packs;
         let mut fills = BTreeMap::new();
         for number in self.store.packs_with("have")? {
-            let ids = Ids::open(packs, number)?;
+            let ids = match Ids::open(packs, number) {
+                // Somebody lays out or was killed before he had; it is not ours.
+                Err(StoreError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                    continue;
+                }
+                opened => opened?,
+            };
             if ids.root() == root
                 && let Some((have, slots)) = Have::open(packs, number)?
             {
@@ -263,8 +296,15 @@ impl Reception {
     /// # Errors
     /// Nothing was laid out.
     pub fn chunks_missing(&self) -> StoreResult<u64> {
-        let missing = |fill: &Fill| u64::from(fill.ids.slots() - fill.slots.count());
+        let missing = |fill: &Fill| u64::from(fill.ids.slots().saturating_sub(fill.slots.count()));
         Ok(self.layout()?.fills.values().map(missing).sum())
+    }
+
+    /// Leaves nothing behind: the version is here.
+    fn give_up(self) {
+        // What stays is taken away by a prune.
+        let _ = self.store.work.remove_tree(self.version.root.to_string());
+        let _ = self.store.work.remove_file(&self.lock_name);
     }
 
     fn layout(&self) -> StoreResult<&Layout> {
@@ -283,6 +323,20 @@ impl Reception {
         })
     }
 
+    /// Writes chunks over what is wrong in their places. They may be other versions' places, so they are proven first.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write); `Changed` for bytes that are not the version's.
+    pub fn mend(&self, first: u64, bytes: &[u8]) -> StoreResult<()> {
+        let ids = self.tree()?.0.ids(0, first..first + (bytes.len() / CHUNK_SIZE) as u64)?;
+        for ((chunk, id), bytes) in (first..).zip(&ids).zip(bytes.chunks_exact(CHUNK_SIZE)) {
+            if ChunkId::of(bytes) != *id {
+                return Err(StoreError::Changed { chunk });
+            }
+        }
+        self.write(first, bytes)
+    }
+
     /// What is in the place of chunk `index`.
     ///
     /// # Errors
@@ -298,6 +352,8 @@ impl Reception {
     /// `File`.
     pub fn note(&self, chunks: &[(u64, u64)]) -> StoreResult<()> {
         let layout = self.layout()?;
+        // A prune takes away what nobody has gone on with for long. A file system without times has no such prune.
+        let _ = self.lock.set_modified(std::time::SystemTime::now());
         let mut slots: BTreeMap<PackNumber, Slots> = BTreeMap::new();
         for (first, count) in chunks {
             layout.each_piece(*first, *count as usize, |run, _| {
@@ -322,6 +378,9 @@ impl Reception {
     pub fn read_back(&self, options: &BuildOptions<'_>) -> StoreResult<(Root, TreeFile)> {
         let layout = self.layout()?;
         let mut is_right = true;
+        for pack in layout.whole.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            pack.sync()?;
+        }
         for fill in layout.fills.values() {
             fill.pack.sync()?;
             is_right &= fill.is_right(options)?;
@@ -362,10 +421,7 @@ impl Reception {
         // Named in the same breath: a prune takes away what has no name.
         let lock = store.lock()?;
         let mut names = store.image(image)?.unwrap_or_default();
-        names.add(*root, now())?;
-        if let Some(channel) = channel.filter(|channel| names.served(channel, now()) != Some(*root)) {
-            names.move_channel(channel, *root, now())?;
-        }
+        take_names(&mut names, channel, root)?;
         if !store.has(root)? {
             let name = root.to_string();
             let moved = store.work.rename(&name, &store.versions, &name, Existing::Keep);

@@ -248,6 +248,71 @@ fn a_damaged_chunk_is_never_given_out() {
     assert!(scene.store.version(&root).unwrap().read_at(&mut buffer, 6 * CHUNK_SIZE as u64).is_err());
 }
 
+/// Ids that a lost sector made zero free nothing: the prune says what is wrong and the chunks stay.
+#[test]
+fn damaged_ids_free_nothing() {
+    let scene = Scene::new();
+    let content = disk(1, 300, 1 << 40);
+    let (root, _) = scene.publish("a", &content).unwrap();
+    let ids = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "ids").unwrap();
+    let mut bytes = std::fs::read(&ids).unwrap();
+    bytes[4096..8192].fill(0);
+    std::fs::write(&ids, &bytes).unwrap();
+    let refused = scene.store.prune(&[], &Keep { count: 1, seconds: 0, rollbacks: true }, false, &RUN);
+    assert!(matches!(refused, Err(StoreError::Corrupt { .. })), "{refused:?}");
+    scene.assert_content(&root, &content);
+}
+
+/// A version takes no damaged chunk over from the one before: it brings its own.
+#[test]
+fn damage_is_not_passed_on() {
+    let scene = Scene::new();
+    let content = disk(1, 40, 1 << 40);
+    scene.publish("a", &content).unwrap();
+    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[7 * CHUNK_SIZE + 100] ^= 4;
+    std::fs::write(&pack, &bytes).unwrap();
+    let mut newer = content.clone();
+    newer[20 * CHUNK_SIZE] ^= 1;
+    let (root, put) = scene.publish("a", &newer).unwrap();
+    assert_eq!(put.chunks_new, 2);
+    scene.assert_content(&root, &newer);
+}
+
+/// The same content, now signed, is signed; nobody takes a signature away.
+#[test]
+fn a_signature_comes_to_content_that_is_here() {
+    let scene = Scene::new();
+    let content = disk(1, 5, 1 << 40);
+    let (root, _) = scene.publish("a", &content).unwrap();
+    let (tree, version) = scene.tree(&content);
+    let key = crate::version::SecretKey::from_random([7; 32]);
+    let signed = version.encode(Some(&key)).unwrap();
+    let device = MemDevice::with_content(content.clone());
+    let progress = Progress::default();
+    let version = Version::decode(&signed).unwrap();
+    let incoming = Incoming { device: &device, tree: &tree, version: &version, descriptor: &signed };
+    scene.store.publish("a", None, &incoming, &options(&progress)).unwrap();
+    assert_eq!(scene.store.describe(&root).unwrap().0.signer, Some(key.public()));
+    scene.publish("a", &content).unwrap();
+    assert_eq!(scene.store.describe(&root).unwrap().0.signer, Some(key.public()));
+}
+
+/// What killed processes left of packs goes with the next prune, and stops nobody until then.
+#[test]
+fn leftovers_of_packs_go() {
+    let scene = Scene::new();
+    let content = disk(1, 20, 1 << 40);
+    for name in ["000000fe.have", "000000ff.pack"] {
+        std::fs::write(scene.store.path().join("packs").join(name), "").unwrap();
+    }
+    let (root, _) = scene.publish("a", &content).unwrap();
+    scene.prune(1);
+    assert_eq!(scene.files("packs").len(), 2);
+    scene.assert_content(&root, &content);
+}
+
 /// What is cut is continued: durable chunks are not read again.
 #[test]
 fn a_publish_goes_on_where_it_was_cut() {
