@@ -127,6 +127,13 @@ impl From<goldwire_store::BesideError> for Failure {
     }
 }
 
+impl From<goldwire_store::NoImage> for Failure {
+    fn from(error: goldwire_store::NoImage) -> Self {
+        let hints = error.hints();
+        hints.into_iter().fold(Self::of(FailureKind::Invalid, &error), Self::hint)
+    }
+}
+
 impl From<WireError> for Failure {
     fn from(error: WireError) -> Self {
         Self::of(FailureKind::Disconnected, &error)

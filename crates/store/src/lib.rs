@@ -21,7 +21,8 @@ mod version;
 pub use chunk::{BLOCK_SIZE, BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId, block_hash, is_zero};
 pub use error::{Error, Result};
 pub use own::{
-    Kept, OWN_FOLDER, find_ours, find_own, is_own_folder, make_own, remove_empty, user_beside, with_own,
+    Kept, NoImage, OWN_FOLDER, OwnPlace, find_ours, find_own, is_own_folder, make_own, own_place, refuse_own,
+    remove_empty, user_beside, with_own,
 };
 pub use rolling::Rolling;
 pub use store::{

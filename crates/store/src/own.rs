@@ -13,10 +13,14 @@
 //! neither used nor touched; ours then has the user's number in its name. No XenServer SR scan looks into folders.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
-use goldwire_stdx::{Folder, Manners};
+use goldwire_stdx::{Folder, Hints, Manners};
+
+use crate::store::Store;
 
 /// The name of the first user's folder; the others' have `-UID` behind it.
 pub const OWN_FOLDER: &str = ".goldwire";
@@ -28,6 +32,56 @@ pub fn is_own_folder(name: &OsStr) -> bool {
         Some(digits) => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
         None => user.is_empty(),
     })
+}
+
+/// A folder that goldwire keeps in order itself: no disk has its place there, and what lies there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnPlace {
+    /// The folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub what: &'static str,
+}
+
+impl fmt::Display for OwnPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}", self.path.display(), self.what)
+    }
+}
+
+/// The folder that goldwire keeps in order itself at `path` or around it. Links are not looked through.
+pub fn own_place(path: &Path) -> Option<OwnPlace> {
+    path.ancestors().find_map(|around| {
+        let what = match around.file_name() {
+            Some(name) if is_own_folder(name) => "goldwire's own folder for unfinished work and digests",
+            _ if Store::is_one(around) => "a goldwire store",
+            _ => return None,
+        };
+        Some(OwnPlace { path: around.to_owned(), what })
+    })
+}
+
+/// Why a file is no image to copy or to publish.
+#[derive(Debug, thiserror::Error)]
+#[error("{image} is no image to copy: {own}", image = .image.display())]
+pub struct NoImage {
+    image: PathBuf,
+    own: OwnPlace,
+}
+
+impl Hints for NoImage {
+    fn hints(&self) -> Vec<String> {
+        vec!["name the image itself; a version in a store is STORE/IMAGE or STORE/IMAGE:CHANNEL".into()]
+    }
+}
+
+/// Fails if the image at `path`, which has no links in it, is goldwire's own: unfinished work is a file of the right size
+/// with holes where chunks are to come.
+///
+/// # Errors
+/// The one.
+pub fn refuse_own(path: &Path) -> Result<(), NoImage> {
+    own_place(path).map_or(Ok(()), |own| Err(NoImage { image: path.to_owned(), own }))
 }
 
 /// What is kept in our own folder, each in a folder of its own there.
@@ -179,6 +233,27 @@ mod tests {
 
     fn mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_is_goldwires_own_is_no_image_and_no_place_for_one() {
+        let scene = tempfile::tempdir().unwrap();
+        let folder = scene.path();
+        Store::init(&folder.join("store")).unwrap();
+        for (path, around) in [
+            (".goldwire/work/a.raw/disk", Some(".goldwire")),
+            (".goldwire-1001", Some(".goldwire-1001")),
+            ("store", Some("store")),
+            ("store/packs/a", Some("store")),
+            (".goldwired/a.raw", None),
+            ("a.raw", None),
+        ] {
+            let path = folder.join(path);
+            assert_eq!(own_place(&path).map(|own| own.path), around.map(|around| folder.join(around)));
+            assert_eq!(refuse_own(&path).is_err(), around.is_some(), "{}", path.display());
+        }
+        let refused = goldwire_stdx::Report::from(refuse_own(&folder.join("store/packs/a")).unwrap_err());
+        assert!(refused.line().contains("is a goldwire store") && !refused.hints.is_empty(), "{refused}");
     }
 
     /// What lies under our name, and below it, before we come.

@@ -175,7 +175,7 @@ fn errors_name_the_thing_its_causes_and_a_hint() {
     for (words, parts) in [
         (&["sync", "no.vhd", "b.vhd"][..], &["no.vhd", "No such file", "hint: ", "HOST:PATH"][..]),
         (&["sync", "a.vhd", "no/b.vhd"], &["no", "No such file", "hint: ", "mkdir -p no"]),
-        (&["sync", "a.vhd", "no/"], &["no such folder", "hint: ", "mkdir -p no/"]),
+        (&["sync", "a.vhd", "no/"], &["folder no", "No such file", "hint: ", "mkdir -p no"]),
         (&["sync", "a.vhd", ".hidden"], &[".hidden", "hint: "]),
         (&["sync", "--match", "*.vhd", "a.vhd", "b"], &["a.vhd is a file"]),
         (&["sync", "--match", "x*", ".", "b"], &["no image fits", "hint: "]),

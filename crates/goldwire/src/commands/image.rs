@@ -8,6 +8,7 @@ use goldwire_replicate::{Endpoint, SyncJob, Trust, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report};
 use goldwire_store::{
     CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, TreeCache, describe, for_each_difference,
+    refuse_own,
 };
 use serde_json::{Value, json};
 
@@ -55,6 +56,9 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
 fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     let secret = args.sign.as_deref().map(key::secret).transpose()?;
     let path = args.file.as_path();
+    if let Ok(path) = path.canonicalize() {
+        refuse_own(&path)?;
+    }
     let image = disk::open(path, &args.open)?;
     // A signature vouches for bytes, not for digests that somebody kept.
     let reads_all = secret.is_some();

@@ -223,6 +223,29 @@ fn a_peer_that_commands_without_end_and_reads_nothing_is_lost() {
     }
 }
 
+/// An unfinished disk has the size of a whole one. Links to it are no way around, either.
+#[test]
+fn unfinished_work_is_no_source() {
+    let disk = Disk::new(content(9, 3, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path().join(".goldwire/work/a.raw");
+    std::fs::create_dir_all(&work).unwrap();
+    std::fs::copy(&disk.path, work.join("disk")).unwrap();
+    std::os::unix::fs::symlink(work.join("disk"), folder.path().join("a.raw")).unwrap();
+    for path in [work.join("disk"), folder.path().join("a.raw")] {
+        let mut control = Control::of(Vec::new());
+        let path = path.to_str().unwrap().to_owned();
+        control.command(&Command::OpenSource(SourceJob { path, ..source_job(&disk) }));
+        let refused = failure(control.event()).to_string();
+        assert!(
+            refused.contains("no image to copy") && refused.contains("hint: name the image"),
+            "{refused}"
+        );
+        control.end();
+    }
+    assert!(!work.join(".goldwire").exists());
+}
+
 #[test]
 fn a_request_before_an_image_is_open_ends_the_connection() {
     let mut control = Control::of(Vec::new());

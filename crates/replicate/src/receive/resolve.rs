@@ -1,11 +1,12 @@
 //! From what the user wrote to the file that will be there, and the container it will have.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use goldwire_disk::Promise;
 use goldwire_stdx::Uuid;
-use goldwire_store::{Root, Store, is_own_folder};
+use goldwire_store::{Root, own_place};
 
 use super::container::{disk_format, uuid_of};
 use crate::failure::Result;
@@ -48,8 +49,8 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
         return Err(invalid(why).hint("leave --name away, or make the folder first"));
     }
     if job.path.ends_with('/') {
-        refuse_unless_folder(Path::new(job.path.trim_end_matches('/')))?;
-        return Err(invalid("no such folder".into()).hint(format!("make it first: mkdir -p {}", job.path)));
+        find_folder(Path::new(job.path.trim_end_matches('/')))?;
+        return Err(invalid("names no file".into()));
     }
     let name = written.file_name().ok_or_else(|| invalid("names no file".into()))?;
     let name = plain_name(name.to_str().ok_or_else(|| invalid("the file name is not UTF-8".into()))?)?;
@@ -57,11 +58,7 @@ pub(crate) fn resolve(job: &TargetJob, root: &Root) -> Result<TargetFile> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    refuse_unless_folder(folder)?;
-    let folder = fs::canonicalize(folder).map_err(|error| {
-        Failure::io(format!("find the folder {}", folder.display()), &error)
-            .hint(format!("make it first: mkdir -p {}", folder.display()))
-    })?;
+    let folder = find_folder(folder)?;
     let path = folder.join(&name);
     refuse_unless_disks_lie_in(&folder)?;
     refuse_unless_file(&path)?;
@@ -80,29 +77,35 @@ fn uuid_in(folder: &Path, root: &Root) -> Uuid {
 
 /// A folder, or nothing yet, may be around a disk.
 fn refuse_unless_folder(path: &Path) -> Result<()> {
-    match fs::metadata(path) {
-        Ok(data) if !data.is_dir() => {
-            let text = format!("{} is a file and no folder", path.display());
-            Err(Failure::new(FailureKind::Invalid, text)
-                .hint("a target is a folder, or a file in one; give another target"))
+    let is_file = |around: &&Path| fs::metadata(around).is_ok_and(|data| !data.is_dir());
+    let Some(file) = path.ancestors().find(is_file) else { return Ok(()) };
+    let text = format!("{} is a file and no folder", file.display());
+    Err(Failure::new(FailureKind::Invalid, text)
+        .hint("a target is a folder, or a file in one; give another target"))
+}
+
+/// The folder around a target without its links; it has to be there.
+fn find_folder(folder: &Path) -> Result<PathBuf> {
+    refuse_unless_folder(folder)?;
+    fs::canonicalize(folder).map_err(|error| {
+        // Before somebody is told to make it.
+        if let Err(refused) = refuse_unless_disks_lie_in(folder) {
+            return refused;
         }
-        _ => Ok(()),
-    }
+        let failure = Failure::io(format!("find the folder {}", folder.display()), &error);
+        match error.kind() {
+            io::ErrorKind::NotFound => failure.hint(format!("make it first: mkdir -p {}", folder.display())),
+            _ => failure,
+        }
+    })
 }
 
 /// What keeps itself in order is no place for disks: they would be taken for its own files, or removed with them.
 fn refuse_unless_disks_lie_in(folder: &Path) -> Result<()> {
-    for around in folder.ancestors() {
-        let what = match around.file_name() {
-            Some(name) if is_own_folder(name) => "goldwire's own folder for unfinished work and digests",
-            _ if Store::is_one(around) => "a goldwire store",
-            _ => continue,
-        };
-        let text = format!("{} is {what}, and no place for a disk", around.display());
-        return Err(Failure::new(FailureKind::Invalid, text)
-            .hint("give a target outside of it; a version goes into a store as STORE/IMAGE"));
-    }
-    Ok(())
+    let Some(own) = own_place(folder) else { return Ok(()) };
+    let text = format!("{own}, and no place for a disk");
+    Err(Failure::new(FailureKind::Invalid, text)
+        .hint("give a target outside of it; a version goes into a store as STORE/IMAGE"))
 }
 
 /// Nothing, or a regular file, may be where the disk goes: not a folder, a device, or a link.
@@ -181,6 +184,8 @@ fn with_ending(name: &str, format: WireFormat) -> String {
 
 #[cfg(test)]
 mod tests {
+    use goldwire_store::Store;
+
     use super::*;
 
     fn job(source_format: WireFormat, format: Option<WireFormat>) -> TargetJob {
@@ -293,6 +298,14 @@ mod tests {
         for (path, says) in [
             ("a.raw/b.raw", Some("is a file and no folder")),
             ("a.raw/", Some("is a file and no folder")),
+            ("a.raw/x/y/b.raw", Some("a.raw is a file and no folder")),
+            ("a.raw/x/", Some("a.raw is a file and no folder")),
+            ("new/", Some("mkdir -p")),
+            ("new/b.raw", Some("mkdir -p")),
+            ("new/.goldwire/", Some("own folder")),
+            ("new/.goldwire/work/b.raw", Some("own folder")),
+            ("k/.goldwire/work/new/b.raw", Some("own folder")),
+            ("store/new/b.raw", Some("a goldwire store")),
             ("k/.goldwire", Some("own folder")),
             ("k/.goldwire/b.raw", Some("own folder")),
             ("k/.goldwire/work", Some("own folder")),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use goldwire_disk::{Format, OpenOptions, SameFolderOr};
 use goldwire_stdx::{Stop, watched};
-use goldwire_store::{BuildOptions, Progress, TreeCache, describe, signed_for_other};
+use goldwire_store::{BuildOptions, Progress, TreeCache, describe, refuse_own, signed_for_other};
 
 use super::device::DeviceWatch;
 use super::{LocalServer, Pace, Server, SharedServer, Stored};
@@ -34,6 +34,7 @@ pub(crate) fn open_source(
     }
     let path =
         fs::canonicalize(&job.path).map_err(|error| Failure::io(format!("find {}", job.path), &error))?;
+    refuse_own(&path)?;
     // Before the first byte is read, so that nothing that is written from then on goes unseen.
     let mut watches: Vec<_> = DeviceWatch::start(&path)?.into_iter().collect();
     let folders = job.parent_folders.iter().map(PathBuf::from).collect();
