@@ -4,6 +4,8 @@
 use std::fs::File;
 use std::path::Path;
 
+use goldwire_stdx::shell_path;
+
 use crate::content::{Content, Foreign, Remedy};
 use crate::error::shown;
 use crate::host::{HostFile, open_named_file};
@@ -122,10 +124,10 @@ impl Judge<'_> {
             Remedy::Convert => ErrorKind::Unsupported,
             Remedy::Unpack(_) | Remedy::Other(_) => no_disk(promise),
         };
-        let file = quoted(self.path);
+        let file = shell_path(self.path);
         let hint = match foreign.remedy {
             Remedy::Convert => {
-                let converted = quoted(&self.path.with_extension("qcow2"));
+                let converted = shell_path(&self.path.with_extension("qcow2"));
                 format!("convert it first: qemu-img convert -O qcow2 {file} {converted}")
             }
             Remedy::Unpack(command) => format!("unpack it first: {command} {file}"),
@@ -191,15 +193,5 @@ impl Judge<'_> {
                 )
             }
         }
-    }
-}
-
-/// The path as a shell reads it back.
-fn quoted(path: &Path) -> String {
-    let text = shown(path);
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+,:=@%".contains(&byte);
-    match text.bytes().all(is_plain) && !text.starts_with('-') {
-        true => text,
-        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }

@@ -1,5 +1,5 @@
 //! What std lacks, with no word of the domain: byte sizes, aligned buffers, bounded reading, rate limits, error chains with
-//! hints, hex, UUIDs, threads that may be refused, one way to stop, strangers' strings made fit to be shown,
+//! hints, words of a shell, hex, UUIDs, threads that may be refused, one way to stop, strangers' strings made fit to be shown,
 //! folders that are held by their descriptor.
 
 mod bucket;
@@ -10,6 +10,7 @@ mod hex;
 mod host_name;
 mod printable;
 mod report;
+mod shell;
 mod size;
 mod spawn;
 mod stop;
@@ -25,6 +26,7 @@ pub use hex::{from_hex, to_hex};
 pub use host_name::is_host_name;
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};
+pub use shell::{shell_path, shell_word};
 pub use size::{ByteSize, ParseSizeError};
 pub use spawn::{spawn, spawn_scoped, watched};
 pub use stop::Stop;

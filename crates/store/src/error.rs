@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use goldwire_stdx::Hints;
+use goldwire_stdx::{Hints, shell_path};
 
 /// The result of everything in this crate that touches files or devices.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,7 +62,7 @@ impl Hints for Error {
         match self {
             Self::ReadDisk { source, .. } => source.hints(),
             Self::DamagedTree { path, .. } => {
-                vec![format!("remove it, and it is made anew from the image: rm {}", path.display())]
+                vec![format!("remove it, and it is made anew from the image: rm {}", shell_path(path))]
             }
             Self::Changed { .. } => vec!["read a snapshot or export that nobody writes to".into()],
             Self::TreeFile { .. } | Self::TooLarge { .. } | Self::Stopped => Vec::new(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use goldwire_netboot::dhcp::AddressRange;
 use goldwire_netboot::member::{MEMBERS_MAX, NAME_MAX};
 use goldwire_netboot::{Member, NetworkV4};
-use goldwire_stdx::is_host_name;
+use goldwire_stdx::{is_host_name, shell_path};
 use toml::Spanned;
 
 use super::agreement::Agreement;
@@ -239,7 +239,7 @@ fn secret(
             problems.error_with_hint(
                 file.span(),
                 format!("{} can be read by everybody", path.display()),
-                Some(format!("chmod o= {}", path.display())),
+                Some(format!("chmod o= {}", shell_path(&path))),
             );
             return None;
         }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use goldwire_stdx::{Context, Folder, Report, read_open_text_bounded};
+use goldwire_stdx::{Context, Folder, Report, read_open_text_bounded, shell_path};
 use goldwire_store::{PublicKey, SecretKey};
 
 use crate::args::KeyNewArgs;
@@ -76,7 +76,7 @@ pub(crate) fn secret(path: &Path) -> Result<SecretKey, Report> {
         ))
         .hint(format!(
             "chmod 600 {}; if somebody may have read it, make a new one: goldwire key new FILE",
-            path.display()
+            shell_path(path)
         )));
     }
     Ok(key)

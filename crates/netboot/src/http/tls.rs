@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use goldwire_stdx::{Hints, Report};
+use goldwire_stdx::{Hints, Report, shell_path};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -77,7 +77,7 @@ impl Hints for TlsError {
         match self {
             Self::Read { path, source } if source.kind() == io::ErrorKind::PermissionDenied => vec![format!(
                 "let the group of the server's user read it and enter its folder: chgrp GROUP {0} && chmod g+r {0}",
-                path.display()
+                shell_path(path)
             )],
             Self::Read { .. } => Vec::new(),
             Self::Pem { wanted, .. } => {

@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use goldwire_stdx::shell_word;
+
 /// Settings of the user's that are meant for his own sessions and would come between us and the agent, as `scp` sets
 /// them. Each is set only if this `ssh` says that it knows it.
 const OURS: [(&str, &str); 4] = [
@@ -42,17 +44,8 @@ pub(super) fn as_typed(command: &[String]) -> String {
         words.truncate(words.len() - 2);
     }
     words.extend(destination);
-    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    let words: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
     words.join(" ")
-}
-
-/// A word as a shell reads it as one.
-fn quoted(word: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=@%+,[]".contains(&byte);
-    match !word.is_empty() && word.bytes().all(is_plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 /// What `ssh -G` says of `destination`: a keyword and its value on each line (OpenSSH 6.8 and later).

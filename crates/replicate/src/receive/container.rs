@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use goldwire_disk::{BlockDevice, CreateOptions, ErrorKind, Format, OpenOptions};
-use goldwire_stdx::{Folder, Uuid};
+use goldwire_stdx::{Folder, Uuid, shell_path};
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, beside, build_tree, keep_beside,
 };
@@ -348,9 +348,8 @@ fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
     let of_folder = attributes_of(folder);
     if of_folder.contains(StatxAttributes::APPEND) {
         let text = format!("nothing can be renamed in {shown}: it is append-only");
-        return Err(
-            Failure::new(FailureKind::Other, text).hint(format!("make it writable: chattr -a {shown}"))
-        );
+        return Err(Failure::new(FailureKind::Other, text)
+            .hint(format!("make it writable: chattr -a {}", shell_path(folder))));
     }
     if job.replace {
         check_replaceable(&target.path, attributes_of(&target.path))?;
@@ -361,17 +360,17 @@ fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
 /// Refuses a file whose attributes keep it from being replaced: the rename that publishes would fail when everything has
 /// been received.
 fn check_replaceable(path: &Path, attributes: StatxAttributes) -> Result<()> {
-    let path = path.display();
+    let typed = shell_path(path);
     let (why, hint) = if attributes.contains(StatxAttributes::IMMUTABLE) {
-        ("it is immutable", format!("let it be changed: chattr -i {path}"))
+        ("it is immutable", format!("let it be changed: chattr -i {typed}"))
     } else if attributes.contains(StatxAttributes::APPEND) {
-        ("it is append-only", format!("let it be changed: chattr -a {path}"))
+        ("it is append-only", format!("let it be changed: chattr -a {typed}"))
     } else if attributes.contains(StatxAttributes::MOUNT_ROOT) {
-        ("something is mounted on it", format!("unmount it: umount {path}"))
+        ("something is mounted on it", format!("unmount it: umount {typed}"))
     } else {
         return Ok(());
     };
-    Err(Failure::new(FailureKind::Other, format!("{path} cannot be replaced: {why}"))
+    Err(Failure::new(FailureKind::Other, format!("{} cannot be replaced: {why}", path.display()))
         .hint(format!("{hint}; or give another target name")))
 }
 

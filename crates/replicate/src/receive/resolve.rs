@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use goldwire_disk::Promise;
-use goldwire_stdx::Uuid;
+use goldwire_stdx::{Uuid, shell_path};
 use goldwire_store::{Root, own_place};
 
 use super::container::{disk_format, uuid_of};
@@ -94,7 +94,9 @@ fn find_folder(folder: &Path) -> Result<PathBuf> {
         }
         let failure = Failure::io(format!("find the folder {}", folder.display()), &error);
         match error.kind() {
-            io::ErrorKind::NotFound => failure.hint(format!("make it first: mkdir -p {}", folder.display())),
+            io::ErrorKind::NotFound => {
+                failure.hint(format!("make it first: mkdir -p {}", shell_path(folder)))
+            }
             _ => failure,
         }
     })
@@ -302,6 +304,7 @@ mod tests {
             ("a.raw/x/", Some("a.raw is a file and no folder")),
             ("new/", Some("mkdir -p")),
             ("new/b.raw", Some("mkdir -p")),
+            ("new disk's/b.raw", Some("new disk'\\''s'")),
             ("new/.goldwire/", Some("own folder")),
             ("new/.goldwire/work/b.raw", Some("own folder")),
             ("k/.goldwire/work/new/b.raw", Some("own folder")),

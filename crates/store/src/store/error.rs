@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::Hints;
+use goldwire_stdx::{Hints, shell_path};
 
 use crate::tree::Root;
 use crate::version::VersionError;
@@ -132,7 +132,7 @@ impl StoreError {
 impl Hints for StoreError {
     fn hints(&self) -> Vec<String> {
         match self {
-            Self::NoStore { path, .. } => vec![format!("make one: goldwire store init {}", path.display())],
+            Self::NoStore { path, .. } => vec![format!("make one: goldwire store init {}", shell_path(path))],
             Self::NotInitialized { .. } => vec!["name an empty folder, or one that does not exist".into()],
             Self::Corrupt { .. } | Self::Medium { .. } => {
                 vec!["see what else is wrong: goldwire store check".into()]

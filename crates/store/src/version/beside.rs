@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::{Folder, Hints};
+use goldwire_stdx::{Folder, Hints, shell_path};
 
 use super::descriptor::{Version, VersionError};
 use crate::own::{Kept, find_own, with_own};
@@ -53,7 +53,7 @@ impl Hints for BesideError {
         match self {
             Self::Broken { path, .. } => vec![
                 "sign the image anew: goldwire disk tree --sign KEY IMAGE".into(),
-                format!("or forget what was said about it: rm {}", path.display()),
+                format!("or forget what was said about it: rm {}", shell_path(path)),
             ],
             Self::Image { .. } | Self::File { .. } => Vec::new(),
         }

@@ -8,7 +8,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::{Context, Folder, Report};
+use goldwire_stdx::{Context, Folder, Report, shell_path};
 
 use crate::boot::Settings;
 
@@ -91,10 +91,10 @@ impl StateFolder {
             }
         };
         let hint = match owner_now.user == wanted {
-            true => format!("chmod go-w {}", path.display()),
+            true => format!("chmod go-w {}", shell_path(path)),
             false => format!(
                 "look at what lies in it, then give it to who serves: chown -hR {wanted} {}; or name another server.state",
-                path.display()
+                shell_path(path)
             ),
         };
         Err(Report::new(text).hint(hint))

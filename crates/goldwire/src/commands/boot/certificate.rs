@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::{Context, Report};
+use goldwire_stdx::{Context, Report, shell_path};
 
 use crate::args::boot::CertificateArgs;
 use crate::authority::{Authority, CertificateError, KeyKind};
@@ -59,8 +59,8 @@ fn unusable(error: CertificateError, certificate: &Path, key: &Path) -> Report {
             format!(
                 "bring the key back from a backup; without it this authority signs nothing more: for a new one, which \
                  machines must be told to trust, rm {} {}",
-                key.display(),
-                certificate.display()
+                shell_path(key),
+                shell_path(certificate)
             ),
         ),
         CertificateError::NotOurs => (

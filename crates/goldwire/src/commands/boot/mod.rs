@@ -14,7 +14,7 @@ pub(crate) mod watch;
 use std::path::Path;
 
 use goldwire_control::boot::{Loaded, load as load_file};
-use goldwire_stdx::{Context, Report, printable_bytes};
+use goldwire_stdx::{Context, Report, printable_bytes, shell_path};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -41,12 +41,12 @@ pub(crate) fn run(command: BootCommand) -> Result<Code, Report> {
 /// told all of it each time.
 fn load(path: &Path) -> Result<Loaded, Report> {
     let loaded = load_file(path)?;
-    let path = printable_bytes(path.as_os_str().as_encoded_bytes());
+    let (path, typed) = (printable_bytes(path.as_os_str().as_encoded_bytes()), shell_path(path));
     match loaded.warnings.list.len() {
         0 => {}
-        1 => say(&format!("{path}: 1 warning; hint: goldwire boot check --config {path} shows it")),
+        1 => say(&format!("{path}: 1 warning; hint: goldwire boot check --config {typed} shows it")),
         count => {
-            say(&format!("{path}: {count} warnings; hint: goldwire boot check --config {path} shows them"))
+            say(&format!("{path}: {count} warnings; hint: goldwire boot check --config {typed} shows them"))
         }
     }
     Ok(loaded)
