@@ -1,7 +1,7 @@
 //! A container file as a [`Destination`]: it grows in a work folder beside the image that it will be, and is published
 //! by one rename.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,8 +13,10 @@ use goldwire_stdx::{Folder, Uuid, shell_path};
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, FANOUT, Root, TreeFile, TreeGeometry, Version, beside, build_tree, keep_beside,
 };
-use rustix::fs::{Access, AtFlags, CWD, StatxAttributes, StatxFlags, statx};
+use rustix::fs::{Access, AtFlags, CWD, Mode, StatxAttributes, StatxFlags, statx};
+use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use super::bitmap::Bitmap;
 use super::chunks::write_sparse;
@@ -340,12 +342,11 @@ fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
     let folder = target.path.parent().unwrap_or(Path::new("/"));
     let shown = folder.display();
     let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    rustix::fs::access(folder, all).map_err(|error| {
-        Failure::io(format!("make a work folder in {shown}"), &error.into()).hint(
-            "run it as somebody who may write there, or choose another target; lsattr -d shows attributes",
-        )
-    })?;
     let of_folder = attributes_of(folder);
+    rustix::fs::access(folder, all).map_err(|error| {
+        let failure = Failure::io(format!("make a work folder in {shown}"), &error.into());
+        failure.hint(how_to_write(folder, error, of_folder))
+    })?;
     if of_folder.contains(StatxAttributes::APPEND) {
         let text = format!("nothing can be renamed in {shown}: it is append-only");
         return Err(Failure::new(FailureKind::Other, text)
@@ -353,8 +354,43 @@ fn check_may_make(target: &TargetFile, job: &TargetJob) -> Result<()> {
     }
     if job.replace {
         check_replaceable(&target.path, attributes_of(&target.path))?;
+        check_sticky(&target.path, rustix::process::geteuid().as_raw(), may_act_as_owner())?;
     }
     Ok(())
+}
+
+/// What somebody can do who may not write to `folder`.
+fn how_to_write(folder: &Path, error: Errno, attributes: StatxAttributes) -> String {
+    match error {
+        Errno::ROFS => "choose another target, or mount the file system for writing".into(),
+        _ if attributes.contains(StatxAttributes::IMMUTABLE) => {
+            format!("the folder is immutable: chattr -i {}; or choose another target", shell_path(folder))
+        }
+        _ => "run it as somebody who may write there, or choose another target".into(),
+    }
+}
+
+/// Refuses what the sticky bit of the folder keeps `me` from replacing: a file of another user in a folder of another user,
+/// as in `/tmp`. Whoever may act as any file's owner replaces it.
+fn check_sticky(path: &Path, me: u32, acts_as_owner: bool) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let (Ok(around), Ok(file)) = (fs::metadata(folder), fs::symlink_metadata(path)) else { return Ok(()) };
+    let is_sticky = around.mode() & Mode::SVTX.as_raw_mode() != 0;
+    if acts_as_owner || !is_sticky || [around.uid(), file.uid()].contains(&me) {
+        return Ok(());
+    }
+    let text = format!(
+        "{} cannot be replaced: it is user {}'s, and {} has the sticky bit",
+        path.display(),
+        file.uid(),
+        folder.display()
+    );
+    Err(Failure::new(FailureKind::Other, text)
+        .hint("run it as the file's or the folder's owner; or give another target name"))
+}
+
+fn may_act_as_owner() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::FOWNER))
 }
 
 /// Refuses a file whose attributes keep it from being replaced: the rename that publishes would fail when everything has

@@ -279,3 +279,36 @@ fn what_keeps_a_file_from_being_replaced_is_said_with_what_ends_it() {
     assert!(attributes_of(Path::new("/")).contains(StatxAttributes::MOUNT_ROOT));
     assert!(attributes_of(Path::new("/no such file")).is_empty());
 }
+
+#[test]
+fn the_sticky_bit_keeps_a_file_for_its_owner_and_the_folders() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.raw");
+    let owner = fs::metadata(folder.path()).unwrap().uid();
+    let mode = |mode| fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o1777);
+    check_sticky(&path, owner + 1, false).unwrap();
+    fs::write(&path, "a").unwrap();
+    let refused = check_sticky(&path, owner + 1, false).unwrap_err();
+    assert!(refused.to_string().contains("has the sticky bit"), "{refused}");
+    assert!(!refused.hints.is_empty());
+    check_sticky(&path, owner, false).unwrap();
+    check_sticky(&path, owner + 1, true).unwrap();
+    mode(0o777);
+    check_sticky(&path, owner + 1, false).unwrap();
+}
+
+/// Nobody may write to what is mounted read-only or immutable, root included.
+#[test]
+fn who_may_not_write_is_told_what_helps() {
+    let none = StatxAttributes::empty();
+    for (error, attributes, says) in [
+        (Errno::ROFS, none, "mount the file system"),
+        (Errno::PERM, StatxAttributes::IMMUTABLE, "chattr -i '/a b'"),
+        (Errno::ACCESS, none, "as somebody who may write"),
+    ] {
+        let hint = how_to_write(Path::new("/a b"), error, attributes);
+        assert!(hint.contains(says), "{hint}");
+    }
+}
