@@ -259,8 +259,9 @@ impl Session<'_> {
         {
             if let (None, Some(other)) = (found.signer, &ready.other_descriptor) {
                 let text = format!(
-                    "{}: the content is not what {} describes, which is signed: the image was changed since",
+                    "{}: the content, root {}, is not what {} describes, which is signed: the image was changed since",
                     self.job.source,
+                    found.root,
                     printable(other)
                 );
                 return Err(Failure::new(FailureKind::Invalid, text).hint(

@@ -151,7 +151,9 @@ fn a_descriptor_is_passed_on_signed_anew_or_refused() {
     }
     let changed = SourceReady { other_descriptor: Some("/x/.goldwire/versions/a.gwv".into()), ..ready(None) };
     let refused = with_session(&requiring, |session| session.describe(&changed)).unwrap_err().to_string();
-    assert!(refused.contains("not what /x/.goldwire/versions/a.gwv describes"), "{refused}");
+    let root = version().root;
+    let says = format!("the content, root {root}, is not what /x/.goldwire/versions/a.gwv describes");
+    assert!(refused.contains(&says), "{refused}");
     assert!(!refused.contains("nobody") && refused.contains("--sign"), "{refused}");
     requiring.trust.require_name = Some("win11.raw".into());
     assert!(described(&requiring, Some(&theirs)).is_ok());
