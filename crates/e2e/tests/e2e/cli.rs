@@ -243,6 +243,11 @@ fn disks_are_described_checked_and_compared_for_programs_and_people() {
     fs::write(&base, bytes).unwrap();
     let checked = scene.goldwire(["disk", "check", "--json", text(&base)]).expect(5);
     assert!(checked.events()[0]["errors"].as_u64() > Some(0), "{checked}");
+    // Programs hear, too, that what was read is not what a whole file would be.
+    for words in [&["info", "--json"][..], &["tree", "--json"], &["compare", "--json", text(&other)]] {
+        let run = scene.goldwire([&["disk"], words, &[text(&base)]].concat()).expect(0);
+        assert!(run.events()[0]["notices"][0].as_str().unwrap().contains("no good footer"), "{run}");
+    }
 
     scene.goldwire(["disk", "convert", text(&other), text(&scene.path("copy.qcow2"))]).expect(0);
     scene.goldwire(["disk", "compare", text(&other), text(&scene.path("copy.qcow2"))]).expect(0);

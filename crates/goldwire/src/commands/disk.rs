@@ -260,6 +260,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Report> {
         if is_same { Differences::default() } else { differences(&left_tree.tree, &right_tree.tree)? };
     let first = differing.first.map(|chunk| chunk * CHUNK_SIZE as u64);
     let (left_size, right_size) = (left.device.size(), right.device.size());
+    let notices = [left.notices, right.notices].concat();
     let mut stdout = io::stdout().lock();
     if args.json {
         let value = json!({
@@ -267,6 +268,7 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<Code, Report> {
             "left_size": left_size, "right_size": right_size, "chunks_differing": differing.chunks,
             "first_difference_in_chunk_at": first,
             "left_was_cached": left_tree.was_cached, "right_was_cached": right_tree.was_cached,
+            "notices": notices,
         });
         writeln!(stdout, "{}", json_line(&value))?;
     } else if is_same {
@@ -311,7 +313,7 @@ pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
         }
         let mut stdout = io::stdout().lock();
         if args.json {
-            writeln!(stdout, "{}", json_line(&tree_json(path, &version, &tree)))?;
+            writeln!(stdout, "{}", json_line(&tree_json(path, &image, &version, &tree)))?;
         } else {
             let signed = version.signer.map_or(String::new(), |signer| format!("  signed by {signer}"));
             writeln!(stdout, "{}  {}{signed}", tree.root, shown(path))?;
@@ -320,11 +322,12 @@ pub(crate) fn tree(args: &TreeArgs) -> Result<Code, Report> {
     })
 }
 
-fn tree_json(path: &Path, version: &Version, tree: &TreeCache) -> Value {
+fn tree_json(path: &Path, image: &Image, version: &Version, tree: &TreeCache) -> Value {
     json!({
         "path": json_path(path), "root": version.root.to_string(), "size": version.size,
         "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "created": version.created,
         "parent": version.parent.map(|parent| parent.to_string()), "name": version.name, "note": version.note,
         "signer": version.signer.map(|signer| signer.to_string()), "was_cached": tree.was_cached,
+        "notices": image.notices,
     })
 }
