@@ -53,16 +53,23 @@ impl Endpoint {
 }
 
 const SCHEME: &str = "ssh://";
+/// How it is written.
+const URL: &str = "ssh://[USER@]HOST[:PORT]/PATH";
 
 impl std::str::FromStr for Endpoint {
     type Err = String;
 
     /// As `scp` and `rsync` read it: a colon before any slash ends the host.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Some((authority, path)) = text.strip_prefix(SCHEME).and_then(|rest| rest.split_once('/'))
-            && !authority.is_empty()
-        {
-            check_port(authority)?;
+        if text.is_empty() {
+            return Err(format!("a place has a path: write PATH, HOST:PATH or {URL}"));
+        }
+        if let Some(rest) = text.strip_prefix(SCHEME) {
+            let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+            check_authority(authority)?;
+            if authority.len() == rest.len() {
+                return Err(format!("no path follows the host: write {URL}"));
+            }
             // After the host comes an absolute path; `/~/` begins in the home, as git writes it.
             let path = if path.starts_with("~/") { from_home(path) } else { format!("/{path}") };
             return Ok(Self { host: Some(format!("{SCHEME}{authority}")), path });
@@ -74,13 +81,19 @@ impl std::str::FromStr for Endpoint {
     }
 }
 
-/// Refuses a port that is none, to which `ssh` would only print its usage.
-fn check_port(authority: &str) -> Result<(), String> {
+/// Refuses a host that is missing and a port that is none, to which `ssh` would only print its usage.
+fn check_authority(authority: &str) -> Result<(), String> {
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    if host.is_empty() || host.starts_with(':') {
+        return Err(format!("no host is named: write {URL}"));
+    }
     // The colons in brackets are an address's.
     let behind = host.rsplit_once(']').map_or(host, |(_, behind)| behind);
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
     match behind.rsplit_once(':') {
-        Some((_, port)) if port.parse::<u16>().map_or(true, |port| port == 0) => {
+        Some((_, port)) if !is_port(port) => {
             Err(format!("{port:?} is no port: write a number from 1 to 65535"))
         }
         _ => Ok(()),
@@ -188,9 +201,34 @@ mod tests {
         {
             assert!(good.parse::<Endpoint>().is_ok(), "{good}");
         }
-        for bad in ["ssh://h:0/a", "ssh://h:65536/a", "ssh://h:/a", "ssh://u@h:x/a", "ssh://[::1]:99999/a"] {
+        for bad in [
+            "ssh://h:0/a",
+            "ssh://h:65536/a",
+            "ssh://h:+22/a",
+            "ssh://h:x",
+            "ssh://h:/a",
+            "ssh://u@h:x/a",
+            "ssh://[::1]:99999/a",
+        ] {
             assert!(bad.parse::<Endpoint>().unwrap_err().contains("1 to 65535"), "{bad}");
         }
+    }
+
+    /// They were read as paths on a host called `ssh`.
+    #[test]
+    fn a_place_without_a_host_or_a_path_is_refused() {
+        for (bad, says) in [
+            ("", "PATH, HOST:PATH"),
+            ("ssh://", "no host"),
+            ("ssh:///a", "no host"),
+            ("ssh://u@/a", "no host"),
+            ("ssh://:22/a", "no host"),
+            ("ssh://h", "no path"),
+            ("ssh://u@h:22", "no path"),
+        ] {
+            assert!(bad.parse::<Endpoint>().unwrap_err().contains(says), "{bad}");
+        }
+        assert_eq!("ssh://h/".parse::<Endpoint>().unwrap().path, "/");
     }
 
     proptest! {
@@ -199,7 +237,7 @@ mod tests {
         fn what_is_shown_reads_as_the_same(text in "(ssh://)?[a-z]{0,2}@?\\[?[a-z:]{0,4}\\]?:?[~/a-z.]{0,5}") {
             // Letters are no port.
             let Ok(place) = text.parse::<Endpoint>() else {
-                prop_assert!(text.starts_with(SCHEME));
+                prop_assert!(text.starts_with(SCHEME) || text.is_empty());
                 return Ok(());
             };
             // A host like `a:b` without brackets cannot be written in any way.

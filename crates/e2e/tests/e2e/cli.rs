@@ -193,6 +193,7 @@ fn errors_name_the_thing_its_causes_and_a_hint() {
         (&["sync", "torn.vhd", "b.vhd"], &["torn.vhd"]),
         (&["disk", "info", "no.vhd"], &["no.vhd"]),
         (&["disk", "convert", "host:/a", "b"], &["use goldwire sync"]),
+        (&["disk", "convert", ".", "b.vhd"], &["images fit", "modified 20"]),
         (&["key", "new", "a.vhd"], &["a.vhd", "exists"]),
     ] {
         let run = scene.goldwire(words).expect(1);

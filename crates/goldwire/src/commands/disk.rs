@@ -234,6 +234,7 @@ pub(crate) fn convert(args: ConvertArgs) -> Result<Code, Report> {
         select: Select {
             format: args.open.source_format.map(Into::into),
             parent_folders: folders,
+            show_time: format_time,
             ..Select::default()
         },
         write: WriteRules {
