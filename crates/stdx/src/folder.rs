@@ -435,12 +435,19 @@ impl Folder {
         // Without O_NONBLOCK, opening a pipe that somebody planted waits for ever.
         let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let name = plain(name)?;
-        let file: File = openat(&self.descriptor, name, flags, Mode::empty()).map_err(no_link)?.into();
-        if !file.metadata()?.is_file() {
+        let no_file = || {
             let text = format!("{} is not a regular file", self.path.join(name).display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        };
+        match openat(&self.descriptor, name, flags, Mode::empty()) {
+            Ok(file) => {
+                let file = File::from(file);
+                if file.metadata()?.is_file() { Ok(file) } else { Err(no_file()) }
+            }
+            // A folder opens for reading only, a socket for neither: one answer for all.
+            Err(Errno::ISDIR | Errno::NXIO) => Err(no_file()),
+            Err(error) => Err(no_link(error)),
         }
-        Ok(file)
     }
 }
 
@@ -542,6 +549,19 @@ mod tests {
         fs::hard_link(out.join("victim"), folder.path().join("state")).unwrap();
         folder.replace("state", b"ours", 0o600).unwrap();
         assert_eq!(fs::read(out.join("victim")).unwrap(), b"precious");
+    }
+
+    /// Who tries without writing hears what who writes would.
+    #[test]
+    fn what_is_no_file_is_refused_in_the_same_words_for_reading_and_for_writing() {
+        let (_scene, folder, _) = scene();
+        fs::create_dir(folder.path().join("folder")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        for name in ["folder", "socket"] {
+            let (read, write) = (folder.read_file(name).unwrap_err(), folder.write_file(name).unwrap_err());
+            assert!(read.to_string().contains("is not a regular file"), "{read}");
+            assert_eq!(read.to_string(), write.to_string());
+        }
     }
 
     #[test]
