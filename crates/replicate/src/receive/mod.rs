@@ -50,7 +50,7 @@ use self::container::{ContainerFile, check_plan, check_target, disk_format, find
 use self::destination::Destination;
 use self::driver::{Driver, Watch, wire_counters};
 use self::machine::{Goal, Machine};
-use self::publish::exists;
+use self::publish::{exists, exists_unread};
 pub(crate) use self::resolve::written_promise;
 use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
@@ -135,7 +135,6 @@ pub(crate) fn receive(
                 }
                 return Ok(already_there());
             }
-            Existing::InTheWay => return Err(exists(&target.path)),
             Existing::Seed(seed) => seeds.push(*seed),
             Existing::Replaced => {}
         }
@@ -211,8 +210,6 @@ fn receive_into_store(
 enum Existing {
     /// The very version.
     Same,
-    /// Something that must not be replaced.
-    InTheWay,
     /// Another disk, which is replaced and is the best seed as a rule; it has to show it like any other.
     Seed(Box<Seed>),
     /// Something that is replaced and is of no use.
@@ -247,7 +244,8 @@ fn look_at_existing(
             }
             _ => Ok(Existing::Same),
         },
-        _ if !job.replace => Ok(Existing::InTheWay),
+        Ok(_) if !job.replace => Err(exists(&target.path)),
+        Err(failure) if !job.replace => Err(exists_unread(&target.path, &failure)),
         Ok(existing) if is_rolled_back(&existing, target, version, job)? => {
             let text = format!(
                 "{} holds a version of the same signer that was created later",

@@ -117,6 +117,16 @@ pub(crate) fn exists(target: &Path) -> Failure {
         .hint("--replace puts the new version in its place once it is verified; or give another target name")
 }
 
+/// The target has something that nobody asked to replace, and which version it is cannot be said: `failure`.
+pub(super) fn exists_unread(target: &Path, failure: &Failure) -> Failure {
+    let hint = match File::open(target) {
+        Ok(_) => "--replace puts the new version in its place once it is verified",
+        Err(_) => "run it as somebody who may read it",
+    };
+    let text = format!("{} exists and is not read as a disk: {}", target.display(), failure.report().line());
+    Failure::new(FailureKind::Exists, text).hint(format!("{hint}; or give another target name"))
+}
+
 /// Keeps the tree and the descriptor beside the published disk. Losing them costs time later and nothing else.
 fn keep_records(place: &WorkPlace, target: &Path, format: Format, version: &Version, job: &TargetJob) {
     let options = OpenOptions { format: Some(format), ..OpenOptions::default() };

@@ -349,6 +349,12 @@ fn a_dry_run_changes_nothing_and_fails_where_the_run_would() {
     fs::write(&path, vec![1; 4096]).unwrap();
     let exists = run(&disk, &job(&disk, &path)).refused();
     assert_eq!(dry(job(&disk, &path)).refused(), exists);
+    assert!(exists.1.contains("another version"), "{}", exists.1);
+    // It holds what is no disk: which version that is, nobody can say.
+    fs::write(&path, "PK").unwrap();
+    let no_disk = run(&disk, &job(&disk, &path)).refused();
+    assert_eq!(dry(job(&disk, &path)).refused(), no_disk);
+    assert!(no_disk.0 == FailureKind::Exists && no_disk.1.contains("is not read as a disk"), "{}", no_disk.1);
     // The container cannot be as large, or there is not enough space: known before anything is asked of the source.
     fs::remove_file(&path).unwrap();
     let mut huge = disk.version.clone();
