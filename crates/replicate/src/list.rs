@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use goldwire_disk::{DenyAll, ErrorKind, Format, OpenOptions};
+use goldwire_store::refuse_own;
 
 use crate::failure::Result;
 use crate::source::Stored;
@@ -38,6 +39,7 @@ pub(crate) fn list(
     if !fs::metadata(path).map_err(failed)?.is_dir() {
         return Ok((false, vec![candidate(path, format)?]));
     }
+    refuse_own(&fs::canonicalize(path).map_err(failed)?)?;
     let mut images = Vec::new();
     for entry in fs::read_dir(path).map_err(failed)?.flatten().take(ENTRIES_MAX) {
         let name = entry.file_name();
@@ -184,6 +186,18 @@ mod tests {
         let names: Vec<_> = images.iter().map(|image| image.path.rsplit('/').next().unwrap()).collect();
         assert!(is_folder);
         assert_eq!(names, ["a.raw", "latest.raw"]);
+    }
+
+    /// A store's own files were listed as raw disks.
+    #[test]
+    fn a_folder_of_goldwires_own_has_no_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("store");
+        goldwire_store::Store::init(&store).unwrap();
+        for pattern in [None, Some("*")] {
+            let refused = list(&store, pattern, None).unwrap_err().to_string();
+            assert!(refused.contains("is a goldwire store") && refused.contains("STORE/IMAGE"), "{refused}");
+        }
     }
 
     /// A checksum beside a disk is passed over; a disk that was cut short is not, since an older one would be taken.

@@ -93,8 +93,13 @@ fn find_folder(folder: &Path) -> Result<PathBuf> {
             return refused;
         }
         let failure = Failure::io(format!("find the folder {}", folder.display()), &error);
-        match error.kind() {
-            io::ErrorKind::NotFound => {
+        let dangling = folder.ancestors().find(|around| around.is_symlink() && !around.exists());
+        match (dangling, error.kind()) {
+            (Some(link), io::ErrorKind::NotFound) => {
+                let link = link.display();
+                failure.hint(format!("{link} is a link to something that is not there; give another target"))
+            }
+            (None, io::ErrorKind::NotFound) => {
                 failure.hint(format!("make it first: mkdir -p {}", shell_path(folder)))
             }
             _ => failure,
@@ -297,12 +302,14 @@ mod tests {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
         fs::write(folder.join("a.raw"), "a").unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.join("dangling")).unwrap();
         for (path, says) in [
             ("a.raw/b.raw", Some("is a file and no folder")),
             ("a.raw/", Some("is a file and no folder")),
             ("a.raw/x/y/b.raw", Some("a.raw is a file and no folder")),
             ("a.raw/x/", Some("a.raw is a file and no folder")),
             ("new/", Some("mkdir -p")),
+            ("dangling/new/b.raw", Some("dangling is a link to something that is not there")),
             ("new/b.raw", Some("mkdir -p")),
             ("new disk's/b.raw", Some("new disk'\\''s'")),
             ("new/.goldwire/", Some("own folder")),
