@@ -5,13 +5,14 @@
 //! thing that cannot be taken away keeps nothing else from it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use goldwire_stdx::{Folder, is_scratch};
-use goldwire_store::{Kept, find_ours, is_own_folder, remove_empty, user_beside};
+use goldwire_store::{Kept, find_ours, is_own_folder, own_place, remove_empty, user_beside};
 use rustix::fs::FileType;
 
 use super::lock::{self, TargetLock};
@@ -98,6 +99,12 @@ pub struct Tidied {
 
 /// Takes away what this user's syncs left in `folder`, beside the images there.
 pub fn tidy(folder: &Path, extent: Extent, tidying: Tidying) -> Tidied {
+    // In a folder of goldwire's own nothing is beside images, and nothing would be found.
+    if let Some(own) = fs::canonicalize(folder).ok().and_then(|folder| own_place(&folder)) {
+        let failure = Failure::new(FailureKind::Invalid, format!("{own}, and is not tidied itself"))
+            .hint("name the folder around .goldwire; a store is tidied by goldwire image prune");
+        return Tidied { failure: Some(failure), ..Tidied::default() };
+    }
     match Folder::open(folder) {
         Ok(around) => tidy_by(&around, extent, tidying, &|image| hold(folder, image, tidying)),
         Err(error) => Tidied { failure: Some(failed(folder, &error)), ..Tidied::default() },

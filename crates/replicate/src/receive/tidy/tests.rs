@@ -175,3 +175,17 @@ fn another_users_lock_that_stays_is_not_said_to_be_gone() {
     let Tidied { left, .. } = tidy_by(&around, Extent::Leftovers, Tidying::Remove, &removes_nothing);
     assert_eq!(left, []);
 }
+
+/// It said nothing and succeeded, as if nothing had been left.
+#[test]
+fn goldwires_own_folder_is_not_tidied_itself() {
+    let (scene, _running) = scene();
+    for name in [".goldwire", ".goldwire/work"] {
+        let Tidied { left, failure, .. } =
+            tidy(&scene.path().join(name), Extent::Everything, Tidying::Remove);
+        assert_eq!(left, []);
+        let failure = failure.unwrap().to_string();
+        assert!(failure.contains("goldwire's own folder") && failure.contains("hint: name"), "{failure}");
+    }
+    assert!(scene.path().join(".goldwire/work/unfinished.vhd/disk").is_file());
+}
