@@ -128,7 +128,10 @@ impl Parents for Chain {
             )
             .with_hint("the parent was replaced after this image was made; find the original"),
             None => Error::new(ErrorKind::NotFound, child, "the parent that it names does not exist")
-                .with_hint(format!("it names {}", names(reference))),
+                .with_hint(format!(
+                    "it names {}: bring it back there, or say in the image where it is now",
+                    names(reference)
+                )),
         })
     }
 

@@ -103,7 +103,8 @@ pub(crate) struct SyncArgs {
     /// What the image is, whatever its bytes and its name look like; by default its content says.
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Which image")]
     pub(crate) source_format: Option<SourceFormatArg>,
-    /// Also look for parents of the image in this folder of the source host; a block device may be named itself.
+    /// Parents may lie in this folder of the source host, too, if the image says that they are there; a block device may be
+    /// named itself.
     #[arg(long, value_name = "FOLDER", help_heading = "Which image")]
     pub(crate) parents: Vec<String>,
 
@@ -218,8 +219,8 @@ pub(crate) struct OpenArgs {
     /// What the images are, whatever their bytes and their names look like; by default their content says.
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) source_format: Option<SourceFormatArg>,
-    /// Also look for parents in this folder and below it, beside the image's own folder; a block device may be named
-    /// itself.
+    /// Parents may lie in this folder and below it, too, if the image says that they are there, and not only in the
+    /// image's own; a block device may be named itself.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) parents: Vec<PathBuf>,
 }

@@ -334,7 +334,7 @@ impl Show {
         let seeds = if plan.seeds.is_empty() { "none".to_owned() } else { plan.seeds.join(", ") };
         format!(
             "would write {}\n  chunks  {} in use{kept}, {} from seeds, {} changed or new\n  wire    at most {} before compression, \
-             about {time} at {}/s or less\n  space   at most {} needed, {} free\n  seeds   {seeds}",
+             about {time} at {}/s or less\n  space   about {} needed, {} free\n  seeds   {seeds}",
             printable(&plan.path),
             plan.chunks_used,
             plan.chunks_seeded,

@@ -191,7 +191,7 @@ fn a_dry_run_says_what_would_move_and_moves_nothing() {
     assert_eq!(before, without_trees());
 
     let said = scene.goldwire(["sync", "--dry-run", text(&source), text(&target)]).expect(0);
-    for word in ["would write", "chunks", "wire", "about", "free", "old.vhd"] {
+    for word in ["would write", "chunks", "wire", "space   about", "free", "old.vhd"] {
         assert!(said.stdout.contains(word), "{word}: {said}");
     }
     assert_eq!(before, without_trees());

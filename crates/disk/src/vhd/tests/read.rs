@@ -179,7 +179,10 @@ fn a_renamed_parent_is_found_by_its_uuid() {
 fn the_wrong_or_no_parent_is_an_error() {
     let folder = Folder::new();
     let path = folder.file("child.vhd", &Vhd::differencing(2 * MIB).bytes());
-    assert_eq!(open(&path).err().unwrap().kind(), ErrorKind::NotFound);
+    let missing = open(&path).err().unwrap();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    let hints = goldwire_stdx::Hints::hints(&missing);
+    assert!(hints.iter().any(|hint| hint.contains("bring it back there")), "{hints:?}");
     folder.file("parent.vhd", &Vhd { uuid: *b"some other uuid!", ..Vhd::dynamic(2 * MIB) }.bytes());
     let error = open(&path).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
