@@ -287,8 +287,16 @@ fn a_signature_is_asked_for_and_neither_missing_nor_forged_nor_foreign() {
     };
     let refuse = |why: &str| refuse_with(why, "signed by");
     refuse("nobody signed");
+    let check_says = |words: &str| {
+        let words = format!("error: signature: the content{words}");
+        let run =
+            scene.goldwire(["disk", "check", "--require-signature", "ours.pub", text(&source)]).expect(5);
+        assert!(run.stdout.contains(&words), "{run}");
+    };
+    check_says(" is signed by nobody");
     scene.goldwire(["disk", "tree", "--sign", "theirs", text(&source)]).expect(0);
     refuse("another key signed");
+    check_says(" is signed by goldwire-public-key-1");
     scene.goldwire(["disk", "tree", "--sign", "ours", "--note", "patch day", text(&source)]).expect(0);
     let descriptor = scene.path(".goldwire/versions/golden.vhd.gwv");
     let signed = fs::read(&descriptor).unwrap();
@@ -313,6 +321,7 @@ fn a_signature_is_asked_for_and_neither_missing_nor_forged_nor_foreign() {
     guest.rewritten(51, 2).write_vhd(&source, 7);
     fs::remove_file(&copy).unwrap();
     refuse_with("the content was changed", "the image was changed since");
+    check_says(", root ");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use goldwire_replicate::wire::SourceFormat;
 use goldwire_replicate::{Effort, Seeds, Select, SyncJob, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report, printable, watched};
 use goldwire_store::{
-    BuildOptions, CHUNK_SIZE, Differences, Progress, TreeCache, Version, beside, describe, differences,
-    keep_beside,
+    BuildOptions, CHUNK_SIZE, Differences, Progress, PublicKey, Root, TreeCache, Version, beside, describe,
+    differences, keep_beside, signed_for_other, wrong_signer,
 };
 use serde_json::{Value, json};
 
@@ -165,17 +165,21 @@ fn print_info(out: &mut impl Write, path: &Path, image: &Image, kept: Option<&Tr
 pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
     let required = args.require_signature.as_deref().map(key::public).transpose()?;
     for_each(&args.images, |path| {
-        let findings = goldwire_disk::check(path, &options(&args.open, args.open.source_format))?;
-        let mut errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
+        let mut findings = goldwire_disk::check(path, &options(&args.open, args.open.source_format))?;
         let mut signature = None;
         if let Some(required) = required {
             let image = open(path, &args.open)?;
             let tree = tree_of(path, &image, Trust::OnlyBytes)?;
-            let is_signed =
-                beside(path, &tree.root)?.is_some_and(|(version, _)| version.signer == Some(required));
-            errors += usize::from(!is_signed);
-            signature = Some(is_signed);
+            let wrong = wrong_signature(path, &tree.root, required)?;
+            signature = Some(wrong.is_none());
+            findings.extend(wrong.map(|message| Finding {
+                severity: Severity::Error,
+                field: "signature".into(),
+                offset: None,
+                message,
+            }));
         }
+        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error).count();
         let mut stdout = io::stdout().lock();
         if args.json {
             let findings: Vec<_> = findings
@@ -189,10 +193,6 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
             writeln!(stdout, "{}", json_line(&value))?;
         } else {
             print_findings(&mut stdout, &shown(path), &findings)?;
-            if signature == Some(false) {
-                let text = "error: the content is not what the required key signed";
-                writeln!(stdout, "{}: {text}", shown(path))?;
-            }
             let verdict = match errors {
                 0 => "no errors".to_owned(),
                 1 => "1 error".to_owned(),
@@ -202,6 +202,16 @@ pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
         }
         Ok(if errors == 0 { Code::Success } else { Code::Findings })
     })
+}
+
+/// What is wrong with the signature of the content `root`, if `required` has to be whose it is.
+fn wrong_signature(path: &Path, root: &Root, required: PublicKey) -> Result<Option<String>, Report> {
+    let signer = beside(path, root)?.and_then(|(version, _)| version.signer);
+    if signer == Some(required) {
+        return Ok(None);
+    }
+    let other = signed_for_other(path, root)?.map(|other| other.display().to_string());
+    Ok(Some(wrong_signer(root, signer, other.as_deref())))
 }
 
 fn print_findings(out: &mut impl Write, path: &str, findings: &[Finding]) -> io::Result<()> {

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use goldwire_stdx::{Stop, printable, spawn_scoped};
-use goldwire_store::Version;
+use goldwire_store::{Version, wrong_signer};
 
 use self::advance::Advance;
 use self::inbox::Inbox;
@@ -257,22 +257,15 @@ impl Session<'_> {
         if let Some(required) = self.job.trust.require_signature
             && found.signer != Some(required)
         {
-            if let (None, Some(other)) = (found.signer, &ready.other_descriptor) {
-                let text = format!(
-                    "{}: the content, root {}, is not what {} describes, which is signed: the image was changed since",
-                    self.job.source,
-                    found.root,
-                    printable(other)
-                );
-                return Err(Failure::new(FailureKind::Invalid, text).hint(
-                    "bring the signed image back, or sign what is there now: goldwire disk tree --sign KEY IMAGE",
-                ));
-            }
-            let who = found.signer.map_or("nobody".to_owned(), |signer| signer.to_string());
-            let text =
-                format!("{}: the content is signed by {who}, not by the required key", self.job.source);
-            return Err(Failure::new(FailureKind::Invalid, text)
-                .hint("sign it where it was made: goldwire disk tree --sign KEY IMAGE"));
+            let other = ready.other_descriptor.as_deref().map(printable);
+            let why = wrong_signer(&found.root, found.signer, other.as_deref());
+            let hint = match (found.signer, &other) {
+                (None, Some(_)) => {
+                    "bring the signed image back, or sign what is there now: goldwire disk tree --sign KEY IMAGE"
+                }
+                _ => "sign it where it was made: goldwire disk tree --sign KEY IMAGE",
+            };
+            return Err(Failure::new(FailureKind::Invalid, format!("{}: {why}", self.job.source)).hint(hint));
         }
         if let Some(name) = &self.job.trust.require_name
             && *name != found.name

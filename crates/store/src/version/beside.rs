@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use goldwire_stdx::{Folder, Hints, shell_path};
 
+use super::PublicKey;
 use super::descriptor::{Version, VersionError};
 use crate::own::{Kept, find_own, with_own};
 use crate::tree::Root;
@@ -88,6 +89,18 @@ pub fn signed_for_other(image: &Path, root: &Root) -> Result<Option<PathBuf>, Be
         |bytes: &[u8]| Version::decode(bytes).is_ok_and(|kept| kept.signer.is_some() && kept.root != *root);
     let found: Vec<_> = all_beside(image)?.collect::<Result<_, _>>()?;
     Ok(found.into_iter().find(|(_, bytes)| is_it(bytes)).map(|(path, _)| path))
+}
+
+/// What is wrong with the content `root` that `signer` signed, where another key had to: said of the image. `other` is a signed
+/// descriptor of other content, from [`signed_for_other`].
+pub fn wrong_signer(root: &Root, signer: Option<PublicKey>, other: Option<&str>) -> String {
+    match (signer, other) {
+        (Some(signer), _) => format!("the content is signed by {signer}, not by the required key"),
+        (None, Some(other)) => format!(
+            "the content, root {root}, is not what {other} describes, which is signed: the image was changed since"
+        ),
+        (None, None) => "the content is signed by nobody, not by the required key".into(),
+    }
 }
 
 /// The bytes of every descriptor beside `image` that we, root or the image's owner kept, and where they lie.

@@ -5,7 +5,7 @@ mod describe;
 mod descriptor;
 mod signature;
 
-pub use beside::{BesideError, beside, keep_beside, signed_for_other};
+pub use beside::{BesideError, beside, keep_beside, signed_for_other, wrong_signer};
 pub use describe::describe;
 pub use descriptor::{Version, VersionError};
 pub use signature::{PublicKey, SecretKey};
