@@ -82,7 +82,7 @@ impl Default for Select {
 
 /// How hosts are reached.
 pub struct Reach {
-    /// The user's `ssh` with options.
+    /// The user's `ssh` with options; empty where no host is ever reached.
     pub ssh: Vec<String>,
     /// The `ssh` that the source host uses to reach targets.
     pub remote_ssh: Vec<String>,

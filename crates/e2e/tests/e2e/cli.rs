@@ -202,6 +202,11 @@ fn errors_name_the_thing_its_causes_and_a_hint() {
         }
         assert!(!run.stderr.contains("panicked"), "{run}");
     }
+    // Nothing but a sync writes to other hosts.
+    for (command, is_told) in [(&["sync"][..], true), (&["disk", "convert"], false)] {
+        let run = scene.goldwire([command, &["a.vhd", "no/b.vhd"]].concat()).expect(1);
+        assert_eq!(run.stderr.contains("with a colon it is one on a host"), is_told, "{run}");
+    }
     assert_eq!(fs::read(&image).unwrap(), whole);
 }
 

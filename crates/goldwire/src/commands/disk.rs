@@ -240,7 +240,7 @@ pub(crate) fn convert(args: ConvertArgs) -> Result<Code, Report> {
         text.ok_or_else(|| Report::new(format!("the folder {} has a name that is not UTF-8", shown(folder))))
     };
     let folders = args.open.parents.iter().map(utf8).collect::<Result<_, Report>>()?;
-    let job = SyncJob {
+    let mut job = SyncJob {
         select: Select {
             format: args.open.source_format.map(Into::into),
             parent_folders: folders,
@@ -256,6 +256,7 @@ pub(crate) fn convert(args: ConvertArgs) -> Result<Code, Report> {
         effort: Effort { level: Some(0), ..Effort::default() },
         ..SyncJob::new(args.source, vec![args.target], agents(&[])?)
     };
+    job.reach.ssh.clear();
     let unlimited = "off".parse().map_err(|text: String| Report::new(text))?;
     sync::run_job(&job, if args.json { Mode::Json } else { Mode::People }, &unlimited, None)
 }

@@ -127,7 +127,8 @@ impl Session<'_> {
         shared: &Arc<dyn Server>,
     ) -> Result<Reached> {
         let place = &self.job.targets[target];
-        if let Some(meant) = place.with_forgotten_colon() {
+        let meant = place.with_forgotten_colon().filter(|_| !self.job.reach.ssh.is_empty());
+        if let Some(meant) = meant {
             let text =
                 format!("{place} is a place on this machine; with a colon it is one on a host: {meant}");
             self.emit(target, TargetEvent::Notice(text));
