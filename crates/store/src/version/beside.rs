@@ -27,11 +27,18 @@ pub enum BesideError {
         #[source]
         source: io::Error,
     },
-    /// The descriptor could not be read or written.
-    #[error("{doing} {path}")]
+    /// The descriptor could not be written.
+    #[error("keep the descriptor of {image} beside it")]
+    Keep {
+        /// The image.
+        image: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The descriptor could not be read.
+    #[error("read {path}")]
     File {
-        /// What was being done.
-        doing: &'static str,
         /// The descriptor.
         path: PathBuf,
         /// Why.
@@ -56,6 +63,9 @@ impl Hints for BesideError {
                 "sign the image anew: goldwire disk tree --sign KEY IMAGE".into(),
                 format!("or forget what was said about it: rm {}", shell_path(path)),
             ],
+            Self::Keep { .. } => {
+                vec!["a signature lies beside its image: sign a copy where you may write".into()]
+            }
             Self::Image { .. } | Self::File { .. } => Vec::new(),
         }
     }
@@ -114,7 +124,7 @@ fn all_beside(
         let path = folder.path().join(&name);
         match folder.read_bounded(&name, LENGTH_MAX) {
             Ok(bytes) => bytes.map(|bytes| Ok((path, bytes))),
-            Err(source) => Some(Err(BesideError::File { doing: "read", path, source })),
+            Err(source) => Some(Err(BesideError::File { path, source })),
         }
     }))
 }
@@ -122,11 +132,11 @@ fn all_beside(
 /// Keeps `bytes` as the descriptor beside `image`.
 ///
 /// # Errors
-/// `Image`, `File`.
+/// `Image`, `Keep`.
 pub fn keep_beside(image: &Path, bytes: &[u8]) -> Result<(), BesideError> {
     let (around, name) = place(image)?;
     let kept = with_own(&around, Kept::Versions, |folder| folder.replace(&name, bytes, 0o600));
-    kept.map_err(|source| BesideError::File { doing: "write", path: around.path().join(&name), source })
+    kept.map_err(|source| BesideError::Keep { image: image.to_owned(), source })
 }
 
 /// The image's folder and its descriptor's name. A link to an image has the descriptor of what it leads to.
@@ -176,6 +186,21 @@ mod tests {
         let link = scene.path().join("latest.vhd");
         std::os::unix::fs::symlink("a.vhd", &link).unwrap();
         assert!(beside(&link, &Root([2; 32])).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_descriptor_that_cannot_be_kept_says_of_which_image() {
+        let scene = tempfile::tempdir().unwrap();
+        let image = scene.path().join("a.vhd");
+        fs::write(&image, "x").unwrap();
+        // Even root makes nothing of that.
+        fs::create_dir_all(scene.path().join(".goldwire/versions/a.vhd.gwv/x")).unwrap();
+        let refused = goldwire_stdx::Report::from(keep_beside(&image, b"d").unwrap_err());
+        assert!(
+            refused.line().starts_with(&format!("keep the descriptor of {}", image.display())),
+            "{refused}"
+        );
+        assert!(refused.hints[0].contains("sign a copy"), "{refused}");
     }
 
     #[test]
