@@ -24,7 +24,7 @@ use super::destination::{Destination, LaidOut, ReadBack};
 use super::journal::Journal;
 use super::probe::{Holes, check_limit_of_process, probe, shortest};
 use super::publish::{publish, set_what_was_asked};
-use super::resolve::TargetFile;
+use super::resolve::{TargetFile, how_to_ask_for};
 use super::seeds::Seed;
 use super::work::{State, WorkPlace, previous_in};
 use crate::failure::Result;
@@ -441,7 +441,7 @@ fn make_container(
     };
     goldwire_disk::create_in(file, path, &options).map_err(|error| match error.kind() {
         ErrorKind::Invalid => Failure { kind: FailureKind::Invalid, ..error.into() }
-            .hint("choose another container with --format, for example --format raw"),
+            .hint(format!("choose another container: {}", how_to_ask_for(WireFormat::Raw))),
         _ => error.into(),
     })
 }

@@ -11,6 +11,7 @@ use goldwire_stdx::{ByteSize, Existing};
 use goldwire_store::{CHUNK_SIZE, Version};
 
 use super::publish::rename;
+use super::resolve::how_to_ask_for;
 use super::work::{WorkPlace, hidden, shown};
 use crate::failure::Result;
 use crate::wire::{Failure, FailureKind, WireFormat};
@@ -121,8 +122,10 @@ pub(super) fn check_limit_of_process(limit: Option<u64>, length: u64) -> Result<
 
 fn too_long(length: u64, why: &str) -> Failure {
     let text = format!("the file will have {} at least, and {why}", ByteSize(length));
-    Failure::new(FailureKind::Space, text)
-        .hint("choose another target, or a container that holds no holes: --format qcow2; nothing was sent")
+    Failure::new(FailureKind::Space, text).hint(format!(
+        "choose another target; nothing was sent; QCOW2 holds no holes: {}",
+        how_to_ask_for(WireFormat::Qcow2)
+    ))
 }
 
 fn unfit(folder: &str, step: &str, error: &io::Error) -> Failure {

@@ -174,13 +174,23 @@ pub(crate) fn written_promise(name: &str) -> Option<Promise> {
     })
 }
 
-/// The source's name with the ending of `format`, if it has the ending of another one.
-fn with_ending(name: &str, format: WireFormat) -> String {
-    let wanted = match format {
+/// How a user gets another container: a file's name has to promise it, in a folder it is asked for.
+pub(super) fn how_to_ask_for(format: WireFormat) -> String {
+    let ending = ending_of(format);
+    format!("a target's name with .{ending}, or --format {ending} for one in a folder")
+}
+
+fn ending_of(format: WireFormat) -> &'static str {
+    match format {
         WireFormat::Raw => "raw",
         WireFormat::VhdFixed | WireFormat::VhdDynamic => "vhd",
         WireFormat::Qcow2 => "qcow2",
-    };
+    }
+}
+
+/// The source's name with the ending of `format`, if it has the ending of another one.
+fn with_ending(name: &str, format: WireFormat) -> String {
+    let wanted = ending_of(format);
     match (written_promise(name), name.rsplit_once('.')) {
         (Some(promise), Some((stem, _))) if !promise.is_kept_by(disk_format(format)) => {
             format!("{stem}.{wanted}")
@@ -347,6 +357,28 @@ mod tests {
         assert_ne!(uuid("/sr/a", 1), uuid("/sr/a", 2));
         let bytes = uuid("/sr/a", 1).0;
         assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (8, 2), "version 8, variant of RFC 9562");
+    }
+
+    /// A hint that is followed to the letter is no refusal again.
+    #[test]
+    fn another_container_is_there_for_who_asks_as_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().to_str().unwrap();
+        for format in FORMATS {
+            let told = how_to_ask_for(format);
+            let ending = ending_of(format);
+            assert!(told.contains(&format!(".{ending},")) && told.contains(&format!("--format {ending} ")));
+            let named = TargetJob { path: format!("{here}/a.{ending}"), ..job(WireFormat::Qcow2, None) };
+            let asked = TargetJob {
+                path: here.into(),
+                name: "a.vhd".into(),
+                ..job(WireFormat::VhdDynamic, Some(format))
+            };
+            for job in [named, asked] {
+                let found = resolve(&job, &Root([1; 32])).unwrap();
+                assert_eq!(ending_of(found.format), ending, "{job:?}");
+            }
+        }
     }
 
     #[test]
