@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use goldwire_disk::Promise;
-use goldwire_stdx::{Uuid, shell_path};
+use goldwire_stdx::{Uuid, printable, shell_path};
 use goldwire_store::{Root, own_place};
 
 use super::container::{disk_format, uuid_of};
@@ -129,12 +129,16 @@ fn refuse_unless_file(path: &Path) -> Result<()> {
 
 /// A name that is one component and not one of ours.
 fn plain_name(name: &str) -> Result<String> {
-    let is_plain = !name.is_empty() && !name.contains('/') && !name.contains('\0') && !name.starts_with('.');
+    let is_plain = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
+    // As a source it would be refused.
+    let is_plain = is_plain && printable(name) == name;
     if is_plain && name.len() <= 200 {
         Ok(name.to_owned())
     } else {
-        Err(Failure::new(FailureKind::Invalid, format!("{name:?} cannot be the name of a disk"))
-            .hint("a name is one path component of at most 200 bytes that does not start with a dot"))
+        Err(Failure::new(FailureKind::Invalid, format!("{name:?} cannot be the name of a disk")).hint(
+            "a name is one path component of at most 200 bytes that does not start with a dot and has nothing that a \
+             terminal obeys",
+        ))
     }
 }
 
@@ -383,7 +387,9 @@ mod tests {
 
     #[test]
     fn names_cannot_leave_the_folder_or_hide() {
-        for name in ["", ".", "..", "../a", "a/b", ".goldwire", "a\0b"] {
+        for name in
+            ["", ".", "..", "../a", "a/b", ".goldwire", "a\0b", "a\nb.raw", "\u{1b}[31m.raw", "a\u{202e}.raw"]
+        {
             assert!(plain_name(name).is_err(), "{name:?}");
         }
         assert!(plain_name("Win10-baseDisk.vhd").is_ok());
