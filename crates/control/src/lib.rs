@@ -7,4 +7,4 @@ pub mod boot;
 mod config;
 mod sites;
 
-pub use sites::{Sites, SitesError};
+pub use sites::Sites;

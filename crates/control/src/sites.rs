@@ -1,14 +1,12 @@
 //! `goldwire.toml`: the one file of what the administrator has at his sites. So far it names stores.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::Hints;
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{Collector, Problems, document, named_tables, unknown_key};
+use crate::config::{self, Collector, LoadError, Problems, document, named_tables, unknown_key};
 
 /// Thousands of sites fit.
 const LENGTH_MAX: u64 = 16 << 20;
@@ -19,36 +17,6 @@ const TOP: [&str; 1] = ["store"];
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sites {
     stores: BTreeMap<String, String>,
-}
-
-/// Why there is nothing that it says.
-#[derive(Debug, thiserror::Error)]
-pub enum SitesError {
-    /// The file cannot be read.
-    #[error("read {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is wrong.
-    #[error("{0}")]
-    Wrong(Problems),
-}
-
-impl Hints for SitesError {
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Read { .. } => vec![format!("--config FILE names another {NAME}")],
-            Self::Wrong(_) => Vec::new(),
-        }
-    }
-
-    fn is_diagnostics(&self) -> bool {
-        matches!(self, Self::Wrong(_))
-    }
 }
 
 /// `[store.NAME]`
@@ -75,10 +43,9 @@ impl Sites {
     ///
     /// # Errors
     /// `Read`, `Wrong`.
-    pub fn load(path: &Path) -> Result<Self, SitesError> {
-        let failed = |source| SitesError::Read { path: path.to_owned(), source };
-        let source = goldwire_stdx::read_text_bounded(path, LENGTH_MAX).map_err(failed)?;
-        Self::parse(&source, path).map_err(SitesError::Wrong)
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let source = config::read("file of sites", path, LENGTH_MAX)?;
+        Self::parse(&source, path).map_err(LoadError::Wrong)
     }
 
     /// Reads the file's text; `path` is for messages.

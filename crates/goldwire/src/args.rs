@@ -17,7 +17,7 @@ use goldwire_stdx::Uuid;
 pub(crate) use self::boot::BootCommand;
 pub(crate) use self::store::{
     BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
-    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, StoreCommand, StoreLookArgs, TagArgs,
+    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, RunArgs, StoreCommand, StoreLookArgs, TagArgs,
     VersionArgs,
 };
 use crate::schedule::Schedule;

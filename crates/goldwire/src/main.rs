@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(report) => {
-            let is_stopped = report.kind == Some(commands::progress::STOPPED);
+            let is_stopped = report.kind == Some(commands::reading::STOPPED);
             errors::print_error(report);
             if is_stopped { exit::Code::Stopped.into() } else { exit::Code::Nothing.into() }
         }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use goldwire_stdx::Folder;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::pack::{PackNumber, Reader, SLOTS_MAX};
+use crate::pack::{PackNumber, Reader, SLOTS_MAX, header};
 use crate::store::{StoreError, StoreResult};
 use crate::tree::{Root, TreeGeometry};
 
@@ -156,9 +156,7 @@ impl Map {
     }
 
     pub(crate) fn over(file: File, path: PathBuf) -> StoreResult<Self> {
-        let length = file.metadata().map_err(StoreError::file("stat", &path))?.len();
-        let mut header = vec![0; length.min(HEADER as u64) as usize];
-        file.read_exact_at(&mut header, 0).map_err(StoreError::file("read", &path))?;
+        let (header, length) = header(&file, &path, HEADER)?;
         let mut reader = Reader::new(&header, &path);
         reader.begins(MAGIC)?;
         if reader.u32("zero")? != 0 {

@@ -1,13 +1,10 @@
 //! Reading a boot file.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use goldwire_stdx::Hints;
+use std::path::Path;
 
 use super::agreement::Agreement;
 use super::{DhcpMode, Rules, Secret, Settings, check, file, profiles, serve};
-use crate::config::{Collector, Problems};
+use crate::config::{self, Collector, LoadError, Problems};
 
 /// A boot file of 100,000 devices has 10 MiB.
 const LENGTH_MAX: u64 = 256 << 20;
@@ -23,36 +20,6 @@ pub struct Loaded {
     pub warnings: Problems,
 }
 
-/// Why there are no settings.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file cannot be read.
-    #[error("read the boot file {path}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is wrong.
-    #[error("{0}")]
-    Wrong(Problems),
-}
-
-impl Hints for LoadError {
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Read { .. } => vec!["--config FILE names another boot file".into()],
-            Self::Wrong(_) => Vec::new(),
-        }
-    }
-
-    fn is_diagnostics(&self) -> bool {
-        matches!(self, Self::Wrong(_))
-    }
-}
-
 /// Reads a boot file and the templates and the secret that it names.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
     load_again(path, None)
@@ -60,8 +27,7 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 
 /// The same while servers run with `known` as their secret: who was root when it was read may not read it again.
 pub(super) fn load_again(path: &Path, known: Option<&Secret>) -> Result<Loaded, LoadError> {
-    let failed = |source| LoadError::Read { path: path.to_owned(), source };
-    let source = goldwire_stdx::read_text_bounded(path, LENGTH_MAX).map_err(failed)?;
+    let source = config::read("boot file", path, LENGTH_MAX)?;
     parse_again(&source, path, known).map_err(LoadError::Wrong)
 }
 

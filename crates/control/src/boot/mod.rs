@@ -31,7 +31,7 @@ mod value;
 
 pub use explain::{Answer, Considered, Explanation, Question, explain};
 pub use here::check_here;
-pub use load::{LoadError, Loaded, load, parse};
+pub use load::{Loaded, load, parse};
 pub use policy::Policy;
 pub use reload::{Reload, Reloader, Watch};
 pub use rules::Rules;
@@ -39,4 +39,4 @@ pub use settings::{
     Dhcp, DhcpMode, Heartbeat, Http, Media, MemberSettings, Reservation, Server, Settings, Subnet, Tftp, Tls,
 };
 
-pub use crate::config::{Place, Problem, Problems, Secret, Severity};
+pub use crate::config::{LoadError, Place, Problem, Problems, Secret, Severity};

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use goldwire_stdx::{Stop, spawn};
 
-use super::load::{LoadError, Loaded, load_again};
-use super::{Policy, Problems, Settings};
+use super::load::{Loaded, load_again};
+use super::{LoadError, Policy, Problems, Settings};
 
 /// Between two looks at the file.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -157,6 +157,13 @@ pub(crate) struct ExportArgs {
     /// Put the version in the place of an existing file once it is verified.
     #[arg(long)]
     pub(crate) replace: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// How a version is brought somewhere.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
     /// The ssh to use, with options, split as a shell would.
     #[arg(long, value_name = "COMMAND", default_value = "ssh")]
     pub(crate) ssh_command: String,
@@ -207,15 +214,8 @@ pub(crate) struct BetweenArgs {
     /// Accept only a version that this key signed: a file, or the key itself.
     #[arg(long, value_name = "KEY")]
     pub(crate) require_signature: Option<String>,
-    /// The ssh to use, with options, split as a shell would.
-    #[arg(long, value_name = "COMMAND", default_value = "ssh")]
-    pub(crate) ssh_command: String,
-    /// Say what would be done, and do nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// Print JSON, one object a line.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 #[derive(Debug, Parser)]

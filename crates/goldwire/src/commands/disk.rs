@@ -1,15 +1,14 @@
 //! `goldwire disk …`: looking at images on this machine.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use goldwire_disk::{Finding, Image, OpenOptions, SameFolderOr, Severity};
 use goldwire_replicate::wire::SourceFormat;
 use goldwire_replicate::{Effort, Seeds, Select, SyncJob, WriteRules};
-use goldwire_stdx::{ByteSize, Context, Report, printable, watched};
+use goldwire_stdx::{ByteSize, Context, Report, printable};
 use goldwire_store::{
     BuildOptions, CHUNK_SIZE, Differences, Progress, PublicKey, Root, TreeCache, Version, beside, describe,
     differences, keep_beside, signed_for_other, wrong_signer,
@@ -18,14 +17,12 @@ use serde_json::{Value, json};
 
 use crate::agents::agents;
 use crate::args::{CheckArgs, CompareArgs, ConvertArgs, InfoArgs, OpenArgs, SourceFormatArg, TreeArgs};
+use crate::commands::reading::with_line;
 use crate::commands::{json_line, json_path, key, shown, sync};
 use crate::errors;
 use crate::exit::Code;
 use crate::progress::Mode;
 use crate::time::format_time;
-
-/// How often a terminal shows how far reading is.
-const SHOW_EVERY: Duration = Duration::from_millis(200);
 
 /// What the user said about the images.
 fn options(args: &OpenArgs, format: Option<SourceFormatArg>) -> OpenOptions {
@@ -63,25 +60,11 @@ fn tree_of(path: &Path, image: &Image, trust: Trust) -> Result<TreeCache, Report
     let progress = Progress::default();
     let stop = AtomicBool::new(false);
     let options = BuildOptions { threads: None, stop: &stop, progress: &progress };
-    let is_shown = io::stderr().is_terminal();
-    let mut was_shown = false;
     let work = || match trust {
         Trust::Kept => TreeCache::of(image, &options),
         Trust::OnlyBytes => TreeCache::rebuild(image, &options),
     };
-    let tree = watched(SHOW_EVERY, work, || {
-        if is_shown {
-            let done = progress.bytes_done.load(Ordering::Relaxed);
-            let total = progress.bytes_total.load(Ordering::Relaxed).max(1);
-            let percent = done as f64 * 100.0 / total as f64;
-            let _ = write!(io::stderr(), "\r{}: reading, {percent:.0}%  ", shown(path));
-            was_shown = true;
-        }
-    });
-    if was_shown {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
-    tree?.with_context(|| shown(path))
+    with_line(&format!("{}: reading", shown(path)), &progress, work)?.with_context(|| shown(path))
 }
 
 /// Runs `show` for every image; one that fails is reported and the others still follow.

@@ -12,13 +12,13 @@ use goldwire_store::{
 };
 use serde_json::{Value, json};
 
-use super::progress::reading;
+use super::reading::reading;
 use super::store::Named;
 use super::{disk, json_line, key, shown, sync};
 use crate::agents::agents;
 use crate::args::{
     BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
-    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, TagArgs, VersionArgs,
+    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, RunArgs, TagArgs, VersionArgs,
 };
 use crate::exit::Code;
 use crate::progress::Mode;
@@ -54,6 +54,8 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
 }
 
 fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
+    // Before anything is read, and in the dry run too.
+    store.check_names(&args.name, args.channel.as_deref())?;
     let secret = args.sign.as_deref().map(key::secret).transpose()?;
     let path = args.file.as_path();
     if let Ok(path) = path.canonicalize() {
@@ -74,6 +76,7 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         version.signer = secret.as_ref().map(goldwire_store::SecretKey::public);
     }
     let is_here = store.has(&version.root)?;
+    store.check_naming(&args.name, args.channel.as_deref(), &version.root)?;
     if args.dry_run {
         let what = if is_here { "is here already" } else { "would be stored" };
         say(
@@ -165,11 +168,12 @@ fn list(store: &Store, args: &ImageListArgs) -> Result<Code, Report> {
 /// What names a version, and what will.
 fn labels_of(names: &ImageNames, root: &Root) -> Vec<String> {
     let mut labels = Vec::new();
-    if names.find(LATEST) == Some(*root) {
+    let now = jiff::Timestamp::now().as_second();
+    if names.find(LATEST, now) == Some(*root) {
         labels.push(LATEST.to_owned());
     }
     for channel in &names.channels {
-        let is_served = names.find(&channel.name) == Some(*root);
+        let is_served = names.find(&channel.name, now) == Some(*root);
         if is_served {
             labels.push(channel.name.clone());
         }
@@ -241,10 +245,10 @@ fn export(named: Named<'_>, args: &ExportArgs) -> Result<Code, Report> {
             replace: args.replace,
             ..WriteRules::default()
         },
-        dry_run: args.dry_run,
+        dry_run: args.run.dry_run,
         ..SyncJob::new(source, args.targets.clone(), agents(&[])?)
     };
-    sync_versions(job, &args.ssh_command, args.json)
+    sync_versions(job, &args.run)
 }
 
 /// A push is a sync whose targets are places in stores.
@@ -284,17 +288,17 @@ fn between(way: &BetweenArgs, source: Endpoint, targets: Vec<Endpoint>) -> Resul
             ..Trust::default()
         },
         write: WriteRules { must_be_store: true, ..WriteRules::default() },
-        dry_run: way.dry_run,
+        dry_run: way.run.dry_run,
         ..SyncJob::new(source, targets, agents(&[])?)
     };
-    sync_versions(job, &way.ssh_command, way.json)
+    sync_versions(job, &way.run)
 }
 
-fn sync_versions(mut job: SyncJob, ssh: &str, is_json: bool) -> Result<Code, Report> {
-    job.reach.ssh = sync::split(ssh, "--ssh-command")?;
+fn sync_versions(mut job: SyncJob, run: &RunArgs) -> Result<Code, Report> {
+    job.reach.ssh = sync::split(&run.ssh_command, "--ssh-command")?;
     job.reach.questions = sync::questions();
     let unlimited = "off".parse().map_err(|text: String| Report::new(text))?;
-    sync::run_job(&job, if is_json { Mode::Json } else { Mode::People }, &unlimited, None)
+    sync::run_job(&job, if run.json { Mode::Json } else { Mode::People }, &unlimited, None)
 }
 
 /// The place of a version of the store that the user named, as a source of a sync, and its image's name.
@@ -378,7 +382,7 @@ fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
     let root = store.find(&args.which)?;
     let now = jiff::Timestamp::now().as_second();
     let since = args.at.unwrap_or(now);
-    store.rename(&args.image, |names| names.move_channel(&args.channel, root, since))?;
+    store.rename(&args.image, |names, now| names.move_channel(&args.channel, root, since, now))?;
     let (image, channel, root) = (&args.image, &args.channel, short(&root));
     let when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
     writeln!(io::stdout(), "{image}:{channel} names version {root}{when}")?;
@@ -387,14 +391,13 @@ fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
 
 fn promote(store: &Store, args: &PromoteArgs) -> Result<Code, Report> {
     let root = store.find(&format!("{}:{}", args.image, args.from))?;
-    let now = jiff::Timestamp::now().as_second();
-    store.rename(&args.image, |names| names.move_channel(&args.to, root, now))?;
+    store.rename(&args.image, |names, now| names.move_channel(&args.to, root, now, now))?;
     writeln!(io::stdout(), "{}:{} names version {}", args.image, args.to, short(&root))?;
     Ok(Code::Success)
 }
 
 fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
-    let root = store.rename(&args.image, |names| names.roll_back(&args.channel))?;
+    let root = store.rename(&args.image, |names, now| names.roll_back(&args.channel, now))?;
     match root {
         Some(root) => {
             writeln!(io::stdout(), "{}:{} names version {} again", args.image, args.channel, short(&root))?;
@@ -406,7 +409,7 @@ fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
 
 fn tag(store: &Store, args: &TagArgs) -> Result<Code, Report> {
     let root = store.find(&args.which)?;
-    store.rename(&args.image, |names| names.tag(&args.name, root))?;
+    store.rename(&args.image, |names, _| names.tag(&args.name, root))?;
     writeln!(io::stdout(), "{}:{} names version {}", args.image, args.name, short(&root))?;
     Ok(Code::Success)
 }

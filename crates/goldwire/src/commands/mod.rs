@@ -5,7 +5,7 @@ pub(crate) mod disk;
 pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod key;
-pub(crate) mod progress;
+pub(crate) mod reading;
 pub(crate) mod store;
 pub(crate) mod sync;
 pub(crate) mod tidy;

@@ -9,7 +9,7 @@ use goldwire_stdx::{ByteSize, Report, printable};
 use goldwire_store::Store;
 use serde_json::json;
 
-use super::progress::reading;
+use super::reading::reading;
 use super::{json_line, json_path, shown};
 use crate::args::{StoreCommand, StoreLookArgs};
 use crate::exit::Code;

@@ -1,8 +1,18 @@
 //! Numbers out of a few bytes, each named for the error that says it is missing.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::store::{StoreError, StoreResult};
+
+/// The first bytes of a file, at most `length` of them, and how long it is.
+pub(crate) fn header(file: &File, path: &Path, length: usize) -> StoreResult<(Vec<u8>, u64)> {
+    let whole = file.metadata().map_err(StoreError::file("stat", path))?.len();
+    let mut header = vec![0; whole.min(length as u64) as usize];
+    file.read_exact_at(&mut header, 0).map_err(StoreError::file("read", path))?;
+    Ok((header, whole))
+}
 
 /// Reads fields one after another.
 pub(crate) struct Reader<'a> {

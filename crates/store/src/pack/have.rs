@@ -12,7 +12,7 @@ use crate::store::{StoreError, StoreResult};
 
 const SEED: u64 = 0x6576_6168;
 const RECORD: usize = 16;
-/// The log is written anew before it has more records than a pack has slots; nobody reads more.
+/// A record says at least one slot, so that a log has no more of them than a pack has slots.
 const LENGTH_MAX: u64 = SLOTS_MAX as u64 * RECORD as u64;
 
 /// A set of slots, as runs.

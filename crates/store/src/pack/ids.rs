@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use goldwire_stdx::Folder;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{PackNumber, Reader, SLOTS_MAX};
+use super::{PackNumber, Reader, SLOTS_MAX, header};
 use crate::chunk::ChunkId;
 use crate::store::{StoreError, StoreResult};
 use crate::tree::Root;
@@ -55,9 +55,7 @@ impl Ids {
     }
 
     pub(crate) fn over(file: File, path: PathBuf) -> StoreResult<Self> {
-        let length = file.metadata().map_err(StoreError::file("stat", &path))?.len();
-        let mut header = vec![0; length.min(HEADER as u64) as usize];
-        file.read_exact_at(&mut header, 0).map_err(StoreError::file("read", &path))?;
+        let (mut header, length) = header(&file, &path, HEADER)?;
         let mut reader = Reader::new(&header, &path);
         reader.begins(MAGIC)?;
         let slots = reader.u32("slots")?;

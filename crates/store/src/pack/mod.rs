@@ -14,7 +14,7 @@ use goldwire_stdx::Folder;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
-pub(crate) use bytes::Reader;
+pub(crate) use bytes::{Reader, header};
 #[cfg(feature = "fuzzing")]
 pub(crate) use have::read as read_have;
 pub(crate) use have::{Have, Slots};

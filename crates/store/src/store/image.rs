@@ -65,13 +65,13 @@ pub struct ImageNames {
 }
 
 impl ImageNames {
-    /// The version of a label, as of now.
-    pub fn find(&self, label: &str) -> Option<Root> {
+    /// The version of a label at a time, seconds since 1970.
+    pub fn find(&self, label: &str, at: i64) -> Option<Root> {
         if label == LATEST {
             return self.versions.last().map(|version| version.root);
         }
         let tag = self.tags.iter().find(|(name, _)| name == label).map(|(_, root)| *root);
-        tag.or_else(|| self.served(label, now()))
+        tag.or_else(|| self.served(label, at))
     }
 
     /// The version that a channel names at a time: what it was moved to, or before that time comes what it named before.
@@ -108,16 +108,15 @@ impl ImageNames {
         Ok(())
     }
 
-    /// Moves a channel, or makes it. `since` may be a time to come.
+    /// Moves a channel, or makes it. `since` may be a time that, at `now`, is to come.
     ///
     /// # Errors
     /// `Name`, `TooMuch`, `Unknown` for a version that is not the image's.
-    pub fn move_channel(&mut self, name: &str, root: Root, since: i64) -> StoreResult<()> {
+    pub fn move_channel(&mut self, name: &str, root: Root, since: i64, now: i64) -> StoreResult<()> {
         self.check_label(name, "a channel", root)?;
         if self.tags.iter().any(|(tag, _)| tag == name) {
             return Err(bad_name(name, "a channel", "a tag has it"));
         }
-        let now = now();
         let served = self.served(name, now);
         // It names that already, and goes on to: what was to come is forgotten.
         let since = if served == Some(root) { since.min(now) } else { since };
@@ -147,9 +146,8 @@ impl ImageNames {
     ///
     /// # Errors
     /// `Unknown` if there is no such channel, or it named nothing else.
-    pub fn roll_back(&mut self, name: &str) -> StoreResult<Option<Root>> {
+    pub fn roll_back(&mut self, name: &str, now: i64) -> StoreResult<Option<Root>> {
         let unknown = |name: String| StoreError::Unknown { name, candidates: Vec::new() };
-        let now = now();
         if !self.channels.iter().any(|channel| channel.name == name) {
             return Err(unknown(format!("channel {name}")));
         }
@@ -196,12 +194,12 @@ impl ImageNames {
     }
 
     /// Whether a tag or a channel names the version, now or from a time on.
-    pub fn is_named(&self, root: &Root) -> bool {
+    pub fn is_named(&self, root: &Root, now: i64) -> bool {
         self.tags.iter().any(|(_, tagged)| tagged == root)
             || self
                 .channels
                 .iter()
-                .any(|channel| channel.root == *root || self.served(&channel.name, now()) == Some(*root))
+                .any(|channel| channel.root == *root || self.served(&channel.name, now) == Some(*root))
     }
 
     /// Whether a channel would name the version after a rollback.
@@ -326,20 +324,21 @@ impl Store {
         bytes.map(|bytes| ImageNames::decode(&bytes, &path)).transpose()
     }
 
-    /// Changes what an image's versions are called, under the writers' lock. The image is made if there is none.
+    /// Changes what an image's versions are called, under the writers' lock, by names and the time that it is (seconds since
+    /// 1970). The image is made if there is none.
     ///
     /// # Errors
     /// `Name`, `Corrupt`, `File`; those of `change`, after which nothing is changed.
     pub fn rename<T>(
         &self,
         image: &str,
-        change: impl FnOnce(&mut ImageNames) -> StoreResult<T>,
+        change: impl FnOnce(&mut ImageNames, i64) -> StoreResult<T>,
     ) -> StoreResult<T> {
         check_image(image)?;
         let _lock = self.lock()?;
         let before = self.image(image)?;
         let mut names = before.clone().unwrap_or_default();
-        let done = change(&mut names)?;
+        let done = change(&mut names, now())?;
         if before.as_ref() != Some(&names) {
             self.write_names(image, &names)?;
         }
@@ -400,6 +399,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: i64 = 1_796_000_000;
+
     fn names_of(count: u8) -> ImageNames {
         let mut names = ImageNames::default();
         for number in 1..=count {
@@ -412,17 +413,17 @@ mod tests {
     fn a_channel_moves_and_comes_back() {
         let mut names = names_of(3);
         let [one, two, three] = [1, 2, 3].map(|number| Root([number; 32]));
-        names.move_channel("test", one, 10).unwrap();
-        names.move_channel("test", two, 20).unwrap();
-        names.move_channel("test", three, 30).unwrap();
-        assert_eq!(names.find("test"), Some(three));
-        assert_eq!(names.roll_back("test").unwrap(), Some(two));
-        assert_eq!(names.roll_back("test").unwrap(), Some(one));
-        assert!(names.roll_back("test").is_err());
-        assert_eq!(names.find("test"), Some(one));
-        assert_eq!(names.find("latest"), Some(three));
-        assert!(names.move_channel("latest", one, 0).is_err());
-        assert!(names.move_channel("test", Root([9; 32]), 0).is_err());
+        names.move_channel("test", one, 10, NOW).unwrap();
+        names.move_channel("test", two, 20, NOW).unwrap();
+        names.move_channel("test", three, 30, NOW).unwrap();
+        assert_eq!(names.find("test", NOW), Some(three));
+        assert_eq!(names.roll_back("test", NOW).unwrap(), Some(two));
+        assert_eq!(names.roll_back("test", NOW).unwrap(), Some(one));
+        assert!(names.roll_back("test", NOW).is_err());
+        assert_eq!(names.find("test", NOW), Some(one));
+        assert_eq!(names.find("latest", NOW), Some(three));
+        assert!(names.move_channel("latest", one, 0, NOW).is_err());
+        assert!(names.move_channel("test", Root([9; 32]), 0, NOW).is_err());
     }
 
     /// Until its time comes a channel names what it named; a move that was to come can be taken back.
@@ -430,24 +431,27 @@ mod tests {
     fn a_move_waits_for_its_time() {
         let mut names = names_of(3);
         let [one, two, three] = [1, 2, 3].map(|number| Root([number; 32]));
-        names.move_channel("production", one, 0).unwrap();
-        let later = now() + 1000;
-        names.move_channel("production", two, later).unwrap();
-        assert_eq!(names.find("production"), Some(one));
+        names.move_channel("production", one, 0, NOW).unwrap();
+        let later = NOW + 1000;
+        names.move_channel("production", two, later, NOW).unwrap();
+        assert_eq!(names.find("production", NOW), Some(one));
         assert_eq!(names.served("production", later), Some(two));
-        names.move_channel("production", three, later).unwrap();
-        assert_eq!(names.find("production"), Some(one), "{names:?}");
-        assert_eq!(names.roll_back("production").unwrap(), Some(one));
+        names.move_channel("production", three, later, NOW).unwrap();
+        assert_eq!(names.find("production", NOW), Some(one), "{names:?}");
+        assert_eq!(names.roll_back("production", NOW).unwrap(), Some(one));
         assert_eq!(names.served("production", later), Some(one));
         // The first move of a new channel names nothing until then.
-        names.move_channel("new", two, later).unwrap();
-        assert_eq!((names.find("new"), names.served("new", later)), (None, Some(two)));
-        assert_eq!(names.roll_back("new").unwrap(), None);
+        names.move_channel("new", two, later, NOW).unwrap();
+        assert_eq!((names.find("new", NOW), names.served("new", later)), (None, Some(two)));
+        assert_eq!(names.roll_back("new", NOW).unwrap(), None);
         assert!(names.channels.iter().all(|channel| channel.name != "new"));
         // To name later what it names already changes nothing, whatever was to come.
-        names.move_channel("production", two, later).unwrap();
-        names.move_channel("production", one, later + 5).unwrap();
-        assert_eq!((names.find("production"), names.served("production", later + 9)), (Some(one), Some(one)));
+        names.move_channel("production", two, later, NOW).unwrap();
+        names.move_channel("production", one, later + 5, NOW).unwrap();
+        assert_eq!(
+            (names.find("production", NOW), names.served("production", later + 9)),
+            (Some(one), Some(one))
+        );
     }
 
     #[test]
@@ -456,7 +460,7 @@ mod tests {
         names.tag("2026-11", Root([1; 32])).unwrap();
         names.tag("2026-11", Root([1; 32])).unwrap();
         assert!(names.tag("2026-11", Root([2; 32])).is_err());
-        assert!(names.move_channel("2026-11", Root([2; 32]), 0).is_err());
+        assert!(names.move_channel("2026-11", Root([2; 32]), 0, NOW).is_err());
         for name in ["", "a b", "../a", ".a", "-a", "a/b", "ä", "a\n", &"a".repeat(65)] {
             assert!(names.tag(name, Root([2; 32])).is_err(), "{name:?}");
         }
@@ -470,7 +474,7 @@ mod tests {
             let mut names = names_of(5);
             names.tag("tag", Root([1; 32])).unwrap();
             for (channel, version, since) in moves {
-                names.move_channel(&format!("c{channel}"), Root([version; 32]), since).unwrap();
+                names.move_channel(&format!("c{channel}"), Root([version; 32]), since, NOW).unwrap();
             }
             let mut bytes = names.encode().into_bytes();
             let path = Path::new("image");

@@ -2,9 +2,11 @@
 //! new packs in the order of the disk. All places are known, durably, before the first byte of a pack is written.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
+use std::thread;
 
-use goldwire_stdx::Folder;
+use goldwire_stdx::{Folder, spawn_scoped};
 
 use super::{MAP, Store, StoreError, StoreResult, StoredVersion};
 use crate::chunk::{CHUNK_SIZE, ChunkId};
@@ -42,7 +44,8 @@ pub(super) fn lay_out(
             return Err(Error::Stopped.into());
         }
         let ids = tree.ids(0, start..(start + BATCH).min(shape.chunks()))?;
-        let mut places = near.map_or(Ok(vec![None; ids.len()]), |near| where_near(near, start, &ids))?;
+        let mut places =
+            near.map_or(Ok(vec![None; ids.len()]), |near| where_near(near, start, &ids, options.threads))?;
         let mut open: Vec<usize> =
             (0..ids.len()).filter(|at| places[*at].is_none() && !ids[*at].is_zero()).collect();
         open.sort_unstable_by_key(|at| ids[*at]);
@@ -101,35 +104,68 @@ pub(super) fn remove_pack(store: &Store, number: PackNumber) -> StoreResult<()> 
     store.packs.sync().map_err(StoreError::file("make durable", store.packs.path()))
 }
 
-/// The places of the chunks that `near` has at the same index. Each is read: what is damaged there is no chunk.
-fn where_near(near: &StoredVersion, start: u64, ids: &[ChunkId]) -> StoreResult<Vec<Option<Slot>>> {
+/// The places of the chunks that `near` has at the same index. Each is read, on several cores: what is damaged there is no
+/// chunk.
+fn where_near(
+    near: &StoredVersion,
+    start: u64,
+    ids: &[ChunkId],
+    threads: Option<NonZeroUsize>,
+) -> StoreResult<Vec<Option<Slot>>> {
     let mut places = vec![None; ids.len()];
     let end = (start + ids.len() as u64).min(near.tree().shape().chunks());
     if start >= end {
         return Ok(places);
     }
     let old = near.tree().ids(0, start..end)?;
-    let is_same = |at: usize| old.get(at).is_some_and(|old| *old == ids[at] && !old.is_zero());
+    let same: Vec<bool> = old.iter().zip(ids).map(|(old, id)| old == id && !old.is_zero()).collect();
+    let threads = threads.or_else(|| thread::available_parallelism().ok()).map_or(2, NonZeroUsize::get);
+    let part = same.len().div_ceil(threads).max(PROVEN_AT_ONCE);
+    thread::scope(|scope| {
+        let parts = same.chunks(part).zip(ids.chunks(part)).zip(places.chunks_mut(part));
+        let mut workers = Vec::new();
+        for (number, ((same, ids), places)) in parts.enumerate() {
+            let first = start + (number * part) as u64;
+            let work = move || prove_part(near, first, same, ids, places);
+            workers.push(spawn_scoped(scope, "prove", work));
+        }
+        workers.into_iter().try_for_each(|worker| match worker {
+            Ok(worker) => worker.join().unwrap_or(Err(Error::Stopped.into())),
+            // A system that is short of threads saves no work: what was not proven is brought.
+            Err(_) => Ok(()),
+        })
+    })?;
+    Ok(places)
+}
+
+/// Notes the places of those chunks, from chunk `first` on, that are the `same` in `near` and are there.
+fn prove_part(
+    near: &StoredVersion,
+    first: u64,
+    same: &[bool],
+    ids: &[ChunkId],
+    places: &mut [Option<Slot>],
+) -> StoreResult<()> {
     let mut chunks = vec![0; PROVEN_AT_ONCE * CHUNK_SIZE];
     let mut at = 0;
-    while at < old.len() {
-        let Place::In(run) = near.map().place(start + at as u64)? else {
+    while at < same.len() {
+        let Place::In(run) = near.map().place(first + at as u64)? else {
             at += 1;
             continue;
         };
-        let most = PROVEN_AT_ONCE.min(run.count as usize).min(old.len() - at);
-        let count = (at..at + most).take_while(|at| is_same(*at)).count();
-        let is_proven =
-            count > 0 && near.pack(run.pack)?.read(run.slot, &mut chunks[..count * CHUNK_SIZE]).is_ok();
-        for step in 0..if is_proven { count } else { 0 } {
-            let chunk = &chunks[step * CHUNK_SIZE..][..CHUNK_SIZE];
-            if ChunkId::of(chunk) == ids[at + step] {
-                places[at + step] = Some((run.pack, run.slot + step as u32));
+        let most = PROVEN_AT_ONCE.min(run.count as usize).min(same.len() - at);
+        let count = same[at..at + most].iter().take_while(|is_same| **is_same).count();
+        let bytes = &mut chunks[..count * CHUNK_SIZE];
+        if count > 0 && near.pack(run.pack)?.read(run.slot, bytes).is_ok() {
+            for (step, chunk) in bytes.chunks_exact(CHUNK_SIZE).enumerate() {
+                if ChunkId::of(chunk) == ids[at + step] {
+                    places[at + step] = Some((run.pack, run.slot + step as u32));
+                }
             }
         }
         at += count.max(1);
     }
-    Ok(places)
+    Ok(())
 }
 
 /// Looks for the chunks `open` in a pack. One is taken only if what lies there is it.

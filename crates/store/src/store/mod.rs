@@ -205,7 +205,7 @@ impl Store {
         let unknown = |candidates| StoreError::Unknown { name: name.to_owned(), candidates };
         let (image, label) = name.split_once(':').unwrap_or((name, LATEST));
         if let Some(names) = self.image(image)? {
-            let root = names.find(label);
+            let root = names.find(label, image::now());
             return root.ok_or_else(|| {
                 unknown(names.labels().iter().map(|label| format!("{image}:{label}")).collect())
             });

@@ -310,9 +310,10 @@ fn punch_zero(pack: &Pack, ids: &[ChunkId]) -> StoreResult<bool> {
 /// The versions of an image that nothing names and nothing keeps, oldest first.
 fn surplus(names: &ImageNames, keep: &Keep) -> Vec<Root> {
     let older = names.versions.len().saturating_sub(keep.count);
-    let since = now().saturating_sub(keep.seconds);
+    let now = now();
+    let since = now.saturating_sub(keep.seconds);
     let old = names.versions[..older].iter();
-    let is_kept = |root: &Root| names.is_named(root) || keep.rollbacks && names.is_before(root);
+    let is_kept = |root: &Root| names.is_named(root, now) || keep.rollbacks && names.is_before(root);
     old.filter(|version| version.since <= since && !is_kept(&version.root))
         .map(|version| version.root)
         .collect()

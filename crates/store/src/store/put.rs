@@ -140,7 +140,7 @@ impl Store {
     /// As [`name_version`](Self::name_version).
     pub fn check_naming(&self, image: &str, channel: Option<&str>, root: &Root) -> StoreResult<()> {
         self.check_names(image, channel)?;
-        take_names(&mut self.image(image)?.unwrap_or_default(), channel, root)
+        take_names(&mut self.image(image)?.unwrap_or_default(), channel, root, now())
     }
 
     /// The version here that is likest to one that comes: its parent, or the image's latest.
@@ -148,7 +148,7 @@ impl Store {
     /// # Errors
     /// `File`, `Corrupt`.
     pub fn near(&self, image: &str, version: &Version) -> StoreResult<Option<Root>> {
-        let latest = self.image(image)?.unwrap_or_default().find(super::LATEST);
+        let latest = self.image(image)?.unwrap_or_default().find(super::LATEST, now());
         for near in [version.parent, latest].into_iter().flatten() {
             if self.has(&near)? {
                 return Ok(Some(near));
@@ -170,23 +170,23 @@ impl Store {
         descriptor: &[u8],
     ) -> StoreResult<()> {
         let root = &version.root;
-        self.rename(image, |names| {
+        self.rename(image, |names, now| {
             let (kept, bytes) = self.describe(root)?;
             if kept.signer.is_none() && bytes != descriptor {
                 let folder = self.version_folder(root)?;
                 let path = folder.path().join(DESCRIPTOR);
                 folder.replace(DESCRIPTOR, descriptor, 0o644).map_err(StoreError::file("write", &path))?;
             }
-            take_names(names, channel, root)
+            take_names(names, channel, root, now)
         })
     }
 }
 
 /// Names a version as the newest, and by a channel.
-fn take_names(names: &mut ImageNames, channel: Option<&str>, root: &Root) -> StoreResult<()> {
-    names.add(*root, now())?;
-    match channel.filter(|channel| names.served(channel, now()) != Some(*root)) {
-        Some(channel) => names.move_channel(channel, *root, now()),
+fn take_names(names: &mut ImageNames, channel: Option<&str>, root: &Root, now: i64) -> StoreResult<()> {
+    names.add(*root, now)?;
+    match channel.filter(|channel| names.served(channel, now) != Some(*root)) {
+        Some(channel) => names.move_channel(channel, *root, now, now),
         None => Ok(()),
     }
 }
@@ -421,7 +421,7 @@ impl Reception {
         // Named in the same breath: a prune takes away what has no name.
         let lock = store.lock()?;
         let mut names = store.image(image)?.unwrap_or_default();
-        take_names(&mut names, channel, root)?;
+        take_names(&mut names, channel, root, now())?;
         if !store.has(root)? {
             let name = root.to_string();
             let moved = store.work.rename(&name, &store.versions, &name, Existing::Keep);

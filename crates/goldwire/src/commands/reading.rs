@@ -29,30 +29,38 @@ pub(crate) fn reading<T: Send, E: Send + Into<Report>>(
     })?;
     let progress = Progress::default();
     let options = BuildOptions { threads: None, stop: &STOP, progress: &progress };
-    let is_shown = io::stderr().is_terminal();
-    let mut was_shown = false;
-    let done = watched(
-        SHOW_EVERY,
-        || work(&options),
-        || {
-            if is_shown {
-                let done = progress.bytes_done.load(Ordering::Relaxed);
-                let total = progress.bytes_total.load(Ordering::Relaxed).max(1);
-                let percent = (done as f64 * 100.0 / total as f64).min(100.0);
-                let _ = write!(io::stderr(), "\r{what}, {percent:.0}%  ");
-                was_shown = true;
-            }
-        },
-    );
-    if was_shown {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
-    let mut done = done?.map_err(Into::into);
+    let mut done = with_line(what, &progress, || work(&options))?.map_err(Into::into);
     if STOP.load(Ordering::Relaxed)
         && let Err(report) = &mut done
     {
         report.kind = Some(STOPPED);
-        report.hints = vec!["the same command goes on from what is durable".into()];
+        report.hints = vec!["give the same command again: a publish goes on from what is durable".into()];
+    }
+    done
+}
+
+/// Does `work` while a terminal is shown how far `progress` is.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn with_line<T: Send>(
+    what: &str,
+    progress: &Progress,
+    work: impl FnOnce() -> T + Send,
+) -> io::Result<T> {
+    let is_shown = io::stderr().is_terminal();
+    let mut was_shown = false;
+    let done = watched(SHOW_EVERY, work, || {
+        if is_shown {
+            let done = progress.bytes_done.load(Ordering::Relaxed);
+            let total = progress.bytes_total.load(Ordering::Relaxed).max(1);
+            let percent = (done as f64 * 100.0 / total as f64).min(100.0);
+            let _ = write!(io::stderr(), "\r{what}, {percent:.0}%  ");
+            was_shown = true;
+        }
+    });
+    if was_shown {
+        let _ = write!(io::stderr(), "\r\x1b[K");
     }
     done
 }
