@@ -2,6 +2,7 @@
 //! running command can do about it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
@@ -10,6 +11,10 @@ use goldwire_stdx::Report;
 use serde_json::{Value, json};
 
 use crate::commands::json_line;
+use crate::exit::Code;
+
+/// The kind of an error in the arguments.
+const WRONG_USAGE: &str = "usage";
 
 static RUNNING: OnceLock<Running> = OnceLock::new();
 
@@ -107,6 +112,34 @@ pub(crate) fn print_error(report: Report) {
     for hint in report.shown_hints() {
         let _ = writeln!(stderr, "{bold}hint{plain}: {hint}");
     }
+}
+
+/// Says that the arguments make no sense, and ends the program. Help is no error.
+pub(crate) fn exit_wrong_usage(error: &clap::Error) -> ! {
+    if error.use_stderr() && asks_for_json(std::env::args_os().skip(1)) {
+        let text = error.render().to_string();
+        // The first paragraph says what is wrong, the others how it is right.
+        let words: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = words.join(" ");
+        let message = message.strip_prefix("error: ").unwrap_or(&message);
+        let _ = writeln!(io::stdout(), "{}", json_line(&failed_json(&of_wrong_usage(message))));
+    }
+    error.exit()
+}
+
+/// Whether `--json` was typed: arguments that cannot be understood have no command that could say so.
+fn asks_for_json(words: impl Iterator<Item = OsString>) -> bool {
+    words.take_while(|word| word != "--").any(|word| word == "--json")
+}
+
+/// Says that arguments make no sense together.
+pub(crate) fn wrong_usage(message: &str) -> Code {
+    print_error(of_wrong_usage(message));
+    Code::Usage
+}
+
+fn of_wrong_usage(message: &str) -> Report {
+    Report { kind: Some(WRONG_USAGE), ..Report::new(message) }
 }
 
 /// An error as an event of JSON, in every command.

@@ -20,9 +20,11 @@ use crate::args::{Args, Command, DiskCommand, KeyCommand};
 fn main() -> ExitCode {
     let mut whole = Args::command();
     whole.build();
-    let typed = whole.get_matches_mut();
+    let typed = whole.try_get_matches_from_mut(std::env::args_os());
+    let typed = typed.unwrap_or_else(|error| errors::exit_wrong_usage(&error));
     errors::set_running(&whole, &typed);
-    let args = Args::from_arg_matches(&typed).unwrap_or_else(|error| error.format(&mut whole).exit());
+    let args = Args::from_arg_matches(&typed);
+    let args = args.unwrap_or_else(|error| errors::exit_wrong_usage(&error.format(&mut whole)));
     let outcome = match args.command {
         Command::Sync(args) => commands::sync::run(*args),
         Command::Disk(DiskCommand::Info(args)) => commands::disk::info(&args),

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
+use std::time::SystemTime;
 
 use goldwire_netboot::BindError;
 use goldwire_netboot::http::TlsSettings;
@@ -13,9 +14,18 @@ use nix::unistd::User;
 use super::serve::{Ids, StateFolder};
 use super::{DhcpMode, Settings};
 
-/// All that this machine lacks for serving by these settings.
-pub fn check_here(settings: &Settings) -> Vec<Report> {
-    let mut faults = Vec::new();
+/// What a machine is to a boot file.
+#[derive(Debug, Default)]
+pub struct Here {
+    /// What it lacks: nothing can be served.
+    pub faults: Vec<Report>,
+    /// What will not work although it is served.
+    pub warnings: Vec<Report>,
+}
+
+/// All that this machine lacks for serving by these settings at this time.
+pub fn check_here(settings: &Settings, now: SystemTime) -> Here {
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     let root = &settings.server.root;
     if let Err(error) = std::fs::read_dir(root) {
         faults.push(
@@ -61,7 +71,12 @@ pub fn check_here(settings: &Settings) -> Vec<Report> {
         }
         let pair = TlsSettings { certificate: tls.certificate.clone(), key: tls.key.clone() };
         if are_readable {
-            faults.extend(pair.check().err().map(|error| Report::from(BindError::Tls(error))));
+            match pair.dates(now) {
+                Ok(fault) => warnings.extend(fault.map(|fault| {
+                    Report::new(fault).hint("`goldwire boot certificate` makes one from the same authority")
+                })),
+                Err(error) => faults.push(Report::from(BindError::Tls(error))),
+            }
         }
     }
     let tls = settings.http.tls.iter().flat_map(|tls| &tls.listen);
@@ -80,7 +95,7 @@ pub fn check_here(settings: &Settings) -> Vec<Report> {
             );
         }
     }
-    faults
+    Here { faults, warnings }
 }
 
 #[cfg(test)]
@@ -99,15 +114,21 @@ mod tests {
         let told = |certificate: &str, key: &str| {
             std::fs::write(folder.path().join("c.pem"), certificate).unwrap();
             std::fs::write(folder.path().join("k.pem"), key).unwrap();
-            check_here(&settings)
+            check_here(&settings, SystemTime::now())
         };
-        assert_eq!(told(&own.cert.pem(), &own.signing_key.serialize_pem()), []);
+        let good = told(&own.cert.pem(), &own.signing_key.serialize_pem());
+        assert!(good.faults.is_empty() && good.warnings.is_empty(), "{good:#?}");
+        let late = SystemTime::now() + std::time::Duration::from_hours(24 * 365 * 4000);
+        let here = check_here(&settings, late);
+        assert!(here.faults.is_empty() && here.warnings.len() == 1, "{here:#?}");
+        let line = here.warnings[0].line();
+        assert!(line.contains("c.pem: the certificate ended at "), "{line}");
         for (certificate, key) in [
             (own.cert.pem(), other.signing_key.serialize_pem()),
             (String::new(), own.signing_key.serialize_pem()),
             (own.cert.pem(), own.cert.pem()),
         ] {
-            let faults = told(&certificate, &key);
+            let faults = told(&certificate, &key).faults;
             assert!(faults.len() == 1 && faults[0].line().starts_with("prepare HTTPS: "), "{faults:#?}");
             assert!(!faults[0].hints.is_empty(), "{faults:#?}");
         }
@@ -121,7 +142,8 @@ mod tests {
                     [http]\nlisten = [\"192.0.2.1:80\"]\ntls-listen = [\"0.0.0.0:443\"]\ncertificate = \"c.pem\"\nkey = \"k.pem\"\n\
                     [dhcp]\nmode = \"proxy\"\ninterfaces = [\"no-such0\", \"lo\"]\n[[member]]\nname = \"m\"\naddress = \"192.0.2.1\"\n";
         let settings = super::super::parse(text, &folder.path().join("boot.toml")).unwrap().settings;
-        let faults: Vec<String> = check_here(&settings).iter().map(ToString::to_string).collect();
+        let faults: Vec<String> =
+            check_here(&settings, SystemTime::now()).faults.iter().map(ToString::to_string).collect();
         for words in [
             "not a link to it or a file",
             "nowhere",

@@ -30,7 +30,7 @@ mod url;
 mod value;
 
 pub use explain::{Answer, Considered, Explanation, Question, explain};
-pub use here::check_here;
+pub use here::{Here, check_here};
 pub use load::{Loaded, load, parse};
 pub use policy::Policy;
 pub use reload::{Reload, Reloader, Watch};

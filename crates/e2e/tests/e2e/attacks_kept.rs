@@ -12,6 +12,7 @@ use crate::attacks::{NOBODY, forged_tree};
 use crate::disks::Guest;
 use crate::hosts::Hosts;
 use crate::lab::{Lab, address_by_udhcpc};
+use crate::machine::put_program;
 use crate::servers::{SCRIPT, Servers};
 use crate::site::Site;
 use crate::sync::text;
@@ -88,9 +89,7 @@ fn an_agent_that_somebody_planted_is_not_run() {
     let [agent] = hosts.all[0].installed().try_into().unwrap();
     let (folder, around) = (agent.parent().unwrap(), agent.parent().unwrap().parent().unwrap());
     let victim = scene.path("victim");
-    testing::until("the agent ends", || hosts.all[0].agents().is_empty());
-    fs::write(&agent, format!("#!/bin/sh\ntouch {}\nexit 1\n", victim.display())).unwrap();
-    set_mode(&agent, 0o755);
+    put_program(&agent, format!("#!/bin/sh\ntouch {}\nexit 1\n", victim.display()).as_bytes());
     set_mode(around, 0o1777);
     let give = |path: &Path| lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     give(&agent);

@@ -157,6 +157,22 @@ fn wrong_usage_is_exit_code_2_and_touches_nothing() {
         let run = scene.goldwire(words).expect(2);
         assert!(run.stderr.contains("Usage") || run.stderr.contains("error:"), "{run}");
     }
+    for words in [
+        &["sync", "--json"][..],
+        &["sync", "--json", "--mode", "9", "a", "b"],
+        &["sync", "--json", "a", "b", "b"],
+        &["boot", "explain", "--json", "--config", "x"],
+        &["image", "--json", "nonsense"],
+    ] {
+        let run = scene.goldwire(words).expect(2);
+        let event: serde_json::Value = serde_json::from_str(run.stdout.trim_end()).unwrap();
+        assert_eq!((&event["event"], &event["kind"]), (&"failed".into(), &"usage".into()), "{run}");
+        let message = event["message"].as_str().unwrap_or_default();
+        let told = run.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!message.is_empty() && told.contains(message), "{run}");
+    }
+    assert_eq!(scene.goldwire(["sync", "a", "b", "b"]).expect(2).stdout, "");
+    assert!(scene.goldwire(["sync", "--json", "--help"]).expect(0).stdout.starts_with("Bring"));
     let left: Vec<_> =
         fs::read_dir(scene.path("")).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["home"]);

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -122,8 +121,7 @@ impl Hosts {
         let force = match &wish.force_command {
             Some(script) => {
                 let path = home.join("forced.sh");
-                fs::write(&path, script).unwrap();
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+                machine::put_program(&path, script.as_bytes());
                 format!("ForceCommand {}\n", path.display())
             }
             None => String::new(),

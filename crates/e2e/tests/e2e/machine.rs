@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,6 +32,16 @@ pub(crate) fn must<S: AsRef<std::ffi::OsStr>>(
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Puts a program in its place, by another process: nobody can run a file that somebody writes, and what this process has
+/// open for writing its children have for a moment, too. One that runs in that place goes on with what it was.
+pub(crate) fn put_program(path: &Path, bytes: &[u8]) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut install = install.spawn().unwrap();
+    install.stdin.take().unwrap().write_all(bytes).unwrap();
+    assert!(install.wait().unwrap().success(), "{}", path.display());
 }
 
 pub(crate) fn kill(pid: u32) {

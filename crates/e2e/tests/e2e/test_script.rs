@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::process::Command;
 
+use crate::machine::put_program;
 use crate::tool::{Scene, workspace};
 
 /// How a command of cargo goes.
@@ -78,7 +77,7 @@ impl Played {
 fn run(scene: &Scene, has_nextest: bool, parts: &[(&str, String)]) -> (i32, String) {
     let folder = scene.folder("sources/tools");
     fs::copy(workspace().join("tools/test"), folder.join("test")).unwrap();
-    write_program(&folder.join("build-agent"), "#!/bin/sh\nexec cargo build-agent\n");
+    put_program(&folder.join("build-agent"), b"#!/bin/sh\nexec cargo build-agent\n");
     let nextest = if has_nextest { "exit 0" } else { "exit 101" };
     let mut cargo = format!("#!/bin/sh\ncase \"$*\" in\n  'nextest --version'*) {nextest} ;;\n");
     for (pattern, does) in parts {
@@ -86,7 +85,7 @@ fn run(scene: &Scene, has_nextest: bool, parts: &[(&str, String)]) -> (i32, Stri
     }
     cargo.push_str("esac\nexit 0\n");
     let stub = scene.folder("bin").join("cargo");
-    write_program(&stub, &cargo);
+    put_program(&stub, cargo.as_bytes());
     let path = std::env::join_paths(
         [scene.path("bin")].into_iter().chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
     );
@@ -94,11 +93,6 @@ fn run(scene: &Scene, has_nextest: bool, parts: &[(&str, String)]) -> (i32, Stri
     command.env("PATH", path.unwrap());
     let finished = scene.run(command).finish();
     (finished.status.code().unwrap(), finished.stdout)
-}
-
-fn write_program(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// A run whose tests did not compile ended without its last line, and a documentation test that failed was counted

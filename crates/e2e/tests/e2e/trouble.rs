@@ -64,9 +64,7 @@ fn a_damaged_agent_is_installed_anew() {
         ("one that talks", script("#!/bin/sh\necho hello\n")),
     ];
     for (number, (what, bytes)) in damages.into_iter().enumerate() {
-        // A program that still runs cannot be written.
-        goldwire_stdx::testing::until("the agent ends", || hosts.all[0].agents().is_empty());
-        fs::write(&agent, bytes).unwrap();
+        machine::put_program(&agent, &bytes);
         let run = hosts.sync(&scene, [text(&source), &hosts.place(0, &format!("{number}.vhd"))]).finish();
         assert_eq!(run.status.code(), Some(0), "{what}: {run}");
         assert!(fs::read(&agent).unwrap() == whole, "{what}: the agent is whole again");

@@ -8,10 +8,10 @@ use std::sync::atomic::AtomicBool;
 use goldwire_disk::{Finding, Image, OpenOptions, SameFolderOr, Severity};
 use goldwire_replicate::wire::SourceFormat;
 use goldwire_replicate::{Effort, Seeds, Select, SyncJob, WriteRules};
-use goldwire_stdx::{ByteSize, Context, Report, printable};
+use goldwire_stdx::{ByteSize, Context, Report, printable, shell_path};
 use goldwire_store::{
-    BuildOptions, CHUNK_SIZE, Differences, Progress, PublicKey, Root, TreeCache, Version, beside, describe,
-    differences, keep_beside, signed_for_other, wrong_signer,
+    BuildOptions, CHUNK_SIZE, Differences, Progress, PublicKey, Root, Store, TreeCache, Version, beside,
+    describe, differences, keep_beside, signed_for_other, wrong_signer,
 };
 use serde_json::{Value, json};
 
@@ -39,7 +39,16 @@ pub(super) fn open(path: &Path, args: &OpenArgs) -> Result<Image, Report> {
 }
 
 fn open_as(path: &Path, args: &OpenArgs, format: Option<SourceFormatArg>) -> Result<Image, Report> {
-    let image = goldwire_disk::open(path, &options(args, format))?;
+    let image = goldwire_disk::open(path, &options(args, format)).map_err(|error| {
+        let report = Report::from(error);
+        match path.parent() {
+            Some(store) if !path.exists() && Store::is_one(store) => report.hint(format!(
+                "a version of a store is no file: `goldwire image show` and `goldwire image export` with --store {}",
+                shell_path(store)
+            )),
+            _ => report,
+        }
+    })?;
     for notice in &image.notices {
         let _ = writeln!(io::stderr(), "note: {}", printable(notice));
     }

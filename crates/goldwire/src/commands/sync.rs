@@ -1,6 +1,5 @@
 //! `goldwire sync`: typed settings in, a running sync, its progress, its exit code.
 
-use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use signal_hook::iterator::Signals;
 use crate::agents::agents;
 use crate::args::SyncArgs;
 use crate::commands::key;
+use crate::errors::wrong_usage;
 use crate::exit::Code;
 use crate::progress::{Mode, Show};
 use crate::schedule::Schedule;
@@ -27,10 +27,10 @@ const TARGETS_MAX: usize = 1000;
 
 pub(crate) fn run(args: SyncArgs) -> Result<Code, Report> {
     if args.targets.len() > TARGETS_MAX {
-        return Ok(usage(&format!("{} targets; at most {TARGETS_MAX} at a time", args.targets.len())));
+        return Ok(wrong_usage(&format!("{} targets; at most {TARGETS_MAX} at a time", args.targets.len())));
     }
     if let Some((first, second)) = same_twice(&args) {
-        return Ok(usage(&format!("{first} and {second} are the same place")));
+        return Ok(wrong_usage(&format!("{first} and {second} are the same place")));
     }
     let choice = match args.uuid {
         Some(uuid) => Choice::Uuid(uuid),
@@ -150,7 +150,11 @@ fn listen(control_tx: Sender<Signal>) -> Result<(), Report> {
 }
 
 /// Changes the limit with the time of day, and stops when the time is up.
-fn keep_time(control_tx: Sender<Signal>, limits: Schedule, max_time: Option<Duration>) -> io::Result<()> {
+fn keep_time(
+    control_tx: Sender<Signal>,
+    limits: Schedule,
+    max_time: Option<Duration>,
+) -> std::io::Result<()> {
     if !limits.changes() && max_time.is_none() {
         return Ok(());
     }
@@ -181,11 +185,6 @@ pub(super) fn questions() -> Questions {
         Ok(_) => Questions::OneByOne,
         Err(_) => Questions::Nobody,
     }
-}
-
-fn usage(message: &str) -> Code {
-    let _ = writeln!(io::stderr(), "error: {message}");
-    Code::Usage
 }
 
 pub(super) fn split(command: &str, option: &str) -> Result<Vec<String>, Report> {

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use goldwire_stdx::{Hints, Report, shell_path};
 use rustls::pki_types::pem::PemObject;
@@ -16,8 +16,12 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, crypto};
 
+mod dates;
+
 /// How often the files are looked at, at most; only when somebody connects, or the administrator asks for it.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often the log is told that a certificate has ended, or soon will.
+const TELL_DATES: Duration = Duration::from_hours(24);
 /// Largest PEM file; a chain of ten certificates has 20 KiB.
 const PEM_MAX: u64 = 1 << 20;
 
@@ -38,6 +42,16 @@ impl TlsSettings {
     /// Why not, as the server would say it.
     pub fn check(&self) -> Result<(), TlsError> {
         load(self).map(drop)
+    }
+
+    /// What is wrong with the dates of the certificates at a time: one has ended, ends soon or has not begun. A server
+    /// serves with them nevertheless, because what goes over HTTP and TFTP does not depend on them.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn dates(&self, now: SystemTime) -> Result<Option<String>, TlsError> {
+        let fault = dates::fault(&load(self)?.cert, now);
+        Ok(fault.map(|fault| format!("{}: {fault}", self.certificate.display())))
     }
 }
 
@@ -116,6 +130,7 @@ struct State {
     /// What the files looked like when they were read, or could not be.
     stamp: Stamp,
     looked_at: Instant,
+    dates_told: Instant,
 }
 
 /// What tells another content, or another right to read it, of both files: times of change of the inode, its number.
@@ -125,7 +140,9 @@ impl Reloading {
     fn new(settings: TlsSettings) -> Result<Self, TlsError> {
         let stamp = stamp(&settings);
         let key = Arc::new(load(&settings)?);
-        Ok(Self { settings, state: Mutex::new(State { key, stamp, looked_at: Instant::now() }) })
+        let now = Instant::now();
+        // Whoever starts a server says what `TlsSettings::dates` tells.
+        Ok(Self { settings, state: Mutex::new(State { key, stamp, looked_at: now, dates_told: now }) })
     }
 
     fn current(&self, now: Instant) -> Arc<CertifiedKey> {
@@ -141,6 +158,12 @@ impl Reloading {
                         tracing::warn!("the old certificate stays in use: {}", Report::from(error).log_line())
                     }
                 }
+            }
+        }
+        if now.saturating_duration_since(state.dates_told) >= TELL_DATES {
+            state.dates_told = now;
+            if let Some(fault) = dates::fault(&state.key.cert, SystemTime::now()) {
+                tracing::warn!("{}: {fault}", self.settings.certificate.display());
             }
         }
         Arc::clone(&state.key)

@@ -95,9 +95,11 @@ mod tests {
         let settings = parse(text, Path::new("boot.toml")).unwrap().settings;
         let http = TcpListener::bind("127.0.0.1:0").unwrap();
         let tftp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let taken = [("--http", http.local_addr().unwrap()), ("--tftp", tftp.local_addr().unwrap())];
-        for (option, address) in taken {
-            let args = BalanceArgs::parse_from(["balance", option, &address.to_string()]);
+        let (http, tftp) = (http.local_addr().unwrap().to_string(), tftp.local_addr().unwrap().to_string());
+        // Without a port that is free the other one would be the usual one, which only root gets.
+        let any = "127.0.0.1:0".to_owned();
+        for (http, tftp, address) in [(&http, &any, &http), (&any, &tftp, &tftp)] {
+            let args = BalanceArgs::parse_from(["balance", "--http", http, "--tftp", tftp]);
             let observer: Arc<dyn Observer> = Arc::new(NoopObserver);
             let table = Arc::new(Table::new(member_configs(&settings), None, Arc::clone(&observer)).unwrap());
             let refused = bind(&args, &settings, table, observer).err().unwrap();
@@ -107,7 +109,7 @@ mod tests {
                 port: 0,
                 source: source(),
             });
-            assert!(refused.line().contains(&address.to_string()), "{refused}");
+            assert!(refused.line().contains(address), "{refused}");
             assert!(!refused.hints.is_empty() && refused.hints == of_server.hints, "{refused}");
         }
     }

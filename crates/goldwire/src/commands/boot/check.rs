@@ -1,8 +1,9 @@
 //! `goldwire boot check`: what is wrong with a boot file.
 
 use std::io::Write;
+use std::time::SystemTime;
 
-use goldwire_control::boot::{LoadError, Problem, Severity, check_here, load};
+use goldwire_control::boot::{Here, LoadError, Problem, Severity, check_here, load};
 use goldwire_stdx::{Report, printable_bytes};
 use serde_json::{Value, json};
 
@@ -11,11 +12,11 @@ use crate::commands::json_line;
 use crate::exit::Code;
 
 pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
-    let mut faults = Vec::new();
+    let mut here = Here::default();
     let (problems, summary) = match load(&args.file.config) {
         Ok(loaded) => {
             if args.here {
-                faults = check_here(&loaded.settings);
+                here = check_here(&loaded.settings, SystemTime::now());
             }
             let (settings, rules) = (&loaded.settings, &loaded.rules);
             let summary = json!({
@@ -29,11 +30,15 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
         Err(LoadError::Wrong(problems)) => (problems, None),
         Err(error) => return Err(error.into()),
     };
-    let is_good = summary.is_some() && faults.is_empty();
+    let is_good = summary.is_some() && here.faults.is_empty();
+    let warnings = here.warnings.iter().map(|warning| (warning, Severity::Warning));
+    let of_machine: Vec<_> =
+        here.faults.iter().map(|fault| (fault, Severity::Error)).chain(warnings).collect();
     let mut out = std::io::stdout().lock();
     if args.file.json {
-        let of_machine = faults.iter().map(|fault| json!({
-            "severity": "error", "message": fault.line(), "hint": fault.hints.first(), "line": null, "column": null,
+        let of_machine = of_machine.iter().map(|(fault, severity)| json!({
+            "severity": word(*severity), "message": fault.line(), "hint": fault.hints.first(), "line": null,
+            "column": null,
         }));
         let list: Vec<Value> = problems.list.iter().map(as_json).chain(of_machine).collect();
         writeln!(out, "{}", json_line(&json!({ "is_good": is_good, "problems": list, "summary": summary })))?;
@@ -41,8 +46,8 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
         if !problems.is_empty() {
             writeln!(out, "{problems}")?;
         }
-        for fault in &faults {
-            writeln!(out, "error: {}", fault.line())?;
+        for (fault, severity) in of_machine {
+            writeln!(out, "{}: {}", word(severity), fault.line())?;
             for hint in fault.shown_hints() {
                 writeln!(out, "hint: {hint}")?;
             }
@@ -64,15 +69,18 @@ pub(crate) fn run(args: &CheckArgs) -> Result<Code, Report> {
 }
 
 fn as_json(problem: &Problem) -> Value {
-    let severity = match problem.severity {
-        Severity::Warning => "warning",
-        Severity::Error => "error",
-    };
     json!({
-        "severity": severity,
+        "severity": word(problem.severity),
         "message": problem.message,
         "hint": problem.hint,
         "line": problem.place.as_ref().map(|place| place.line),
         "column": problem.place.as_ref().map(|place| place.column),
     })
+}
+
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    }
 }

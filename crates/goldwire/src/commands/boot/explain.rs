@@ -2,7 +2,7 @@
 //!
 //! Every configured member counts as alive here: the answer says what the boot file means, not how the group is.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -58,7 +58,15 @@ pub(crate) fn script(args: &ScriptArgs) -> Result<Code, Report> {
     };
     let policy = Arc::new(policy_of(loaded)?);
     let text = Library::open(&settings, policy, urls)?.script_of(&device)?;
-    write!(std::io::stdout(), "{text}")?;
+    let mut out = std::io::stdout().lock();
+    if out.is_terminal() {
+        for line in text.lines() {
+            writeln!(out, "{}", printable(line))?;
+        }
+    } else {
+        // Byte by byte what a machine would get.
+        write!(out, "{text}")?;
+    }
     Ok(Code::Success)
 }
 

@@ -1,5 +1,7 @@
 //! `goldwire boot serve`: ports are bound, root is dropped, everything is started, and then signals decide.
 
+use std::time::SystemTime;
+
 use goldwire_control::boot::serve::{Bound, StateFolder};
 use goldwire_control::boot::{self};
 use goldwire_stdx::{Context, Report};
@@ -19,8 +21,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Code, Report> {
     if !loaded.warnings.is_empty() {
         say(&loaded.warnings.to_string());
     }
-    if let Some(faults) = boot::check_here(&loaded.settings).into_iter().reduce(joined) {
+    let here = boot::check_here(&loaded.settings, SystemTime::now());
+    if let Some(faults) = here.faults.into_iter().reduce(joined) {
         return Err(faults);
+    }
+    for warning in here.warnings {
+        say(&format!("warning: {}", warning.log_line()));
     }
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("listen for signals")?;
     let user = loaded.settings.server.user.clone();
