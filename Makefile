@@ -5,7 +5,7 @@ AGENT := target/agent/goldwire-agent
 # Compiling without debug information and incremental state is faster and smaller where nothing is compiled twice.
 export CARGO_INCREMENTAL ?= 0
 
-.PHONY: all help build agent demo test check lint setup bench bench-netboot fuzz fuzz-smoke mutants clean clean-demo
+.PHONY: all help build agent demo test check lint setup bench bench-store bench-netboot fuzz fuzz-smoke mutants clean clean-demo
 
 all: build
 
@@ -44,6 +44,11 @@ bench: ## sync beside rsync and others
 	tools/setup bench
 	$(MAKE) --no-print-directory build
 	bench/sync --goldwire target/release/goldwire
+
+bench-store: ## a store beside borg, restic, casync and plain files
+	tools/setup bench
+	$(MAKE) --no-print-directory build
+	bench/store --goldwire target/release/goldwire
 
 bench-netboot: ## boot beside nginx, dnsmasq, Kea and others
 	tools/setup bench

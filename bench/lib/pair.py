@@ -261,7 +261,7 @@ def script_v1(files):
     return lines
 
 
-def rewrite(raw, files, spare, scratch, seed):
+def rewrite(raw, files, spare, scratch, seed, now=TIME_V2):
     """Rewrites each file as `rm` + `write`, in the order of the disk, as a package manager walks a package."""
     scratch.mkdir()
     counts = {kind: 0 for kind, _ in KINDS}
@@ -274,7 +274,7 @@ def rewrite(raw, files, spare, scratch, seed):
         path = scratch / f"{number:05}"
         path.write_bytes(changed(Path(f.source).read_bytes() if os.path.exists(f.source) else rng.randbytes(f.size), kind, spare, rng))
         lines += [f"cd {f.folder}", f"rm {f.name}", f"write {path} {f.name}"]
-    debugfs(raw, lines, TIME_V2)
+    debugfs(raw, lines, now)
     return counts
 
 
