@@ -27,7 +27,7 @@ pub use own::{
 pub use rolling::Rolling;
 pub use store::{
     Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Moved, Pruned, Put, Reception, Store,
-    StoreError, StoreProblem, StoreResult, StoreSize, StoredVersion,
+    StoreError, StoreProblem, StoreResult, StoreSize, StoredVersion, Twin,
 };
 pub use tree::{
     BuildOptions, Differences, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,

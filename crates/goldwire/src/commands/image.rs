@@ -64,9 +64,19 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     let image = disk::open(path, &args.open)?;
     // A signature vouches for bytes, not for digests that somebody kept.
     let reads_all = secret.is_some();
+    // What both have is proven on the way: the image's bytes are hashed, and those that are here are the same.
+    let twin = if args.dry_run { None } else { store.twin(&args.name)? };
+    let look = |first, chunks: &[u8]| {
+        if let Some(twin) = &twin {
+            twin.look(first, chunks);
+        }
+    };
     let tree = reading("reading", |options| {
         let options = &goldwire_store::BuildOptions { threads: args.threads, ..*options };
-        if reads_all { TreeCache::rebuild(&image, options) } else { TreeCache::of(&image, options) }
+        match reads_all {
+            true => TreeCache::rebuild_looking(&image, options, &look),
+            false => TreeCache::of_looking(&image, options, &look),
+        }
     });
     let tree = tree.with_context(|| shown(path))?;
     let (mut version, mut descriptor) = describe(path, &image, &tree)?;
@@ -91,6 +101,7 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         tree: &tree.tree,
         version: &version,
         descriptor: &descriptor,
+        twin: twin.as_ref(),
     };
     let put =
         reading("storing", |options| store.publish(&args.name, args.channel.as_deref(), &incoming, options))?;

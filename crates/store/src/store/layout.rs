@@ -8,7 +8,7 @@ use std::thread;
 
 use goldwire_stdx::{Folder, spawn_scoped};
 
-use super::{MAP, Store, StoreError, StoreResult, StoredVersion};
+use super::{MAP, Store, StoreError, StoreResult, StoredVersion, Twin};
 use crate::chunk::{CHUNK_SIZE, ChunkId};
 use crate::error::Error;
 use crate::map::{MapWriter, Place, Run};
@@ -21,16 +21,17 @@ const BATCH: u64 = 65_536;
 /// Chunks that are read together to be proven.
 const PROVEN_AT_ONCE: usize = 16;
 
-type Slot = (PackNumber, u32);
+/// A place in a pack.
+pub(super) type Slot = (PackNumber, u32);
 
 /// Writes the map of version `root`, whose tree is `tree`, into `work`, and the ids of the packs that it adds. The caller
-/// holds the writers' lock. `near` is a version that is like it.
+/// holds the writers' lock. `near` is a version that is like it, `twin` one that was looked at when the tree was made.
 pub(super) fn lay_out(
     store: &Store,
     work: &Folder,
     root: &Root,
     tree: &TreeFile,
-    near: Option<&StoredVersion>,
+    (near, twin): (Option<&StoredVersion>, Option<&Twin>),
     options: &BuildOptions<'_>,
 ) -> StoreResult<()> {
     clear_unfinished(store, root)?;
@@ -44,8 +45,13 @@ pub(super) fn lay_out(
             return Err(Error::Stopped.into());
         }
         let ids = tree.ids(0, start..(start + BATCH).min(shape.chunks()))?;
-        let mut places =
-            near.map_or(Ok(vec![None; ids.len()]), |near| where_near(near, start, &ids, options.threads))?;
+        let mut places = vec![None; ids.len()];
+        if let Some(twin) = twin {
+            twin.note_places(start, &ids, &mut places)?;
+        }
+        if let Some(near) = near {
+            find_near(near, start, &ids, &mut places, options.threads)?;
+        }
         let mut open: Vec<usize> =
             (0..ids.len()).filter(|at| places[*at].is_none() && !ids[*at].is_zero()).collect();
         open.sort_unstable_by_key(|at| ids[*at]);
@@ -104,21 +110,27 @@ pub(super) fn remove_pack(store: &Store, number: PackNumber) -> StoreResult<()> 
     store.packs.sync().map_err(StoreError::file("make durable", store.packs.path()))
 }
 
-/// The places of the chunks that `near` has at the same index. Each is read, on several cores: what is damaged there is no
-/// chunk.
-fn where_near(
+/// Finds the chunks without a place that `near` has at the same index. Each is read, on several cores: what is damaged there
+/// is no chunk.
+fn find_near(
     near: &StoredVersion,
     start: u64,
     ids: &[ChunkId],
+    places: &mut [Option<Slot>],
     threads: Option<NonZeroUsize>,
-) -> StoreResult<Vec<Option<Slot>>> {
-    let mut places = vec![None; ids.len()];
+) -> StoreResult<()> {
     let end = (start + ids.len() as u64).min(near.tree().shape().chunks());
     if start >= end {
-        return Ok(places);
+        return Ok(());
     }
     let old = near.tree().ids(0, start..end)?;
-    let same: Vec<bool> = old.iter().zip(ids).map(|(old, id)| old == id && !old.is_zero()).collect();
+    let is_same = |((old, id), place): ((&ChunkId, &ChunkId), &Option<Slot>)| {
+        old == id && !old.is_zero() && place.is_none()
+    };
+    let same: Vec<bool> = old.iter().zip(ids).zip(&*places).map(is_same).collect();
+    if !same.contains(&true) {
+        return Ok(());
+    }
     let threads = threads.or_else(|| thread::available_parallelism().ok()).map_or(2, NonZeroUsize::get);
     let part = same.len().div_ceil(threads).max(PROVEN_AT_ONCE);
     thread::scope(|scope| {
@@ -134,8 +146,7 @@ fn where_near(
             // A system that is short of threads saves no work: what was not proven is brought.
             Err(_) => Ok(()),
         })
-    })?;
-    Ok(places)
+    })
 }
 
 /// Notes the places of those chunks, from chunk `first` on, that are the `same` in `near` and are there.

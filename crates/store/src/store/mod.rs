@@ -9,6 +9,7 @@ mod prune;
 mod put;
 #[cfg(test)]
 mod tests;
+mod twin;
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -24,6 +25,7 @@ pub use error::{StoreError, StoreResult};
 pub use image::{Channel, ImageNames, ImageVersion, LATEST, Moved};
 pub use prune::{Keep, Pruned};
 pub use put::{Incoming, Put, Reception};
+pub use twin::Twin;
 
 use crate::pack::{PackNumber, Reader};
 use crate::tree::{Root, TreeGeometry};

@@ -3,17 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use goldwire_disk::BlockDevice;
-use goldwire_stdx::{AlignedBuffer, Existing, Folder};
+use goldwire_stdx::{AlignedBuffer, Existing, Folder, spawn_scoped};
 
 use super::device::Unproven;
 use super::image::{ImageNames, now};
 use super::layout::lay_out;
-use super::{DESCRIPTOR, MAP, Store, StoreError, StoreResult, TREE};
+use super::{DESCRIPTOR, MAP, Store, StoreError, StoreResult, TREE, Twin};
 use crate::chunk::{CHUNK_SIZE, ChunkId};
 use crate::error::Error;
 use crate::map::{Map, Place, Run};
@@ -38,6 +40,8 @@ pub struct Incoming<'a> {
     pub version: &'a Version,
     /// The bytes of its descriptor.
     pub descriptor: &'a [u8],
+    /// A version that is here, which looked on when the tree was made from the content.
+    pub twin: Option<&'a Twin>,
 }
 
 /// What putting a version in did.
@@ -107,7 +111,8 @@ impl Store {
             copy_tree(incoming.tree, &tree)?;
             tree.sync()?;
         }
-        reception.lay_out(&tree, self.near(image, incoming.version)?, options, |_| ())?;
+        let near = (self.near(image, incoming.version)?, incoming.twin);
+        reception.lay_out_beside(&tree, near, options, |_| ())?;
         let put = reception.fill(incoming, options)?;
         let root = reception.read_back(options)?.0;
         if root != incoming.version.root {
@@ -248,6 +253,16 @@ impl Reception {
         tree: &TreeFile,
         near: Option<Root>,
         options: &BuildOptions<'_>,
+        is_here: impl FnMut(Range<u64>),
+    ) -> StoreResult<bool> {
+        self.lay_out_beside(tree, (near, None), options, is_here)
+    }
+
+    fn lay_out_beside(
+        &self,
+        tree: &TreeFile,
+        (near, twin): (Option<Root>, Option<&Twin>),
+        options: &BuildOptions<'_>,
         mut is_here: impl FnMut(Range<u64>),
     ) -> StoreResult<bool> {
         let root = &self.version.root;
@@ -257,7 +272,7 @@ impl Reception {
             // It only saves work: one that is damaged, or was pruned meanwhile, saves none.
             let near = near.and_then(|near| self.store.version(&near).ok());
             let _lock = self.store.lock()?;
-            lay_out(&self.store, &self.work, root, tree, near.as_ref(), options)?;
+            lay_out(&self.store, &self.work, root, tree, (near.as_ref(), twin), options)?;
         }
         let map = Map::open(&self.work, MAP)?;
         let packs = &self.store.packs;
@@ -435,57 +450,47 @@ impl Reception {
         Ok(())
     }
 
-    /// Reads the chunks that are not here from an image.
+    /// Reads the chunks that are not here from an image, on several cores.
     fn fill(&self, incoming: &Incoming<'_>, options: &BuildOptions<'_>) -> StoreResult<Put> {
         let layout = self.layout()?;
         let mut put = Put::default();
-        let mut written: BTreeMap<PackNumber, Slots> = BTreeMap::new();
+        let mut taken = BTreeMap::new();
         for (number, fill) in &layout.fills {
             put.chunks_new += u64::from(fill.ids.slots());
             put.chunks_resumed += u64::from(fill.slots.count());
-            written.insert(*number, fill.slots.clone());
+            taken.insert(*number, fill.slots.clone());
         }
         let progress = options.progress;
         progress.bytes_total.store(put.chunks_new * CHUNK_SIZE as u64, Ordering::Relaxed);
         progress.bytes_done.store(put.chunks_resumed * CHUNK_SIZE as u64, Ordering::Relaxed);
-        let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
-        let (mut unnoted, mut bytes) = (Vec::new(), 0);
-        let done = layout.map.for_each(|run| {
-            let (Some(fill), Some(written)) = (layout.fills.get(&run.pack), written.get_mut(&run.pack))
-            else {
-                return Ok(());
-            };
-            let mut at = 0;
-            while at < run.count {
+        let pieces = Mutex::new(Pieces { next: 0, taken });
+        let unnoted = Mutex::new((Vec::new(), 0));
+        let done = on_cores(options.threads, |has_failed| {
+            let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
+            while !has_failed.load(Ordering::Relaxed) {
                 if options.stop.load(Ordering::Relaxed) {
                     return Err(Error::Stopped.into());
                 }
-                // A chunk that the disk has twice is written once.
-                let is_open = |at: &u32| !written.contains(run.slot + at);
-                let count = (at..run.count.min(at + STEP)).take_while(is_open).count() as u32;
-                if count == 0 {
-                    at += 1;
-                    continue;
-                }
-                let first = run.first + u64::from(at);
-                let chunks = &mut buffer[..count as usize * CHUNK_SIZE];
-                read_chunks(incoming, first, chunks)?;
-                fill.pack.write(run.slot + at, chunks)?;
-                written.insert(run.slot + at..run.slot + at + count);
-                unnoted.push((first, u64::from(count)));
-                bytes += chunks.len() as u64;
+                let mut pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(piece) = pieces.next(layout)? else { return Ok(()) };
+                drop(pieces);
+                let chunks = &mut buffer[..piece.count as usize * CHUNK_SIZE];
+                read_chunks(incoming, piece.first, chunks)?;
+                layout.pack(&self.store, piece.pack)?.write(piece.slot, chunks)?;
                 progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
-                if bytes >= NOTE_EVERY {
-                    self.note(&unnoted)?;
-                    unnoted.clear();
-                    bytes = 0;
+                let mut unnoted = unnoted.lock().unwrap_or_else(PoisonError::into_inner);
+                unnoted.0.push((piece.first, u64::from(piece.count)));
+                unnoted.1 += chunks.len() as u64;
+                if unnoted.1 >= NOTE_EVERY {
+                    let (chunks, _) = std::mem::take(&mut *unnoted);
+                    drop(unnoted);
+                    self.note(&chunks)?;
                 }
-                at += count;
             }
             Ok(())
         });
         // Also of a run that fails: what is written is not written again.
-        self.note(&unnoted)?;
+        self.note(&unnoted.into_inner().unwrap_or_else(PoisonError::into_inner).0)?;
         done.map(|()| put)
     }
 
@@ -538,24 +543,91 @@ impl Layout {
     }
 }
 
-impl Fill {
-    /// Whether the medium has what the pack should hold.
-    fn is_right(&self, options: &BuildOptions<'_>) -> StoreResult<bool> {
-        let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
-        for first in (0..self.ids.slots()).step_by(STEP as usize) {
-            if options.stop.load(Ordering::Relaxed) {
-                return Err(Error::Stopped.into());
+/// What an image has to give, in pieces, in the order of the disk.
+struct Pieces {
+    /// The chunk from which on nothing was given out.
+    next: u64,
+    /// Slots that are filled or given out: a chunk that the disk has twice is written once.
+    taken: BTreeMap<PackNumber, Slots>,
+}
+
+impl Pieces {
+    fn next(&mut self, layout: &Layout) -> StoreResult<Option<Run>> {
+        loop {
+            let run = match layout.map.place(self.next)? {
+                Place::In(run) => run,
+                Place::Zero(u64::MAX) => return Ok(None),
+                Place::Zero(until) => {
+                    self.next = until;
+                    continue;
+                }
+            };
+            let Some(taken) = self.taken.get_mut(&run.pack) else {
+                self.next = run.end();
+                continue;
+            };
+            let slots = run.slot..run.slot + run.count.min(STEP);
+            let count = slots.take_while(|slot| !taken.contains(*slot)).count() as u32;
+            if count == 0 {
+                self.next += 1;
+                continue;
             }
-            let ids = self.ids.ids(first..(first + STEP).min(self.ids.slots()))?;
-            let chunks = &mut buffer[..ids.len() * CHUNK_SIZE];
-            self.pack.read(first, chunks)?;
-            options.progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
-            if ids.iter().zip(chunks.chunks_exact(CHUNK_SIZE)).any(|(id, chunk)| ChunkId::of(chunk) != *id) {
-                return Ok(false);
-            }
+            taken.insert(run.slot..run.slot + count);
+            self.next = run.first + u64::from(count);
+            return Ok(Some(Run { count, ..run }));
         }
-        Ok(true)
     }
+}
+
+impl Fill {
+    /// Whether the medium has what the pack should hold. It is read on several cores.
+    fn is_right(&self, options: &BuildOptions<'_>) -> StoreResult<bool> {
+        let (next, is_right) = (AtomicU32::new(0), AtomicBool::new(true));
+        on_cores(options.threads, |_| {
+            let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
+            while is_right.load(Ordering::Relaxed) {
+                let first = next.fetch_add(STEP, Ordering::Relaxed);
+                if first >= self.ids.slots() {
+                    break;
+                }
+                if options.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped.into());
+                }
+                let ids = self.ids.ids(first..(first + STEP).min(self.ids.slots()))?;
+                let chunks = &mut buffer[..ids.len() * CHUNK_SIZE];
+                self.pack.read(first, chunks)?;
+                options.progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
+                let mut pairs = ids.iter().zip(chunks.chunks_exact(CHUNK_SIZE));
+                is_right.fetch_and(pairs.all(|(id, chunk)| ChunkId::of(chunk) == *id), Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        Ok(is_right.into_inner())
+    }
+}
+
+/// Does the same work on `threads` threads, or as many as there are cores, until each is at its end: the first failure. A
+/// system that is short of threads does it on fewer, or on this one. The work is told when a thread has failed.
+fn on_cores(
+    threads: Option<NonZeroUsize>,
+    work: impl Fn(&AtomicBool) -> StoreResult<()> + Sync,
+) -> StoreResult<()> {
+    let threads = threads.or_else(|| thread::available_parallelism().ok()).map_or(2, NonZeroUsize::get);
+    let has_failed = AtomicBool::new(false);
+    let work = || {
+        let outcome = work(&has_failed);
+        has_failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
+        outcome
+    };
+    let work = &work;
+    thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map_while(|_| spawn_scoped(scope, "store", work).ok()).collect();
+        let here = work();
+        others
+            .into_iter()
+            .map(|other| other.join().unwrap_or(Err(Error::Stopped.into())))
+            .fold(here, Result::and)
+    })
 }
 
 /// Reads chunks of what comes, which must be those of its tree.

@@ -1,5 +1,7 @@
 //! A store against a model of plain bytes.
 
+mod many;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -55,6 +57,25 @@ impl Scene {
         self.publish_from(image, content, &MemDevice::with_content(content.to_vec()))
     }
 
+    /// Publishes `content` as a command does: the latest version looks on while it is hashed.
+    fn publish_beside(&self, image: &str, content: &[u8]) -> StoreResult<(Root, Put)> {
+        let twin = self.store.twin(image)?;
+        let (tree, version) = self.tree(content);
+        let chunks = content.chunks(CHUNK_SIZE).enumerate();
+        for (index, chunk) in chunks.filter(|_| twin.is_some()) {
+            let mut whole = chunk.to_vec();
+            whole.resize(CHUNK_SIZE, 0);
+            twin.as_ref().unwrap().look(index as u64, &whole);
+        }
+        let descriptor = version.encode(None).unwrap();
+        let device = MemDevice::with_content(content.to_vec());
+        let (device, twin): (&dyn BlockDevice, _) = (&device, twin.as_ref());
+        let incoming = Incoming { device, tree: &tree, version: &version, descriptor: &descriptor, twin };
+        let progress = Progress::default();
+        let put = self.store.publish(image, None, &incoming, &options(&progress))?;
+        Ok((version.root, put))
+    }
+
     /// Publishes `content`, whose bytes the device may give or not.
     fn publish_from(
         &self,
@@ -64,7 +85,8 @@ impl Scene {
     ) -> StoreResult<(Root, Put)> {
         let (tree, version) = self.tree(content);
         let descriptor = version.encode(None).unwrap();
-        let incoming = Incoming { device, tree: &tree, version: &version, descriptor: &descriptor };
+        let incoming =
+            Incoming { device, tree: &tree, version: &version, descriptor: &descriptor, twin: None };
         let progress = Progress::default();
         let put = self.store.publish(image, None, &incoming, &options(&progress))?;
         Ok((version.root, put))
@@ -178,7 +200,11 @@ proptest! {
             let content = disk(seed, 10 + seed as usize, 30);
             match step {
                 0..3 => {
-                    let (root, _) = scene.publish(&image, &content).unwrap();
+                    let published = match fault % 2 {
+                        0 => scene.publish(&image, &content),
+                        _ => scene.publish_beside(&image, &content),
+                    };
+                    let (root, _) = published.unwrap();
                     let versions = model.entry(image).or_default();
                     if versions.iter().all(|(other, _)| *other != root) {
                         versions.push((root, content));
@@ -280,6 +306,39 @@ fn damage_is_not_passed_on() {
     scene.assert_content(&root, &newer);
 }
 
+/// Nor from one that looked on while the image was read: what is damaged there is not the image's, and an image that has
+/// the very damage has another chunk.
+#[test]
+fn a_twin_passes_no_damage_on() {
+    let scene = Scene::new();
+    let content = disk(1, 40, 1 << 40);
+    scene.publish("a", &content).unwrap();
+    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[7 * CHUNK_SIZE + 100] ^= 4;
+    std::fs::write(&pack, &bytes).unwrap();
+    let mut newer = content.clone();
+    newer[20 * CHUNK_SIZE] ^= 1;
+    let (root, put) = scene.publish_beside("a", &newer).unwrap();
+    assert_eq!(put.chunks_new, 2);
+    scene.assert_content(&root, &newer);
+    newer[7 * CHUNK_SIZE + 100] ^= 4;
+    let (root, put) = scene.publish_beside("a", &newer).unwrap();
+    assert_eq!(put.chunks_new, 1);
+    scene.assert_content(&root, &newer);
+    // Bytes that somebody showed it are no proof for a chunk of another id.
+    let twin = scene.store.twin("a").unwrap().unwrap();
+    for (index, chunk) in newer.chunks_exact(CHUNK_SIZE).enumerate() {
+        twin.look(index as u64, chunk);
+    }
+    let mut ids = twin.version().tree().ids(0, 0..30).unwrap();
+    ids[3] = crate::chunk::ChunkId([9; 32]);
+    let mut places = vec![None; 30];
+    twin.note_places(0, &ids, &mut places).unwrap();
+    let found: Vec<bool> = places.iter().map(Option::is_some).collect();
+    assert_eq!(found, (0..30).map(|index| index != 3).collect::<Vec<_>>());
+}
+
 /// The same content, now signed, is signed; nobody takes a signature away.
 #[test]
 fn a_signature_comes_to_content_that_is_here() {
@@ -292,7 +351,8 @@ fn a_signature_comes_to_content_that_is_here() {
     let device = MemDevice::with_content(content.clone());
     let progress = Progress::default();
     let version = Version::decode(&signed).unwrap();
-    let incoming = Incoming { device: &device, tree: &tree, version: &version, descriptor: &signed };
+    let incoming =
+        Incoming { device: &device, tree: &tree, version: &version, descriptor: &signed, twin: None };
     scene.store.publish("a", None, &incoming, &options(&progress)).unwrap();
     assert_eq!(scene.store.describe(&root).unwrap().0.signer, Some(key.public()));
     scene.publish("a", &content).unwrap();

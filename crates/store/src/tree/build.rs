@@ -39,6 +39,10 @@ pub struct BuildOptions<'a> {
     pub progress: &'a Progress,
 }
 
+/// Sees the bytes that are hashed: chunks that lie end to end, from the index of the first on. What passes the end of the
+/// disk is zero. Several threads call it.
+pub(crate) type Look<'a> = dyn Fn(u64, &[u8]) + Sync + 'a;
+
 /// Fills the empty `tree` from `device` and returns the root with the number of chunks that are not zero.
 ///
 /// # Errors
@@ -47,6 +51,16 @@ pub fn build_tree(
     device: &dyn BlockDevice,
     tree: &TreeFile,
     options: &BuildOptions<'_>,
+) -> Result<(Root, u64)> {
+    build_tree_looking(device, tree, options, &|_, _| ())
+}
+
+/// As [`build_tree`]; `look` sees all that is hashed.
+pub(crate) fn build_tree_looking(
+    device: &dyn BlockDevice,
+    tree: &TreeFile,
+    options: &BuildOptions<'_>,
+    look: &Look<'_>,
 ) -> Result<(Root, u64)> {
     let nodes = tree.shape().chunks().div_ceil(FANOUT);
     options.progress.bytes_total.store(device.size(), Ordering::Relaxed);
@@ -65,7 +79,7 @@ pub fn build_tree(
             if options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped);
             }
-            let outcome = hash_node(device, tree, node, &mut buffer);
+            let outcome = hash_node(device, tree, node, &mut buffer, look);
             failed.fetch_or(outcome.is_err(), Ordering::Relaxed);
             used.fetch_add(outcome?, Ordering::Relaxed);
             let covered = tree.shape().chunk_range(node * FANOUT).start
@@ -85,7 +99,13 @@ pub fn build_tree(
 }
 
 /// Hashes the chunks below level-1 node `node`; returns how many are not zero.
-fn hash_node(device: &dyn BlockDevice, tree: &TreeFile, node: u64, buffer: &mut [u8]) -> Result<u64> {
+fn hash_node(
+    device: &dyn BlockDevice,
+    tree: &TreeFile,
+    node: u64,
+    buffer: &mut [u8],
+    look: &Look<'_>,
+) -> Result<u64> {
     let shape = tree.shape();
     let chunks = shape.children(1, node);
     let chunks = if shape.levels() == 1 { 0..1 } else { chunks };
@@ -106,6 +126,7 @@ fn hash_node(device: &dyn BlockDevice, tree: &TreeFile, node: u64, buffer: &mut 
         // Only the disk's last chunk can be short; its padding is zeros.
         buffer[length..length.next_multiple_of(CHUNK_SIZE)].fill(0);
         device.read_at(&mut buffer[..length], start).map_err(|source| Error::read_disk(start, source))?;
+        look(index, &buffer[..length.next_multiple_of(CHUNK_SIZE)]);
         for (chunk, bytes) in (index..last).zip(buffer.chunks_exact(CHUNK_SIZE)) {
             let slot = (chunk - chunks.start) as usize;
             ids[slot] = ChunkId::of(bytes);

@@ -19,7 +19,7 @@ use std::time::Duration;
 use goldwire_disk::Image;
 use goldwire_stdx::{Existing, Folder, to_hex};
 
-use super::build::{BuildOptions, build_tree};
+use super::build::{BuildOptions, Look, build_tree_looking};
 use super::file::{Seal, TreeFile};
 use super::geometry::{Root, TreeGeometry};
 use crate::error::{Error, Result};
@@ -50,7 +50,16 @@ impl TreeCache {
     /// Reading the disk; `Changed` when a file of the chain changed during the run; `Stopped`. A cache that
     /// cannot be read or written is no error.
     pub fn of(image: &Image, options: &BuildOptions<'_>) -> Result<Self> {
-        Self::load(image).map_or_else(|| Self::rebuild(image, options), Ok)
+        Self::of_looking(image, options, &|_, _| ())
+    }
+
+    /// As [`of`](Self::of); `look` sees the bytes of all chunks that are hashed, and nothing where a tree was kept: the
+    /// index of the first, and chunks that lie end to end. Several threads call it.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn of_looking(image: &Image, options: &BuildOptions<'_>, look: &Look<'_>) -> Result<Self> {
+        Self::load(image).map_or_else(|| Self::rebuild_looking(image, options, look), Ok)
     }
 
     /// The image's tree from its bytes, whatever is kept: for when a kept tree is no proof.
@@ -58,11 +67,19 @@ impl TreeCache {
     /// # Errors
     /// As [`of`](Self::of).
     pub fn rebuild(image: &Image, options: &BuildOptions<'_>) -> Result<Self> {
+        Self::rebuild_looking(image, options, &|_, _| ())
+    }
+
+    /// As [`rebuild`](Self::rebuild); `look` sees all that is hashed.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn rebuild_looking(image: &Image, options: &BuildOptions<'_>, look: &Look<'_>) -> Result<Self> {
         let size = image.device.size();
         let shape = TreeGeometry::new(size).ok_or(Error::TooLarge { size })?;
         let scratch = Scratch::new(image, shape)?;
         let tree = &scratch.tree;
-        let (root, chunks_used) = build_tree(image.device.as_ref(), tree, options)?;
+        let (root, chunks_used) = build_tree_looking(image.device.as_ref(), tree, options, look)?;
         if let Some(path) = image.changed().map_err(|source| Error::read_disk(0, source))? {
             return Err(Error::Changed { path });
         }
