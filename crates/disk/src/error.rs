@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::{Hints, printable_bytes};
+use goldwire_stdx::{Hints, is_out_of_space, is_unavailable, printable_bytes};
 
 /// The result of everything in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -27,6 +27,12 @@ pub enum ErrorKind {
     Denied,
     /// A request that makes no sense, such as a size that the format cannot hold.
     Invalid,
+    /// There is no room for what is written: the medium is full, a quota is used up, or the file is as long as a limit
+    /// lets it be.
+    NoSpace,
+    /// What holds the bytes does not answer now, and may later: a server or a line is away. The same call on the same
+    /// device may succeed then. A sector that cannot be read is `Io`, and so is a file that its server has no more.
+    Unavailable,
     /// The operating system failed us.
     Io,
 }
@@ -68,6 +74,8 @@ impl Error {
         let kind = match source.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             io::ErrorKind::PermissionDenied => ErrorKind::Denied,
+            kind if is_out_of_space(kind) => ErrorKind::NoSpace,
+            _ if is_unavailable(&source) => ErrorKind::Unavailable,
             _ => ErrorKind::Io,
         };
         Self {
@@ -132,5 +140,37 @@ pub(crate) fn shown(path: &Path) -> String {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_ref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_becomes_a_kind() {
+        for (errno, kind) in [
+            (Errno::NOENT, ErrorKind::NotFound),
+            (Errno::ACCESS, ErrorKind::Denied),
+            (Errno::NOSPC, ErrorKind::NoSpace),
+            (Errno::DQUOT, ErrorKind::NoSpace),
+            (Errno::FBIG, ErrorKind::NoSpace),
+            (Errno::TIMEDOUT, ErrorKind::Unavailable),
+            (Errno::HOSTDOWN, ErrorKind::Unavailable),
+            (Errno::IO, ErrorKind::Io),
+            (Errno::STALE, ErrorKind::Io),
+        ] {
+            assert_eq!(Error::io("a", "write data", errno.into()).kind(), kind, "{errno}");
+        }
+    }
+
+    /// `/dev/full` is the one file of every machine that is always full.
+    #[test]
+    fn a_full_medium_is_told_by_its_kind() {
+        let file = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let host = crate::host::HostFile::new(file, Path::new("/dev/full"));
+        assert_eq!(host.write(&[1; 512], 0, "data").unwrap_err().kind(), ErrorKind::NoSpace);
     }
 }

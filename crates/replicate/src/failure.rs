@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use goldwire_stdx::{Hints, Report};
+use goldwire_stdx::{Hints, Report, is_out_of_space};
 
 use crate::wire::{Failure, FailureKind, WireError};
 
@@ -25,8 +25,7 @@ impl Failure {
     /// A failure with the chain of `error`.
     pub fn of(kind: FailureKind, error: &(dyn Error + 'static)) -> Self {
         let report = Report::of(error);
-        let kind =
-            if kind == FailureKind::Other && is_out_of_space(error) { FailureKind::Space } else { kind };
+        let kind = if kind == FailureKind::Other && is_full(error) { FailureKind::Space } else { kind };
         let failure = Self { kind, chain: report.chain, hints: report.hints };
         if kind == FailureKind::Space {
             failure.hint("free some space and run the same command again; what was received is kept")
@@ -37,7 +36,7 @@ impl Failure {
 
     /// An operating-system error while `doing` something.
     pub fn io(doing: impl Into<String>, error: &io::Error) -> Self {
-        Self::of(FailureKind::Other, &CloneOfIo(error.raw_os_error(), error.to_string())).context(doing)
+        Self::of(FailureKind::Other, &CloneOfIo(error.kind(), error.to_string())).context(doing)
     }
 
     /// Puts a sentence before the chain.
@@ -140,9 +139,9 @@ impl From<WireError> for Failure {
     }
 }
 
-/// An `io::Error` cannot be cloned; its number and text are what matters.
+/// An `io::Error` cannot be cloned; its kind and text are what matters.
 #[derive(Debug)]
-struct CloneOfIo(Option<i32>, String);
+struct CloneOfIo(io::ErrorKind, String);
 
 impl fmt::Display for CloneOfIo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,21 +151,15 @@ impl fmt::Display for CloneOfIo {
 
 impl Error for CloneOfIo {}
 
-fn is_out_of_space(error: &(dyn Error + 'static)) -> bool {
-    let full = |number: Option<i32>| {
-        number.map(rustix::io::Errno::from_raw_os_error).is_some_and(|errno| {
-            errno == rustix::io::Errno::NOSPC
-                || errno == rustix::io::Errno::DQUOT
-                || errno == rustix::io::Errno::FBIG
-        })
-    };
+fn is_full(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        let number = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-            .or_else(|| error.downcast_ref::<CloneOfIo>().and_then(|error| error.0));
-        if full(number) {
+        let of_disk = error.downcast_ref().map(goldwire_disk::Error::kind);
+        let of_system = error
+            .downcast_ref()
+            .map(io::Error::kind)
+            .or_else(|| error.downcast_ref::<CloneOfIo>().map(|error| error.0));
+        if of_disk == Some(goldwire_disk::ErrorKind::NoSpace) || of_system.is_some_and(is_out_of_space) {
             return true;
         }
         cause = error.source();
@@ -187,8 +180,14 @@ mod tests {
             assert_eq!(failure.kind, FailureKind::Space, "{errno}");
             assert!(failure.to_string().contains("what was received is kept"), "{failure}");
             let disk = goldwire_disk::Error::io("a", "write", error(errno));
+            assert_eq!(disk.kind(), goldwire_disk::ErrorKind::NoSpace, "{errno}");
             assert_eq!(Failure::from(disk).kind, FailureKind::Space, "{errno}");
         }
+        // A device that ran full without asking the system.
+        let disk = goldwire_disk::Error::new(goldwire_disk::ErrorKind::NoSpace, "a", "is full");
+        assert_eq!(Failure::from(disk).kind, FailureKind::Space);
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(Failure::io("write a", &full).kind, FailureKind::Space);
         for errno in [Errno::IO, Errno::ACCESS, Errno::ROFS] {
             assert_eq!(Failure::io("write a", &error(errno)).kind, FailureKind::Other, "{errno}");
         }

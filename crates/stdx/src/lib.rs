@@ -1,6 +1,6 @@
 //! What std lacks, with no word of the domain: byte sizes, aligned buffers, bounded reading, rate limits, error chains with
 //! hints, words of a shell, hex, UUIDs, threads that may be refused, one way to stop, strangers' strings made fit to be shown,
-//! folders that are held by their descriptor.
+//! folders that are held by their descriptor, what a medium answers.
 
 mod bucket;
 mod buffer;
@@ -8,6 +8,7 @@ mod file;
 mod folder;
 mod hex;
 mod host_name;
+mod medium;
 mod printable;
 mod report;
 mod shell;
@@ -24,6 +25,7 @@ pub use file::{read_bounded, read_open_bounded, read_open_text_bounded, read_tex
 pub use folder::{ENTRIES_MAX, Existing, Folder, Manners, Owner, is_scratch};
 pub use hex::{from_hex, to_hex};
 pub use host_name::is_host_name;
+pub use medium::{is_out_of_space, is_unavailable};
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};
 pub use shell::{shell_path, shell_word};

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::{Hints, shell_path};
+use goldwire_stdx::{Hints, is_out_of_space, shell_path};
 
 use crate::tree::Root;
 use crate::version::VersionError;
@@ -146,7 +146,7 @@ impl Hints for StoreError {
                 "give the command again when it has ended: the content is here then, and is only named"
                     .into(),
             ],
-            Self::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            Self::File { source, .. } if is_out_of_space(source.kind()) => {
                 vec!["what is here already stays: make room and give the same command again".into()]
             }
             Self::Tree(error) => error.hints(),

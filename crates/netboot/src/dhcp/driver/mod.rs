@@ -28,7 +28,7 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use goldwire_stdx::Stop;
+use goldwire_stdx::{Stop, is_out_of_space};
 use rustix::event::{EventfdFlags, eventfd};
 
 pub(crate) use clock::Clock;
@@ -220,7 +220,7 @@ pub(crate) fn open_leases(
         match rewrite_all(&mut log, table, clock.now()) {
             // The rest of the member serves, nobody is given an address, and the log's thread tries again until there is
             // room: see [`crate::member::Fitness`].
-            Err(LogError::Rewrite(error)) if is_full(&error) => {}
+            Err(LogError::Rewrite(error)) if is_out_of_space(error.kind()) => {}
             done => done?,
         }
     }
@@ -240,10 +240,6 @@ fn rewrite_all(log: &mut Log, table: &Table, now: Time) -> Result<(), LogError> 
         }
     }
     log.finish_rewrite().map(drop)
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Binds all sockets.
