@@ -37,7 +37,10 @@ pub struct Extent {
 
 /// A virtual disk as its guest sees it. Offsets and lengths are guest bytes.
 ///
-/// Every method takes `&self` and may be called from several threads at once.
+/// Every method takes `&self` and may be called from several threads at once. Each may fail with `Unavailable` beside the
+/// errors that it names: what holds the bytes does not answer now, and may later.
+///
+/// No method has a default: a device that wraps another one would answer for itself where the inner one knows better.
 pub trait BlockDevice: Send + Sync {
     /// The guest-visible size in bytes.
     fn size(&self) -> u64;
@@ -51,7 +54,7 @@ pub trait BlockDevice: Send + Sync {
     /// Writes all of `buf` at `offset`; durable only after [`flush`](Self::flush).
     ///
     /// # Errors
-    /// `ReadOnly`, `OutOfRange` (nothing is written), `Io`.
+    /// `ReadOnly`, `OutOfRange` (nothing is written), `NoSpace`, `Io`.
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()>;
 
     /// The run of one kind that starts at `offset`. Runs may be reported in pieces: two neighbours may have the
@@ -69,13 +72,31 @@ pub trait BlockDevice: Send + Sync {
     /// order the writes arrive in. Formats that need no allocation do nothing.
     ///
     /// # Errors
-    /// `ReadOnly`, `OutOfRange`, `Io`.
+    /// `ReadOnly`, `OutOfRange`, `NoSpace`, `Io`.
     fn allocate(&self, offset: u64, length: u64) -> Result<()>;
+
+    /// Says that the guest does not need the bytes of the range any more. Each of them reads afterwards as before or as
+    /// zero, and never as anything else: not as what was there earlier, and not as what a parent holds. What was zero by
+    /// the next successful [`flush`](Self::flush) stays zero.
+    ///
+    /// Formats give back what they can. Blocks that the range covers in part may stay, as everything does where the file
+    /// system cannot take space back, and that is no error.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `OutOfRange` (nothing is discarded), `Io`.
+    fn discard(&self, offset: u64, length: u64) -> Result<()>;
+
+    /// Makes the range read as zero, as cheaply as the format can; durable only after [`flush`](Self::flush). What has no
+    /// place in the file needs none for that.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `OutOfRange` (nothing is written), `NoSpace`, `Io`.
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()>;
 
     /// Makes all earlier writes and the format's own tables durable (`fdatasync` or stronger).
     ///
     /// # Errors
-    /// `Io`. After an error nothing may be assumed about unflushed writes.
+    /// `NoSpace`, `Io`. After an error nothing may be assumed about unflushed writes.
     fn flush(&self) -> Result<()>;
 }
 

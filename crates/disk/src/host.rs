@@ -8,11 +8,17 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate};
 use rustix::io::Errno;
 
 use crate::image::Access;
 use crate::{Error, ErrorKind, Result};
+
+/// What file systems give back in: their blocks, or a multiple of them.
+const PAGE: u64 = 4096;
+
+/// What is written at once where zeros have to be written.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Opens what the user named: a regular file or a block device. `O_NONBLOCK` keeps a FIFO from holding us.
 pub(crate) fn open_named_file(path: &Path, access: Access) -> Result<File> {
@@ -89,6 +95,75 @@ impl HostFile {
             .map_err(|e| Error::io(&self.path, format!("write {what} at byte {offset}"), e))
     }
 
+    /// Gives the whole pages of a range back where the file system can: then they read as zero, else as before.
+    pub(crate) fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        let pages = whole_pages(offset, length);
+        self.fallocate(FallocateFlags::PUNCH_HOLE, pages.start, pages.end - pages.start).map(drop)
+    }
+
+    /// Makes a range read as zero without writing to it. False if the file system cannot; then the range is as it was.
+    pub(crate) fn punch(&self, offset: u64, length: u64) -> Result<bool> {
+        Ok(self.fallocate(FallocateFlags::PUNCH_HOLE, offset, length)?
+            || self.fallocate(FallocateFlags::ZERO_RANGE, offset, length)?)
+    }
+
+    /// Makes a range read as zero; what the file has of it, for it does not become longer by that.
+    pub(crate) fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        if self.punch(offset, length)? {
+            return Ok(());
+        }
+        // A block device takes whole blocks only.
+        let (end, pages) = (offset + length, whole_pages(offset, length));
+        if pages.end - pages.start < length && self.punch(pages.start, pages.end - pages.start)? {
+            self.write_zeros(offset, pages.start.min(end))?;
+            return self.write_zeros(pages.end.max(offset), end);
+        }
+        self.write_zeros(offset, end)
+    }
+
+    /// Writes zeros over what the file has of a range.
+    fn write_zeros(&self, mut offset: u64, end: u64) -> Result<()> {
+        let end = end.min(self.length()?);
+        while offset < end {
+            let (has_data, run) = self.data_run(offset, end - offset)?;
+            let mut rest = if has_data { run } else { 0 };
+            offset += run - rest;
+            while rest > 0 {
+                let piece = rest.min(ZEROS.len() as u64);
+                self.write(&ZEROS[..piece as usize], offset, "zeros")?;
+                offset += piece;
+                rest -= piece;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file system did it.
+    fn fallocate(&self, how: FallocateFlags, offset: u64, length: u64) -> Result<bool> {
+        if length == 0 {
+            return Ok(true);
+        }
+        #[cfg(test)]
+        if crate::journal::has_no_holes() {
+            return Ok(false);
+        }
+        loop {
+            match fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, length) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV) => return Ok(false),
+                Err(error) => {
+                    let doing = format!("zero {length} bytes at byte {offset}");
+                    return Err(Error::io(&self.path, doing, error.into()));
+                }
+            }
+        }
+        *self.data.lock().unwrap_or_else(PoisonError::into_inner) = 0..0;
+        #[cfg(test)]
+        self.record(|| crate::journal::Change::Zero { offset, length });
+        Ok(true)
+    }
+
     /// Cuts the file or extends it with a hole.
     pub(crate) fn set_length(&self, length: u64) -> Result<()> {
         #[cfg(test)]
@@ -135,4 +210,11 @@ impl HostFile {
             journal.push(change());
         }
     }
+}
+
+/// The pages that lie in a range as a whole; an empty range at its end if none does.
+fn whole_pages(offset: u64, length: u64) -> Range<u64> {
+    let end = offset.saturating_add(length);
+    let start = offset.checked_next_multiple_of(PAGE).unwrap_or(end).min(end);
+    start..(end / PAGE * PAGE).max(start)
 }

@@ -1,5 +1,6 @@
 //! For crash tests: every change of a file in order, and what a crash leaves of them.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -8,8 +9,16 @@ use std::sync::{Arc, Mutex};
 /// One change of a file.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     SetLength(u64),
+    /// These bytes read as zero. The file does not become longer by it.
+    Zero {
+        offset: u64,
+        length: u64,
+    },
     Sync,
 }
 
@@ -34,7 +43,29 @@ pub(crate) fn replay<'a>(path: &Path, changes: impl IntoIterator<Item = &'a Chan
         match change {
             Change::Write { offset, bytes } => file.write_all_at(bytes, *offset).unwrap(),
             Change::SetLength(length) => file.set_len(*length).unwrap(),
+            Change::Zero { offset, length } => {
+                let end = file.metadata().unwrap().len().min(offset + length);
+                file.write_all_at(&vec![0; end.saturating_sub(*offset) as usize], *offset).unwrap();
+            }
             Change::Sync => {}
         }
     }
+}
+
+thread_local! {
+    static HAS_NO_HOLES: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` as on a file system that can neither punch holes nor zero ranges, such as NFS of version 3. It holds for
+/// this thread.
+pub(crate) fn without_holes<T>(work: impl FnOnce() -> T) -> T {
+    HAS_NO_HOLES.set(true);
+    let done = work();
+    HAS_NO_HOLES.set(false);
+    done
+}
+
+/// Whether [`without_holes`] is running.
+pub(crate) fn has_no_holes() -> bool {
+    HAS_NO_HOLES.get()
 }

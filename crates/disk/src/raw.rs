@@ -79,6 +79,18 @@ impl BlockDevice for Flat {
         check_range(self.host.path(), self.size, offset, length)
     }
 
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.check_writable()?;
+        check_range(self.host.path(), self.size, offset, length)?;
+        self.host.discard(offset, length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+        self.check_writable()?;
+        check_range(self.host.path(), self.size, offset, length)?;
+        self.host.zero(offset, length)
+    }
+
     fn flush(&self) -> Result<()> {
         if self.access == Access::Write { self.host.sync() } else { Ok(()) }
     }

@@ -117,14 +117,15 @@ impl Scan<'_> {
             let Run { mapping, .. } = geometry
                 .mapping(&bytes, within)
                 .map_err(|bad| self.host.corrupt("L2 entry", table_host.0 + at, bad.why))?;
-            match mapping {
-                Mapping::Data { host } if entry & COPIED != 0 => {
-                    self.mark("L2 entry", table_host.0 + at, host.0, 1)?;
+            let is_alone = entry & COPIED != 0;
+            match (mapping, geometry.held_cluster(entry)) {
+                (Mapping::Compressed { .. }, _) => {
+                    return Err(unsupported(self.host, "compressed clusters"));
                 }
-                Mapping::Data { .. } => return Err(unsupported(self.host, "clusters that need copying")),
-                Mapping::Compressed { .. } => return Err(unsupported(self.host, "compressed clusters")),
-                Mapping::Zero => return Err(unsupported(self.host, "zero clusters")),
-                Mapping::Unallocated => {
+                (_, Some(held)) if is_alone => self.mark("L2 entry", table_host.0 + at, held.0, 1)?,
+                (_, Some(_)) => return Err(unsupported(self.host, "clusters that need copying")),
+                (Mapping::Zero, None) if !is_alone => {}
+                (_, None) => {
                     return Err(self.host.corrupt("L2 entry", table_host.0 + at, "has flags but no cluster"));
                 }
             }

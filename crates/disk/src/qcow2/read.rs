@@ -122,6 +122,14 @@ impl BlockDevice for Reader {
         Err(self.read_only())
     }
 
+    fn discard(&self, _offset: u64, _length: u64) -> Result<()> {
+        Err(self.read_only())
+    }
+
+    fn write_zeroes(&self, _offset: u64, _length: u64) -> Result<()> {
+        Err(self.read_only())
+    }
+
     fn flush(&self) -> Result<()> {
         Ok(())
     }

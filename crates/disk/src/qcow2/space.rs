@@ -100,7 +100,7 @@ impl Space {
                 None => return Err(self.full(host)),
             };
             if cluster < self.stale_end {
-                host.write(&vec![0; self.geometry.cluster_size() as usize], offset, "zeros over leftovers")?;
+                host.zero(offset, self.geometry.cluster_size())?;
             }
             self.mark(cluster);
             self.next = cluster + 1;

@@ -19,7 +19,8 @@ pub(super) const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 /// Bits 9 to 55 of an entry.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
-const READS_AS_ZERO: u64 = 1;
+/// An entry whose cluster reads as zero, whatever is in its place (version 3).
+pub(super) const READS_AS_ZERO: u64 = 1;
 /// Sector of the compressed-cluster descriptor, in bytes; fixed by the format.
 const SECTOR: u64 = 512;
 /// Subclusters of a cluster with extended L2 entries; fixed by the format.

@@ -16,7 +16,8 @@
 //!
 //! What refers never becomes durable before what is referred to and counted. After a crash at any moment the image
 //! holds a subset of the new references, all of them counted: some clusters may be counted and unused, none is
-//! used and uncounted. Inside step 3 no order is needed: an L1 entry whose table did not arrive points at zeros,
+//! used and uncounted. What is zeroed or discarded becomes a hole of the file and keeps its cluster; where the file
+//! system punches no holes, the entry of a zeroed cluster says that it reads as zero. Inside step 3 no order is needed: an L1 entry whose table did not arrive points at zeros,
 //! which is an empty table. Opening for writing again finds out from the tables what is used, puts the refcounts
 //! right with the next flush, and clears leftovers before it hands them out.
 
@@ -26,7 +27,7 @@ use std::sync::{Mutex, MutexGuard};
 use super::header::{Compression, Header, be64};
 use super::host::HostFileExt as _;
 use super::space::Space;
-use super::tables::{COPIED, Geometry, Mapping, Run};
+use super::tables::{COPIED, Geometry, InSpan, Mapping, READS_AS_ZERO, Run};
 use super::view::View;
 use crate::host::HostFile;
 use crate::units::GuestOffset;
@@ -154,6 +155,45 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// Calls `each` with the L1 index, and the part of its span, of every table that the range touches.
+    fn for_each_table(
+        &self,
+        offset: u64,
+        length: u64,
+        each: impl Fn(usize, u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        if length == 0 {
+            return Ok(());
+        }
+        let (span, end) = (self.view.geometry.table_span(), offset + length);
+        (offset / span..end.div_ceil(span)).try_for_each(|index| {
+            let start = offset.max(index * span) - index * span;
+            let stop = end.min((index + 1) * span) - index * span;
+            each(index as usize, start, stop)
+        })
+    }
+
+    /// Calls `each` with the guest byte, the byte of the file and the length of every run of the range that is stored.
+    fn for_each_stored(
+        &self,
+        mut offset: u64,
+        length: u64,
+        each: impl Fn(u64, u64, u64) -> Result<()>,
+    ) -> Result<()> {
+        self.state().check_usable(&self.view)?;
+        let end = offset + length;
+        while offset < end {
+            let run = self.lookup(GuestOffset(offset), end - offset)?;
+            if let Mapping::Data { host } = run.mapping {
+                each(offset, host.0, run.length)?;
+            }
+            offset += run.length;
+        }
+        Ok(())
+    }
+}
+
 impl BlockDevice for Writer {
     fn size(&self) -> u64 {
         self.view.size
@@ -169,10 +209,18 @@ impl BlockDevice for Writer {
         while !buf.is_empty() {
             let run = self.lookup(GuestOffset(offset), buf.len() as u64)?;
             let (part, rest) = buf.split_at(run.length as usize);
-            let Mapping::Data { host } = run.mapping else {
-                return Err(self.view.host.corrupt("L2 table", offset, "lost a cluster that was allocated"));
-            };
-            self.view.host.write(part, host.0, "data")?;
+            match run.mapping {
+                Mapping::Data { host } => self.view.host.write(part, host.0, "data")?,
+                // Another thread made it zero since it was allocated. Which of the two is later is for us to say.
+                Mapping::Zero => {
+                    self.allocate(offset, run.length)?;
+                    continue;
+                }
+                Mapping::Unallocated | Mapping::Compressed { .. } => {
+                    let why = "lost a cluster that was allocated";
+                    return Err(self.view.host.corrupt("L2 table", offset, why));
+                }
+            }
             offset += run.length;
             buf = rest;
         }
@@ -185,17 +233,33 @@ impl BlockDevice for Writer {
 
     fn allocate(&self, offset: u64, length: u64) -> Result<()> {
         self.view.check_range(offset, length)?;
-        if length == 0 {
-            return Ok(());
-        }
-        let span = self.view.geometry.table_span();
-        let end = offset + length;
-        for index in offset / span..end.div_ceil(span) {
-            let start = offset.max(index * span) - index * span;
-            let stop = end.min((index + 1) * span) - index * span;
-            self.state().allocate(&self.view, index as usize, start, stop)?;
-        }
-        Ok(())
+        self.for_each_table(offset, length, |index, start, stop| {
+            self.state().allocate(&self.view, index, start, stop)
+        })
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.view.check_range(offset, length)?;
+        self.for_each_stored(offset, length, |_, host, length| self.view.host.discard(host, length))
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+        self.view.check_range(offset, length)?;
+        let (host, cluster_size) = (&self.view.host, self.view.geometry.cluster_size());
+        self.for_each_stored(offset, length, |guest, at, length| {
+            if host.punch(at, length)? {
+                return Ok(());
+            }
+            // Whole clusters are told to be zero. What is left at either end is written.
+            let end = guest + length;
+            let first = guest.next_multiple_of(cluster_size).min(end);
+            let last = (end / cluster_size * cluster_size).max(first);
+            self.for_each_table(first, last - first, |index, start, stop| {
+                self.state().set_zero(&self.view, index, start, stop)
+            })?;
+            host.zero(at, first - guest)?;
+            host.zero(at + (last - guest), end - last)
+        })
     }
 
     fn flush(&self) -> Result<()> {
@@ -219,13 +283,46 @@ impl State {
         let geometry = view.geometry;
         for cluster in start >> geometry.cluster_bits()..stop.div_ceil(geometry.cluster_size()) {
             let at = cluster as usize * 8;
-            if be64(&table.bytes, at) != Some(0) {
-                continue;
-            }
-            let host = space.allocate(&view.host)?;
+            let entry = be64(&table.bytes, at).unwrap_or(0);
+            let host = match geometry.held_cluster(entry) {
+                // What lies there was zero only because its entry said so. The next flush makes the zeros durable before
+                // the entry.
+                Some(held) if entry & READS_AS_ZERO != 0 => {
+                    view.host.zero(held.0, geometry.cluster_size())?;
+                    held.0
+                }
+                Some(_) => continue,
+                None => space.allocate(&view.host)?,
+            };
             table.bytes[at..at + 8].copy_from_slice(&(host | COPIED).to_be_bytes());
             *dirty_tables += usize::from(!table.is_dirty);
             table.is_dirty = true;
+        }
+        Ok(())
+    }
+
+    /// Says that the clusters of the guest bytes `start..stop` under table `index` read as zero, where they have a place.
+    /// They keep it, so that whoever is writing there meanwhile disturbs nobody.
+    fn set_zero(&mut self, view: &View, index: usize, start: u64, stop: u64) -> Result<()> {
+        self.check_usable(view)?;
+        if self.dirty_tables >= DIRTY_TABLES_MAX {
+            self.publish(view)?;
+        }
+        if self.l1.get(index).is_none_or(|entry| *entry == 0) {
+            return Ok(());
+        }
+        self.table(view, index)?;
+        let Self { tables, dirty_tables, .. } = self;
+        let Some(table) = tables.get_mut(&index) else { return Ok(()) };
+        let geometry = view.geometry;
+        for within in (start..stop).step_by(geometry.cluster_size() as usize) {
+            let at = geometry.entry_at(InSpan(within)) as usize;
+            let entry = be64(&table.bytes, at).unwrap_or(0);
+            if geometry.held_cluster(entry).is_some() && entry & READS_AS_ZERO == 0 {
+                table.bytes[at..at + 8].copy_from_slice(&(entry | READS_AS_ZERO).to_be_bytes());
+                *dirty_tables += usize::from(!table.is_dirty);
+                table.is_dirty = true;
+            }
         }
         Ok(())
     }

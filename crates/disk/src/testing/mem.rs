@@ -108,6 +108,17 @@ impl State {
         self.is_page_used[range.start / PAGE..range.end.div_ceil(PAGE)].fill(true);
         self.unflushed.push((range, bytes.to_vec()));
     }
+
+    /// Makes the bytes zero. Pages that lie between them as a whole are no longer used.
+    fn zero(&mut self, start: usize, end: usize) {
+        let used = self.is_page_used.clone();
+        self.write(&vec![0; end - start], start);
+        let whole = start.div_ceil(PAGE)..end / PAGE;
+        for (page, was_used) in used.into_iter().enumerate() {
+            // What was not used holds zeros already.
+            self.is_page_used[page] &= was_used && !whole.contains(&page);
+        }
+    }
 }
 
 /// Whether this operation is one that fails.
@@ -170,6 +181,32 @@ impl BlockDevice for MemDevice {
 
     fn allocate(&self, offset: u64, length: u64) -> Result<()> {
         check_range(name(), self.size, offset, length)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        check_range(name(), self.size, offset, length)?;
+        let mut state = lock(&self.state);
+        if fails(&mut state.writes_until_failure) {
+            return Err(failure("discard data"));
+        }
+        // Whole pages only, as formats give back whole blocks.
+        let end = offset + length;
+        let start = offset.next_multiple_of(PAGE as u64).min(end);
+        let end = (end / PAGE as u64 * PAGE as u64).max(start);
+        state.zero(start as usize, end as usize);
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+        check_range(name(), self.size, offset, length)?;
+        let mut state = lock(&self.state);
+        if fails(&mut state.writes_until_failure) {
+            let torn = length.min(state.torn_bytes as u64);
+            state.zero(offset as usize, (offset + torn) as usize);
+            return Err(failure("write zeroes"));
+        }
+        state.zero(offset as usize, (offset + length) as usize);
+        Ok(())
     }
 
     fn flush(&self) -> Result<()> {

@@ -12,11 +12,12 @@
 
 mod mem;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use goldwire_stdx::spawn_scoped;
 
+use crate::sync::lock;
 use crate::{BlockDevice, ErrorKind, ExtentKind};
 
 pub use mem::MemDevice;
@@ -33,7 +34,12 @@ pub fn conformance(make: impl Fn(u64) -> Arc<dyn BlockDevice>) {
     ranges_are_refused(&*make(SIZE));
     empty_ranges_are_nothing(&*make(SIZE));
     allocation_changes_no_content(&*make(SIZE));
-    threads_do_not_disturb_each_other(&make(SIZE));
+    zeroes_are_read_back(&*make(SIZE));
+    what_is_discarded_is_as_before_or_zero(&*make(SIZE));
+    // Less than a cluster, and more than one.
+    for piece in [24_577, 300_007] {
+        threads_do_not_disturb_each_other(&make(SIZE), piece);
+    }
 }
 
 /// The promises of [`BlockDevice`], put to a device that is read. Its content must be `expected`.
@@ -57,15 +63,49 @@ pub fn conformance_read(device: &dyn BlockDevice, expected: &[u8]) {
     }
 }
 
+/// The promises of [`BlockDevice`], put to a device that was opened for reading only. Its content must be `expected`, and
+/// nothing changes it.
+pub fn conformance_read_only(device: &dyn BlockDevice, expected: &[u8]) {
+    conformance_read(device, expected);
+    let size = device.size();
+    for (offset, length) in [(0, 0), (0, 1), (0, size), (size / 2, size - size / 2)] {
+        for refused in [
+            device.write_at(&vec![1; length as usize], offset),
+            device.allocate(offset, length),
+            device.discard(offset, length),
+            device.write_zeroes(offset, length),
+        ] {
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ReadOnly, "{length} bytes at {offset}");
+        }
+    }
+    device.flush().unwrap();
+    same_content(device, expected);
+}
+
+/// Discards what lies at `offset`, which reads as `model`, and takes into `model` what it reads as then: each byte is as
+/// before or zero.
+pub fn discard(device: &dyn BlockDevice, offset: u64, model: &mut [u8]) {
+    device.discard(offset, model.len() as u64).unwrap();
+    let mut now = vec![0x5a; model.len()];
+    device.read_at(&mut now, offset).unwrap();
+    if now != model && !is_zero(&now) {
+        let wrong = now.iter().zip(&*model).position(|(now, before)| now != before && *now != 0);
+        assert_eq!(wrong, None, "a byte of the discard at {offset} is neither as before nor zero");
+    }
+    model.copy_from_slice(&now);
+}
+
 /// Bytes that tell their seed and offset, with runs of zeros in between.
 pub fn pattern(seed: u64, offset: u64, length: usize) -> Vec<u8> {
     let end = offset + length as u64;
     let first = offset / 8 * 8;
-    let words = (first..end).step_by(8).flat_map(|at| {
+    let mut bytes = Vec::with_capacity(length + 16);
+    for at in (first..end).step_by(8) {
         let word = if (at / 8192) % 5 == 4 { 0 } else { random(seed ^ (at / 8)) };
-        word.to_le_bytes()
-    });
-    words.skip((offset - first) as usize).take(length).collect()
+        bytes.extend_from_slice(&word.to_le_bytes());
+    }
+    bytes.truncate((end - first) as usize);
+    bytes.split_off((offset - first) as usize)
 }
 
 /// A number that looks random and is the same every time (SplitMix64).
@@ -121,8 +161,16 @@ fn ranges_are_refused(device: &dyn BlockDevice) {
         assert_eq!(kind, ErrorKind::OutOfRange, "write {length} at {offset}");
         let kind = device.allocate(offset, length as u64).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::OutOfRange, "allocate {length} at {offset}");
+        let kind = device.discard(offset, length as u64).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::OutOfRange, "discard {length} at {offset}");
+        let kind = device.write_zeroes(offset, length as u64).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::OutOfRange, "write {length} zeroes at {offset}");
     }
-    assert_eq!(device.allocate(1, u64::MAX).unwrap_err().kind(), ErrorKind::OutOfRange);
+    for refused in
+        [device.allocate(1, u64::MAX), device.discard(1, u64::MAX), device.write_zeroes(1, u64::MAX)]
+    {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::OutOfRange);
+    }
     a_new_disk_is_zero(device);
 }
 
@@ -144,6 +192,8 @@ fn empty_ranges_are_nothing(device: &dyn BlockDevice) {
         device.read_at(&mut [], offset).unwrap();
         device.write_at(&[], offset).unwrap();
         device.allocate(offset, 0).unwrap();
+        device.discard(offset, 0).unwrap();
+        device.write_zeroes(offset, 0).unwrap();
     }
     device.flush().unwrap();
     a_new_disk_is_zero(device);
@@ -164,39 +214,133 @@ fn allocation_changes_no_content(device: &dyn BlockDevice) {
     same_content(device, &model);
 }
 
-fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>) {
-    const PIECE: usize = 24_577;
-    let pieces = device.size() / PIECE as u64;
+/// Ranges across the clusters, blocks, pages and sectors of every format, and inside of each.
+const RANGES: [(u64, u64); 12] = [
+    (0, 1),
+    (4095, 4098),
+    (5 << 12, 4096),
+    ((64 << 10) - 3, 7),
+    (1 << 20, 64 << 10),
+    ((1 << 20) + 511, 130_000),
+    ((2 << 20) - 1, 2),
+    (4 << 20, 2 << 20),
+    ((3 << 20) + 17, (4 << 20) + 1),
+    (100, 70_000),
+    (SIZE - 513, 513),
+    (SIZE - 1, 1),
+];
+
+/// Fills the disk, but for a part of it that stays without a place.
+fn fill(device: &dyn BlockDevice, seed: u64) -> Vec<u8> {
+    let mut model = vec![0; device.size() as usize];
+    for (start, end) in [(0, 5 << 20), (7 << 20, device.size())] {
+        let bytes = pattern(seed, start, (end - start) as usize);
+        device.write_at(&bytes, start).unwrap();
+        model[start as usize..end as usize].copy_from_slice(&bytes);
+    }
+    model
+}
+
+fn zeroes_are_read_back(device: &dyn BlockDevice) {
+    let mut model = fill(device, 4);
+    for (step, (offset, length)) in RANGES.into_iter().enumerate() {
+        device.write_zeroes(offset, length).unwrap();
+        model[offset as usize..(offset + length) as usize].fill(0);
+        if step % 3 == 0 {
+            device.flush().unwrap();
+        }
+        same_content(device, &model);
+        // Over a part of it, so that its neighbours are what they were: zeros, and no old bytes.
+        let bytes = pattern(5, offset, (length / 2) as usize);
+        device.write_at(&bytes, offset).unwrap();
+        model[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+        same_content(device, &model);
+    }
+    conformance_read(device, &model);
+    device.write_zeroes(0, device.size()).unwrap();
+    device.flush().unwrap();
+    a_new_disk_is_zero(device);
+    device.allocate(0, device.size()).unwrap();
+    a_new_disk_is_zero(device);
+}
+
+fn what_is_discarded_is_as_before_or_zero(device: &dyn BlockDevice) {
+    let mut model = fill(device, 6);
+    for (step, (offset, length)) in RANGES.into_iter().enumerate() {
+        discard(device, offset, &mut model[offset as usize..][..length as usize]);
+        same_content(device, &model);
+        if step % 3 == 0 {
+            device.flush().unwrap();
+            same_content(device, &model);
+        }
+        let bytes = pattern(7, offset, (length / 3) as usize);
+        device.write_at(&bytes, offset).unwrap();
+        model[offset as usize..offset as usize + bytes.len()].copy_from_slice(&bytes);
+    }
+    conformance_read(device, &model);
+    let size = device.size();
+    discard(device, 0, &mut model);
+    device.flush().unwrap();
+    same_content(device, &model);
+    device.allocate(0, size).unwrap();
+    same_content(device, &model);
+}
+
+fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>, piece_size: usize) {
+    let pieces = device.size() / piece_size as u64;
+    let model = Mutex::new(vec![0; device.size() as usize]);
     thread::scope(|scope| {
         for mine in 0..4 {
+            let model = &model;
             let work = move || {
                 for piece in (0..pieces).filter(|piece| piece % 4 == mine) {
-                    let offset = piece * PIECE as u64;
-                    let bytes = pattern(3, offset, PIECE);
+                    let offset = piece * piece_size as u64;
+                    let bytes = pattern(3, offset, piece_size);
                     device.write_at(&bytes, offset).unwrap();
-                    let mut back = vec![0; PIECE];
+                    let mut back = vec![0; piece_size];
                     device.read_at(&mut back, offset).unwrap();
                     assert!(back == bytes, "piece {piece} was disturbed");
-                    if piece % 50 == 0 {
+                    // What lies beside it is in the same clusters and blocks, and others write there.
+                    let inner = piece_size / 5..piece_size / 5 + piece_size / 2 + piece as usize % 4096;
+                    let start = offset + inner.start as u64;
+                    match (piece / 4) % 4 {
+                        1 => {
+                            device.write_zeroes(start, inner.len() as u64).unwrap();
+                            back[inner].fill(0);
+                        }
+                        2 => discard(device.as_ref(), start, &mut back[inner]),
+                        3 => {
+                            device.write_zeroes(offset, piece_size as u64).unwrap();
+                            back.fill(0);
+                            back[inner.clone()].copy_from_slice(&bytes[inner.clone()]);
+                            device.write_at(&bytes[inner], start).unwrap();
+                        }
+                        _ => {}
+                    }
+                    if piece % 10 == 0 {
                         device.flush().unwrap();
                     }
                     device.extent_at(offset).unwrap();
+                    lock(model)[offset as usize..][..piece_size].copy_from_slice(&back);
                 }
             };
             spawn_scoped(scope, "a writer", work).unwrap();
         }
     });
-    let written = (pieces * PIECE as u64) as usize;
-    let mut model = pattern(3, 0, written);
-    model.resize(device.size() as usize, 0);
-    same_content(device.as_ref(), &model);
+    same_content(device.as_ref(), &lock(&model));
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // Compared as a whole: byte by byte is slow where nothing is optimized.
+    bytes.chunks(4096).all(|part| part == &[0; 4096][..part.len()])
 }
 
 /// Reads all of `device` and compares it and its extents with `expected`.
 fn same_content(device: &dyn BlockDevice, expected: &[u8]) {
     let mut content = vec![0x5a; expected.len()];
     device.read_at(&mut content, 0).unwrap();
-    if let Some(at) = content.iter().zip(expected).position(|(a, b)| a != b) {
+    if content != expected {
+        let at = content.iter().zip(expected).position(|(a, b)| a != b).unwrap();
         panic!("byte {at} is {:#04x}, not {:#04x}", content[at], expected[at]);
     }
     extents_from(device, expected, 0);
@@ -212,7 +356,7 @@ fn extents_from(device: &dyn BlockDevice, expected: &[u8], start: u64) {
         if extent.kind != ExtentKind::Data {
             assert!(extent.kind.is_zero());
             let run = &expected[offset as usize..end as usize];
-            assert!(run.iter().all(|&byte| byte == 0), "{extent:?} at {offset} does not read as zero");
+            assert!(is_zero(run), "{extent:?} at {offset} does not read as zero");
         }
         offset = end;
     }

@@ -292,6 +292,19 @@ impl BlockDevice for Dynamic {
         lock(writer).allocate(self, first, last)
     }
 
+    fn discard(&self, offset: u64, length: u64) -> Result<()> {
+        self.writer()?;
+        self.check_range(offset, length)?;
+        self.for_each_stored(offset, length, |at, length| self.host.discard(at.0, length))
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<()> {
+        self.writer()?;
+        self.check_range(offset, length)?;
+        // What is absent reads as zero, for a disk with a parent is not written.
+        self.for_each_stored(offset, length, |at, length| self.host.zero(at.0, length))
+    }
+
     fn flush(&self) -> Result<()> {
         match &self.writer {
             Some(writer) => lock(writer).flush(self),
@@ -301,6 +314,25 @@ impl BlockDevice for Dynamic {
 }
 
 impl Dynamic {
+    /// Calls `each` with every run of the range that lies in this file.
+    fn for_each_stored(
+        &self,
+        mut offset: u64,
+        length: u64,
+        each: impl Fn(FileOffset, u64) -> Result<()>,
+    ) -> Result<()> {
+        let end = offset + length;
+        while offset < end {
+            let (source, length) = self.piece(GuestOffset(offset))?;
+            let length = length.min(end - offset);
+            if let Source::File(at) = source {
+                each(at, length)?;
+            }
+            offset += length;
+        }
+        Ok(())
+    }
+
     /// The sector where `block` starts, after making sure that it has a place and that all of its sectors are
     /// present, so that the data can be written without the lock.
     fn ready_sector(&self, writer: &Mutex<Writer>, block: BlockIndex) -> Result<FileSector> {

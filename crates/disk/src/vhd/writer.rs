@@ -32,9 +32,6 @@ use crate::{Error, ErrorKind, Result};
 /// What block data is aligned to, as tapdisk does it: a page, and the sector of every disk in use.
 const DATA_ALIGNMENT: u64 = 4096;
 
-/// The largest piece of zeros that is written at once.
-const ZEROS_SIZE: usize = 64 << 10;
-
 /// What is not yet in the file.
 pub(crate) struct Writer {
     footer: Footer,
@@ -170,17 +167,11 @@ impl Writer {
     fn complete(&mut self, disk: &Dynamic, block: BlockIndex, sector: FileSector) -> Result<()> {
         let sectors = disk.layout.block_size / 512;
         let bitmap = disk.bitmap(block, sector)?;
-        let zeros = vec![0; ZEROS_SIZE];
         let mut at = 0;
         while at < sectors {
             let (is_present, run) = bitmap.run(at, sectors);
-            let mut offset = disk.layout.data_offset(sector).0 + at * 512;
-            let mut rest = if is_present { 0 } else { run * 512 };
-            while rest > 0 {
-                let piece = rest.min(ZEROS_SIZE as u64);
-                disk.host.write(&zeros[..piece as usize], offset, "zeros")?;
-                offset += piece;
-                rest -= piece;
+            if !is_present {
+                disk.host.zero(disk.layout.data_offset(sector).0 + at * 512, run * 512)?;
             }
             at += run;
         }

@@ -221,6 +221,14 @@ impl BlockDevice for StoredVersion {
         Err(self.read_only())
     }
 
+    fn discard(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn write_zeroes(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
     fn flush(&self) -> Result<(), DiskError> {
         Ok(())
     }
@@ -291,6 +299,14 @@ impl BlockDevice for Unproven<'_> {
     }
 
     fn allocate(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn discard(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
+        Err(self.read_only())
+    }
+
+    fn write_zeroes(&self, _offset: u64, _length: u64) -> Result<(), DiskError> {
         Err(self.read_only())
     }
 

@@ -1,14 +1,13 @@
 //! Images that we write, judged by QEMU and by a vector of bytes.
 
-use std::collections::BTreeMap;
-
 use goldwire_stdx::Hints as _;
 use goldwire_stdx::testing::cases;
 use proptest::prelude::*;
 
 use super::*;
 use crate::ErrorKind;
-use crate::testing::{conformance, conformance_read, pattern};
+use crate::journal::without_holes;
+use crate::testing::{conformance, conformance_read, conformance_read_only, discard, pattern};
 
 fn assert_checks(path: &Path) {
     assert_eq!(check_image(path).unwrap(), []);
@@ -31,7 +30,136 @@ fn keeps_the_promises_of_a_device() {
     expected[3 << 20..4 << 20].fill(0);
     conformance_read(&*device, &expected);
     device.flush().unwrap();
-    conformance_read(&*open_image(&path(0), Access::Read).unwrap().0, &expected);
+    conformance_read_only(&*open_image(&path(0), Access::Read).unwrap().0, &expected);
+    // Where nothing can be punched, tables say what reads as zero.
+    without_holes(|| {
+        conformance(|size| {
+            count.set(count.get() + 1);
+            create_image(&path(count.get()), size)
+        });
+    });
+}
+
+/// What is given up, as QEMU reads it: zeros, a clean image, and no more space than before.
+#[test]
+fn qemu_reads_what_we_give_up() {
+    if !has_qemu() {
+        return;
+    }
+    for has_holes in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.qcow2");
+        let mut model = noise(1, 9 << 20);
+        let mut work = || {
+            let device = create_image(&path, model.len() as u64);
+            device.write_at(&model[..8 << 20], 0).unwrap();
+            model[8 << 20..].fill(0);
+            device.flush().unwrap();
+            let length = path.metadata().unwrap().len();
+            for (at, length) in
+                [(0, 10), (CLUSTER - 5, 2 * CLUSTER), (2 * MIB, MIB), (7 * MIB + 9, 2 * MIB - 9)]
+            {
+                device.write_zeroes(at, length).unwrap();
+                model[at as usize..(at + length) as usize].fill(0);
+            }
+            discard(&*device, 4 * MIB + 77, &mut model[(4 << 20) + 77..5 << 20]);
+            device.write_at(&[9; 300], 2 * MIB + 5).unwrap();
+            model[(2 << 20) + 5..(2 << 20) + 305].fill(9);
+            device.flush().unwrap();
+            assert_eq!(path.metadata().unwrap().len(), length, "zeros took a place");
+            assert_holds(&*device, &model);
+        };
+        if has_holes {
+            work()
+        } else {
+            without_holes(work)
+        }
+        assert_clean(&path);
+        assert_checks(&path);
+        std::fs::write(folder.path().join("model.raw"), &model).unwrap();
+        qemu_img(folder.path(), "compare -f raw -F qcow2 model.raw a.qcow2");
+        if !has_holes {
+            // Not written, but told: whoever reads the image knows it without looking.
+            let (device, _) = open_image(&path, Access::Read).unwrap();
+            assert!(extents(&*device).contains(&(2 * MIB + CLUSTER, MIB - CLUSTER, ExtentKind::Zero)));
+        }
+        // QEMU writes into it, and we go on.
+        qemu_io(folder.path(), "a.qcow2", &["write -P 0x21 2200000 100", "write -z 3M 1M", "discard 5M 64k"]);
+        assert_clean(&path);
+        model[2_200_000..2_200_100].fill(0x21);
+        model[3 << 20..4 << 20].fill(0);
+        let (device, _) = open_image(&path, Access::Write).unwrap();
+        device.read_at(&mut model[5 << 20..(5 << 20) + 65536], 5 * MIB).unwrap();
+        assert!(model[5 << 20..(5 << 20) + 65536].iter().all(|byte| *byte == 0));
+        device.write_at(&[0x22; 70_000], 3 * MIB + 100).unwrap();
+        model[(3 << 20) + 100..(3 << 20) + 70_100].fill(0x22);
+        device.flush().unwrap();
+        assert_holds(&*device, &model);
+        drop(device);
+        assert_clean(&path);
+        std::fs::write(folder.path().join("model.raw"), &model).unwrap();
+        qemu_img(folder.path(), "compare -f raw -F qcow2 model.raw a.qcow2");
+    }
+}
+
+/// Clusters that QEMU made zero are written to: those that kept their place show nothing of what lies there, and those that
+/// have none get one.
+#[test]
+fn zero_clusters_of_others_are_written_to() {
+    if !has_qemu() {
+        return;
+    }
+    for has_holes in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.qcow2");
+        qemu_img(folder.path(), "create -f qcow2 a.qcow2 4M");
+        let commands = ["write -P 0x11 0 2M", "write -z 64k 128k", "write -z -u 1M 128k", "write -z 3M 64k"];
+        qemu_io(folder.path(), "a.qcow2", &commands);
+        let mut model = vec![0; 4 << 20];
+        model[..2 << 20].fill(0x11);
+        model[64 << 10..192 << 10].fill(0);
+        model[1 << 20..(1 << 20) + (128 << 10)].fill(0);
+        let mut work = || {
+            let (device, _) = open_image(&path, Access::Write).unwrap();
+            assert_holds(&*device, &model);
+            for at in [(64 << 10) + 100, (1 << 20) + 100, (3 << 20) + 100] {
+                device.write_at(&[0x12; 10], at as u64).unwrap();
+                model[at..at + 10].fill(0x12);
+            }
+            device.allocate(0, 4 * MIB).unwrap();
+            device.flush().unwrap();
+            assert_holds(&*device, &model);
+        };
+        if has_holes {
+            work()
+        } else {
+            without_holes(work)
+        }
+        assert_clean(&path);
+        assert_checks(&path);
+        std::fs::write(folder.path().join("model.raw"), &model).unwrap();
+        qemu_img(folder.path(), "compare -f raw -F qcow2 model.raw a.qcow2");
+    }
+}
+
+/// What lies below an overlay neither shows through nor is touched: an overlay is not written, and says so.
+#[test]
+fn an_overlay_and_what_is_below_it_are_left_alone() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    qemu_img(folder.path(), "create -f qcow2 base.qcow2 4M");
+    qemu_io(folder.path(), "base.qcow2", &["write -P 0x11 0 4M"]);
+    qemu_img(folder.path(), "create -f qcow2 -F qcow2 -b base.qcow2 a.qcow2 4M");
+    qemu_io(folder.path(), "a.qcow2", &["write -P 0x12 0 1M", "write -z 1M 1M"]);
+    let mut model = vec![0x11; 4 << 20];
+    model[..1 << 20].fill(0x12);
+    model[1 << 20..2 << 20].fill(0);
+    let (device, _) = open_image(&folder.path().join("a.qcow2"), Access::Read).unwrap();
+    conformance_read_only(&*device, &model);
+    let below = open_image(&folder.path().join("base.qcow2"), Access::Read).unwrap().0;
+    assert_holds(&*below, &vec![0x11; 4 << 20]);
 }
 
 #[test]
@@ -294,6 +422,8 @@ fn leaks_are_put_right() {
 enum Step {
     Write(usize, usize, u64),
     Allocate(usize, usize),
+    WriteZeroes(usize, usize),
+    Discard(usize, usize),
     Flush,
     Reopen,
     /// The process dies: what was not flushed may be gone.
@@ -304,7 +434,9 @@ fn step(size: usize) -> impl Strategy<Value = Step> {
     let range = (0..size).prop_flat_map(move |at| (Just(at), 1..=200_000.min(size - at)));
     prop_oneof![
         5 => (range.clone(), any::<u64>()).prop_map(|((at, length), seed)| Step::Write(at, length, seed)),
-        2 => range.prop_map(|(at, length)| Step::Allocate(at, length)),
+        2 => range.clone().prop_map(|(at, length)| Step::Allocate(at, length)),
+        3 => range.clone().prop_map(|(at, length)| Step::WriteZeroes(at, length)),
+        2 => range.prop_map(|(at, length)| Step::Discard(at, length)),
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
         1 => Just(Step::Kill),
@@ -314,53 +446,66 @@ fn step(size: usize) -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(24)))]
     #[test]
-    fn behaves_like_a_vector(steps in prop::collection::vec(step(3 << 20), 1..30)) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.qcow2");
-        let mut model = vec![0; 3 << 20];
-        let mut device = create_image(&path, model.len() as u64);
-        // Bytes written since the last flush, with what was there before: a kill takes back whole clusters.
-        let mut unflushed = BTreeMap::new();
-        for step in steps {
-            match step {
-                Step::Write(at, length, seed) => {
-                    for cluster in at / CLUSTER as usize..(at + length).div_ceil(CLUSTER as usize) {
-                        unflushed.entry(cluster).or_insert(());
-                    }
-                    let bytes = noise(seed, length);
-                    device.write_at(&bytes, at as u64).unwrap();
-                    model[at..at + length].copy_from_slice(&bytes);
+    fn behaves_like_a_vector(
+        steps in prop::collection::vec(step(3 << 20), 1..30),
+        has_holes in any::<bool>(),
+    ) {
+        match has_holes {
+            true => run_steps(steps)?,
+            false => without_holes(|| run_steps(steps))?,
+        }
+    }
+}
+
+fn run_steps(steps: Vec<Step>) -> std::result::Result<(), TestCaseError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let mut model = vec![0; 3 << 20];
+    let mut device = create_image(&path, model.len() as u64);
+    // What the disk held since the last flush. A kill may leave each byte as in any of them.
+    let mut states = vec![model.clone()];
+    for step in steps {
+        match step {
+            Step::Write(at, length, seed) => {
+                let bytes = noise(seed, length);
+                device.write_at(&bytes, at as u64).unwrap();
+                model[at..at + length].copy_from_slice(&bytes);
+            }
+            Step::Allocate(at, length) => device.allocate(at as u64, length as u64).unwrap(),
+            Step::WriteZeroes(at, length) => {
+                device.write_zeroes(at as u64, length as u64).unwrap();
+                model[at..at + length].fill(0);
+            }
+            Step::Discard(at, length) => discard(&*device, at as u64, &mut model[at..at + length]),
+            Step::Flush => device.flush().unwrap(),
+            Step::Reopen => {
+                device.flush().unwrap();
+                drop(device);
+                assert_checks(&path);
+                device = open_image(&path, Access::Write).unwrap().0;
+            }
+            Step::Kill => {
+                drop(device);
+                device = open_image(&path, Access::Write).unwrap().0;
+                let now = read_all(&*device);
+                for (at, byte) in now.iter().enumerate().filter(|(at, byte)| **byte != model[*at]) {
+                    prop_assert!(states.iter().any(|state| state[at] == *byte), "byte {}", at);
                 }
-                Step::Allocate(at, length) => device.allocate(at as u64, length as u64).unwrap(),
-                Step::Flush => {
-                    device.flush().unwrap();
-                    unflushed.clear();
-                }
-                Step::Reopen => {
-                    device.flush().unwrap();
-                    unflushed.clear();
-                    drop(device);
-                    assert_checks(&path);
-                    device = open_image(&path, Access::Write).unwrap().0;
-                }
-                Step::Kill => {
-                    drop(device);
-                    device = open_image(&path, Access::Write).unwrap().0;
-                    let now = read_all(&*device);
-                    for (at, (now, then)) in now.iter().zip(&mut model).enumerate() {
-                        if now != then {
-                            prop_assert!(unflushed.contains_key(&(at / CLUSTER as usize)), "byte {}", at);
-                            prop_assert_eq!(*now, 0, "byte {}", at);
-                            *then = 0;
-                        }
-                    }
-                }
+                model = now;
             }
         }
-        assert_holds(&*device, &model);
-        device.flush().unwrap();
-        drop(device);
-        assert_checks(&path);
-        assert_holds(&*open_image(&path, Access::Read).unwrap().0, &model);
+        if matches!(step, Step::Flush | Step::Reopen | Step::Kill) {
+            states.clear();
+        }
+        states.push(model.clone());
     }
+    assert_holds(&*device, &model);
+    device.flush().unwrap();
+    drop(device);
+    assert_checks(&path);
+    if has_qemu() {
+        assert_clean(&path);
+    }
+    assert_holds(&*open_image(&path, Access::Read).unwrap().0, &model);
+    Ok(())
 }

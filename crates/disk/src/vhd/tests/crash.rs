@@ -6,24 +6,40 @@ use super::super::create::create_host;
 use super::*;
 use crate::Severity;
 use crate::host::HostFile;
-use crate::journal::{Change, Journal, replay};
+use crate::journal::{Change, Journal, replay, without_holes};
 use crate::testing::{pattern, random};
 
 const SIZE: u64 = 8 * MIB + 512;
 
-/// What the writer does; `None` is a flush. Ascending blocks, some touched twice, some over a boundary.
-const STEPS: [Option<(u64, usize)>; 11] = [
-    Some((300, 5000)),
-    Some((2 * MIB - 700, 1400)),
-    None,
-    Some((4 * MIB + 8192, 100_000)),
-    Some((100, 600)),
-    Some((6 * MIB, 4096)),
-    None,
-    None,
-    Some((6 * MIB + 4096, 10)),
-    Some((8 * MIB, 512)),
-    None,
+/// What the writer does.
+#[derive(Clone, Copy, PartialEq)]
+enum Step {
+    Write(u64, usize),
+    Zero(u64, usize),
+    Discard(u64, usize),
+    Flush,
+}
+
+use Step::{Discard, Flush, Write, Zero};
+
+/// Ascending blocks, some touched twice, some over a boundary. Of what was flushed some is given up, of what was not, too.
+const STEPS: [Step; 16] = [
+    Write(300, 5000),
+    Write(2 * MIB - 700, 1400),
+    Flush,
+    Write(4 * MIB + 8192, 100_000),
+    Zero(2 * MIB - 100, 4000),
+    Write(100, 600),
+    Write(6 * MIB, 4096),
+    Discard(4 * MIB, 60_000),
+    Flush,
+    Flush,
+    Write(6 * MIB + 4096, 10),
+    Zero(4 * MIB + 70_001, 20_000),
+    Write(8 * MIB, 512),
+    Zero(0, 400),
+    Discard(6 * MIB, 8192),
+    Flush,
 ];
 
 /// A run of [`STEPS`] with everything it changed in its file.
@@ -33,12 +49,16 @@ struct Run {
     created: usize,
     /// For each step the number of changes when it had ended.
     ends: Vec<usize>,
+    /// The content after the first 0, 1, … of the steps.
+    contents: Vec<Vec<u8>>,
 }
 
 fn apply(device: &dyn BlockDevice, step: usize) {
     match STEPS[step] {
-        Some((offset, length)) => device.write_at(&pattern(step as u64, offset, length), offset).unwrap(),
-        None => device.flush().unwrap(),
+        Write(offset, length) => device.write_at(&pattern(step as u64, offset, length), offset).unwrap(),
+        Zero(offset, length) => device.write_zeroes(offset, length as u64).unwrap(),
+        Discard(offset, length) => device.discard(offset, length as u64).unwrap(),
+        Flush => device.flush().unwrap(),
     }
 }
 
@@ -49,38 +69,36 @@ fn run(folder: &Folder) -> Run {
     let host = HostFile::journaled(file, &path, journal.clone());
     let device = create_host(host, &options(Format::VhdDynamic, SIZE)).unwrap();
     let created = journal.changes().len();
-    let ends = (0..STEPS.len())
-        .map(|step| {
-            apply(&*device, step);
-            journal.changes().len()
-        })
-        .collect();
-    Run { changes: journal.changes(), created, ends }
-}
-
-/// The content after the first 0, 1, … of [`STEPS`].
-fn contents() -> Vec<Vec<u8>> {
-    let mut contents = vec![vec![0; SIZE as usize]];
+    let (mut ends, mut contents) = (Vec::new(), vec![vec![0; SIZE as usize]]);
     for (step, what) in STEPS.into_iter().enumerate() {
-        let mut content = contents[step].clone();
-        if let Some((offset, length)) = what {
-            content[offset as usize..offset as usize + length].copy_from_slice(&pattern(
-                step as u64,
-                offset,
-                length,
-            ));
+        apply(&*device, step);
+        ends.push(journal.changes().len());
+        let mut now = contents[step].clone();
+        match what {
+            Write(offset, length) => now[offset as usize..offset as usize + length]
+                .copy_from_slice(&pattern(step as u64, offset, length)),
+            Zero(offset, length) => now[offset as usize..offset as usize + length].fill(0),
+            // As before or as zero, as the file system can.
+            Discard(offset, length) => {
+                let range = offset as usize..offset as usize + length;
+                device.read_at(&mut now[range.clone()], offset).unwrap();
+                let mut changed = now[range.clone()].iter().zip(&contents[step][range]);
+                assert!(changed.all(|(now, before)| now == before || *now == 0));
+            }
+            Flush => {}
         }
-        contents.push(content);
+        assert!(content(&*device) == now);
+        contents.push(now);
     }
-    contents
+    Run { changes: journal.changes(), created, ends, contents }
 }
 
 /// Opens what a crash at `cut` left at `path`, checks its content, and lets a second process finish the work.
-fn survives(path: &Path, run: &Run, cut: usize, contents: &[Vec<u8>], finished: &[u8]) {
-    let flushed = (0..STEPS.len()).rfind(|&step| STEPS[step].is_none() && run.ends[step] <= cut);
+fn survives(path: &Path, run: &Run, cut: usize, finished: &[u8]) {
+    let flushed = (0..STEPS.len()).rfind(|&step| STEPS[step] == Flush && run.ends[step] <= cut);
     let first_lost = flushed.map_or(0, |step| step + 1);
     // Each byte is what was flushed last, or what was written to it after that.
-    let allowed = &contents[first_lost..];
+    let allowed = &run.contents[first_lost..];
     let got = content(&*open(path).unwrap_or_else(|e| panic!("after {cut} changes: {e}")).device);
     for (index, piece) in got.chunks(4096).enumerate() {
         let start = index * 4096;
@@ -104,33 +122,41 @@ fn survives(path: &Path, run: &Run, cut: usize, contents: &[Vec<u8>], finished: 
 
 #[test]
 fn killed_after_any_change() {
+    killed();
+    without_holes(killed);
+}
+
+fn killed() {
     let folder = Folder::new();
     let run = run(&folder);
     let finished = std::fs::read(folder.path("run")).unwrap();
     let findings = crate::check(folder.path("run"), &OpenOptions::default()).unwrap();
     assert!(findings.iter().all(|finding| finding.severity == Severity::Warning), "{findings:?}");
     let path = folder.path("cut");
-    let contents = contents();
     for cut in run.created..=run.changes.len() {
         replay(&path, &run.changes[..cut]);
-        survives(&path, &run, cut, &contents, &finished);
+        survives(&path, &run, cut, &finished);
     }
 }
 
 #[test]
 fn power_fails_after_any_change() {
+    power_fails();
+    without_holes(power_fails);
+}
+
+fn power_fails() {
     let folder = Folder::new();
     let run = run(&folder);
     let finished = std::fs::read(folder.path("run")).unwrap();
     let path = folder.path("cut");
-    let contents = contents();
     for cut in run.created..=run.changes.len() {
         let synced = (0..cut).rfind(|&at| matches!(run.changes[at], Change::Sync)).unwrap();
         for attempt in 0..4 {
             // Of what was not synced any part may have arrived.
             let kept = (0..cut).filter(|&at| at <= synced || random(at as u64 ^ (attempt << 32)) & 1 == 0);
             replay(&path, kept.map(|at| &run.changes[at]));
-            survives(&path, &run, cut, &contents, &finished);
+            survives(&path, &run, cut, &finished);
         }
     }
 }
@@ -150,6 +176,6 @@ fn a_torn_batmap_is_rebuilt() {
             continue;
         }
         assert!(!crate::check(&path, &OpenOptions::default()).unwrap().is_empty(), "byte {at}");
-        survives(&path, &run, run.changes.len(), &contents(), &finished);
+        survives(&path, &run, run.changes.len(), &finished);
     }
 }

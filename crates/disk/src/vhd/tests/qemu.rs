@@ -7,7 +7,8 @@ use goldwire_stdx::testing::cases;
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{conformance_read, pattern};
+use crate::journal::without_holes;
+use crate::testing::{conformance_read, discard, pattern};
 
 /// Runs `qemu-img`; `None`, with a word about it, where there is none.
 fn qemu_img(arguments: &[&str]) -> Option<Output> {
@@ -101,6 +102,8 @@ fn qemu_sees_our_size_and_data() {
 enum Step {
     Write { offset: u64, length: usize, seed: u64 },
     Allocate { offset: u64, length: u64 },
+    WriteZeroes { offset: u64, length: u64 },
+    Discard { offset: u64, length: u64 },
     Flush,
     Reopen,
 }
@@ -112,7 +115,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (range.clone(), any::<u64>())
             .prop_map(|((offset, length), seed)| Step::Write { offset, length: length as usize, seed }),
-        1 => range.prop_map(|(offset, length)| Step::Allocate { offset, length }),
+        1 => range.clone().prop_map(|(offset, length)| Step::Allocate { offset, length }),
+        2 => range.clone().prop_map(|(offset, length)| Step::WriteZeroes { offset, length }),
+        2 => range.prop_map(|(offset, length)| Step::Discard { offset, length }),
         1 => Just(Step::Flush),
         1 => Just(Step::Reopen),
     ];
@@ -123,41 +128,61 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(cases(12)))]
 
     #[test]
-    fn behaves_like_a_vector(steps in steps()) {
-        for format in [Format::VhdDynamic, Format::VhdFixed, Format::Raw] {
-            let folder = Folder::new();
-            let path = folder.path("a.vhd");
-            let mut disk = folder.create("a.vhd", format, SIZE);
-            let mut model = vec![0; SIZE as usize];
-            for step in &steps {
-                match *step {
-                    Step::Write { offset, length, seed } => {
-                        let bytes = pattern(seed, offset, length);
-                        disk.write_at(&bytes, offset).unwrap();
-                        model[offset as usize..offset as usize + length].copy_from_slice(&bytes);
-                    }
-                    Step::Allocate { offset, length } => disk.allocate(offset, length).unwrap(),
-                    Step::Flush => disk.flush().unwrap(),
-                    Step::Reopen => {
-                        disk.flush().unwrap();
-                        let options = OpenOptions { access: Access::Write, format: Some(format), ..OpenOptions::default() };
-                        disk = crate::open(&path, &options).unwrap().device;
-                    }
-                }
-            }
-            disk.flush().unwrap();
-            conformance_read(&*disk, &model);
-            if format == Format::Raw {
-                continue;
-            }
-            let ignored = ["current size"];
-            let findings = crate::check(&path, &OpenOptions::default()).unwrap();
-            prop_assert!(findings.iter().all(|finding| ignored.contains(&finding.field.as_str())), "{:?}", findings);
-            let raw = folder.path("a.raw");
-            let arguments = ["convert", "-f", "vpc", "-O", "raw", path.to_str().unwrap(), raw.to_str().unwrap()];
-            if succeed(&arguments).is_some() {
-                prop_assert!(std::fs::read(raw).unwrap() == model, "QEMU reads something else");
-            }
+    fn behaves_like_a_vector(steps in steps(), has_holes in any::<bool>()) {
+        match has_holes {
+            true => run(&steps)?,
+            false => without_holes(|| run(&steps))?,
         }
     }
+}
+
+fn run(steps: &[Step]) -> std::result::Result<(), TestCaseError> {
+    for format in [Format::VhdDynamic, Format::VhdFixed, Format::Raw] {
+        let folder = Folder::new();
+        let path = folder.path("a.vhd");
+        let mut disk = folder.create("a.vhd", format, SIZE);
+        let mut model = vec![0; SIZE as usize];
+        for step in steps {
+            match *step {
+                Step::Write { offset, length, seed } => {
+                    let bytes = pattern(seed, offset, length);
+                    disk.write_at(&bytes, offset).unwrap();
+                    model[offset as usize..offset as usize + length].copy_from_slice(&bytes);
+                }
+                Step::Allocate { offset, length } => disk.allocate(offset, length).unwrap(),
+                Step::WriteZeroes { offset, length } => {
+                    disk.write_zeroes(offset, length).unwrap();
+                    model[offset as usize..(offset + length) as usize].fill(0);
+                }
+                Step::Discard { offset, length } => {
+                    discard(&*disk, offset, &mut model[offset as usize..(offset + length) as usize]);
+                }
+                Step::Flush => disk.flush().unwrap(),
+                Step::Reopen => {
+                    disk.flush().unwrap();
+                    let access = Access::Write;
+                    let options = OpenOptions { access, format: Some(format), ..OpenOptions::default() };
+                    disk = crate::open(&path, &options).unwrap().device;
+                }
+            }
+        }
+        disk.flush().unwrap();
+        conformance_read(&*disk, &model);
+        if format == Format::Raw {
+            continue;
+        }
+        let ignored = ["current size"];
+        let findings = crate::check(&path, &OpenOptions::default()).unwrap();
+        prop_assert!(
+            findings.iter().all(|finding| ignored.contains(&finding.field.as_str())),
+            "{:?}",
+            findings
+        );
+        let raw = folder.path("a.raw");
+        let arguments = ["convert", "-f", "vpc", "-O", "raw", path.to_str().unwrap(), raw.to_str().unwrap()];
+        if succeed(&arguments).is_some() {
+            prop_assert!(std::fs::read(raw).unwrap() == model, "QEMU reads something else");
+        }
+    }
+    Ok(())
 }

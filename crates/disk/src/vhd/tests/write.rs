@@ -1,6 +1,7 @@
 use super::build::Vhd;
 use super::*;
-use crate::testing::{conformance, conformance_read, pattern};
+use crate::journal::without_holes;
+use crate::testing::{conformance, conformance_read, conformance_read_only, discard, pattern};
 use crate::{ErrorKind, ExtentKind};
 
 #[test]
@@ -19,6 +20,108 @@ fn keeps_the_promises() {
             folder.create(&name, format, size).flush().unwrap();
             open_writable(&folder.path(&name)).unwrap().device
         });
+    }
+}
+
+/// Where nothing can be punched, zeros are written, and a discard does nothing.
+#[test]
+fn keeps_the_promises_without_holes() {
+    for format in [Format::VhdDynamic, Format::Raw] {
+        let folder = Folder::new();
+        let number = std::cell::Cell::new(0);
+        without_holes(|| {
+            conformance(|size| {
+                number.set(number.get() + 1);
+                folder.create(&number.get().to_string(), format, size)
+            });
+        });
+    }
+}
+
+fn stored(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512
+}
+
+/// Both give the space back where the file system can, take none for what has no place, and leave what lies beside them.
+#[test]
+fn what_is_given_up_takes_no_space() {
+    for format in [Format::VhdDynamic, Format::VhdFixed, Format::Raw] {
+        for is_discard in [false, true] {
+            let folder = Folder::new();
+            let path = folder.path("a");
+            let disk = folder.create("a", format, 20 * MIB);
+            let empty = stored(&path);
+            let give_up = |offset, length| match is_discard {
+                true => disk.discard(offset, length).unwrap(),
+                false => disk.write_zeroes(offset, length).unwrap(),
+            };
+            give_up(0, 20 * MIB);
+            disk.flush().unwrap();
+            assert!(stored(&path) <= empty + 8192, "{format:?} takes space for nothing");
+            disk.write_at(&vec![7; 8 << 20], 3 * MIB).unwrap();
+            disk.flush().unwrap();
+            let full = stored(&path);
+            give_up(4 * MIB - 100, 6 * MIB + 200);
+            disk.flush().unwrap();
+            let mut model = vec![0; 20 << 20];
+            model[3 << 20..11 << 20].fill(7);
+            let given_up = (4 << 20) - 100..(10 << 20) + 100;
+            if is_discard {
+                disk.read_at(&mut model[given_up.clone()], given_up.start as u64).unwrap();
+                // Pages that it covers in part are as they were.
+                assert!(model[given_up.start..4 << 20].iter().all(|byte| *byte == 7));
+            } else {
+                model[given_up].fill(0);
+            }
+            conformance_read(&*disk, &model);
+            if stored(&path) > full - 6 * MIB + 65_536 {
+                goldwire_stdx::testing::excuse(goldwire_stdx::testing::Excuse::NoHoles);
+                continue;
+            }
+            assert!(disk.extent_at(4 * MIB).unwrap().kind.is_zero(), "{format:?}");
+            assert!(model[4 << 20..10 << 20].iter().all(|byte| *byte == 0));
+        }
+    }
+}
+
+/// A parent is never seen through, and never changed: nobody may give anything up in a disk that is read.
+#[test]
+fn a_child_and_its_parent_are_left_alone() {
+    let folder = Folder::new();
+    folder.file("parent.vhd", &Vhd::dynamic(4 * MIB).block(0, &[0xff; 512], 0x11).bytes());
+    let child = folder.file("child.vhd", &Vhd::differencing(4 * MIB).block(0, &[0xf0], 0x22).bytes());
+    let image = open(&child).unwrap();
+    let before = content(&*image.device);
+    assert!(before.contains(&0x11) && before.contains(&0x22));
+    conformance_read_only(&*image.device, &before);
+}
+
+/// What is absent of a foreign block reads as zero, whatever the file holds there, and goes on doing so.
+#[test]
+fn a_foreign_block_shows_nothing_old() {
+    for has_holes in [true, false] {
+        let folder = Folder::new();
+        let path = folder.file("a.vhd", &Vhd::dynamic(4 * MIB).block(0, &[0xf0], 0x99).bytes());
+        let mut model = vec![0; 4 << 20];
+        model[..2048].fill(0x99);
+        let mut work = || {
+            let disk = open_writable(&path).unwrap().device;
+            disk.write_zeroes(100, 200).unwrap();
+            model[100..300].fill(0);
+            disk.write_zeroes(2000, 100_000).unwrap();
+            model[2000..2048].fill(0);
+            discard(&*disk, 0, &mut model[..3 << 20]);
+            conformance_read(&*disk, &model);
+            disk.write_at(&[5], 5000).unwrap();
+            model[5000] = 5;
+            disk.flush().unwrap();
+        };
+        if has_holes {
+            work()
+        } else {
+            without_holes(work)
+        }
+        conformance_read(&*open(&path).unwrap().device, &model);
     }
 }
 
@@ -135,9 +238,7 @@ fn a_file_that_was_opened_for_reading_is_not_written() {
         let name = format!("{format:?}");
         folder.create(&name, format, 4096).flush().unwrap();
         let image = open(&folder.path(&name)).unwrap();
-        assert_eq!(image.device.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
-        assert_eq!(image.device.allocate(0, 1).unwrap_err().kind(), ErrorKind::ReadOnly);
-        image.device.flush().unwrap();
+        conformance_read_only(&*image.device, &[0; 4096]);
     }
     folder.file("parent.vhd", &Vhd::dynamic(2 * MIB).bytes());
     let child = folder.file("child.vhd", &Vhd::differencing(2 * MIB).bytes());
