@@ -51,6 +51,18 @@ pub trait BlockDevice: Send + Sync {
     /// `OutOfRange` when the range passes the end of the disk (nothing is read), `Io`, `Corrupt`.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
 
+    /// Fills `buf` from `offset` and says true if that waits for no medium, no network and no lock that somebody holds who
+    /// waits for them. False means that nothing is known about `buf`: ask [`read_at`](Self::read_at), which also tells
+    /// whatever else is wrong. A server of many clients answers from here on the thread that heard the question, and hands
+    /// only the rest to somebody who may wait.
+    ///
+    /// What the format's tables call zero or a hole answers as soon as they are in memory. What only the file system knows
+    /// to be a hole is asked for as data is: to look for holes can itself wait for the medium.
+    ///
+    /// # Errors
+    /// `OutOfRange` when the range passes the end of the disk (nothing is read), `Corrupt`.
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool>;
+
     /// Writes all of `buf` at `offset`; durable only after [`flush`](Self::flush).
     ///
     /// # Errors

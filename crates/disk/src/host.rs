@@ -71,6 +71,8 @@ impl HostFile {
 
     /// Length in bytes, also of a block device (whose `stat` says zero).
     pub(crate) fn length(&self) -> Result<u64> {
+        #[cfg(test)]
+        crate::journal::wait();
         (&self.file).seek(SeekFrom::End(0)).map_err(|e| Error::io(&self.path, "find the end of the file", e))
     }
 
@@ -81,9 +83,16 @@ impl HostFile {
 
     /// Fills `buf` from `offset`; `what` is being read.
     pub(crate) fn read(&self, buf: &mut [u8], offset: u64, what: &str) -> Result<()> {
+        #[cfg(test)]
+        crate::journal::wait();
         self.file
             .read_exact_at(buf, offset)
             .map_err(|e| Error::io(&self.path, format!("read {what} at byte {offset}"), e))
+    }
+
+    /// Fills `buf` from `offset` if nothing has to be waited for; false leaves it as nobody knows.
+    pub(crate) fn read_at_once(&self, buf: &mut [u8], offset: u64) -> bool {
+        goldwire_stdx::read_at_once(&self.file, buf, offset)
     }
 
     /// Writes all of `buf` at `offset`; `what` is being written.
@@ -183,6 +192,8 @@ impl HostFile {
     /// Whether the file has data at `offset` (or a hole), and for how many of the next `length` bytes. File
     /// systems that cannot tell have data everywhere.
     pub(crate) fn data_run(&self, offset: u64, length: u64) -> Result<(bool, u64)> {
+        #[cfg(test)]
+        crate::journal::wait();
         let known = self.data.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if known.contains(&offset) {
             return Ok((true, (known.end - offset).min(length)));

@@ -53,6 +53,7 @@ pub(crate) fn replay<'a>(path: &Path, changes: impl IntoIterator<Item = &'a Chan
 }
 
 thread_local! {
+    static WAITS: Cell<u64> = const { Cell::new(0) };
     static HAS_NO_HOLES: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -68,4 +69,14 @@ pub(crate) fn without_holes<T>(work: impl FnOnce() -> T) -> T {
 /// Whether [`without_holes`] is running.
 pub(crate) fn has_no_holes() -> bool {
     HAS_NO_HOLES.get()
+}
+
+/// Counts that this thread asks a file for something that it may have to wait for.
+pub(crate) fn wait() {
+    WAITS.set(WAITS.get() + 1);
+}
+
+/// How often this thread may have waited so far.
+pub(crate) fn waits() -> u64 {
+    WAITS.get()
 }

@@ -61,6 +61,11 @@ impl BlockDevice for Flat {
         self.host.read(buf, offset, "data")
     }
 
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+        check_range(self.host.path(), self.size, offset, buf.len() as u64)?;
+        Ok(self.host.read_at_once(buf, offset))
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.check_writable()?;
         check_range(self.host.path(), self.size, offset, buf.len() as u64)?;

@@ -25,7 +25,7 @@ pub use file::{read_bounded, read_open_bounded, read_open_text_bounded, read_tex
 pub use folder::{ENTRIES_MAX, Existing, Folder, Manners, Owner, is_scratch};
 pub use hex::{from_hex, to_hex};
 pub use host_name::is_host_name;
-pub use medium::{is_out_of_space, is_unavailable};
+pub use medium::{is_out_of_space, is_unavailable, read_at_once};
 pub use printable::{PRINTABLE_MAX, printable, printable_bytes};
 pub use report::{Context, Hints, Report};
 pub use shell::{shell_path, shell_word};

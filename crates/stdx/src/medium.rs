@@ -1,8 +1,9 @@
-//! What a medium answers instead of doing what it should: that it is full, or away.
+//! What a medium answers: that it is full, that it is away, or the bytes without being waited for.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 /// Whether a write failed for want of room: the file system is full, a quota is used up, or the file is as long as a limit
 /// lets it be.
@@ -32,8 +33,33 @@ pub fn is_unavailable(error: &io::Error) -> bool {
     is_away || matches!(errno, Some(Errno::HOSTDOWN | Errno::NOLINK))
 }
 
+/// Fills `buf` from byte `offset` of `file` if all of it is in memory: no medium and no network is waited for. If it is not,
+/// or if the file system cannot tell, the answer is false and nothing is known about `buf`; whatever else is wrong is told
+/// by the read that waits.
+pub fn read_at_once(file: &File, buf: &mut [u8], offset: u64) -> bool {
+    let mut filled = 0;
+    while filled < buf.len() {
+        let at = match offset.checked_add(filled as u64) {
+            // The system would take it for "where the file's own position is".
+            None | Some(u64::MAX) => return false,
+            Some(at) => at,
+        };
+        let mut rest = [IoSliceMut::new(&mut buf[filled..])];
+        match preadv2(file, &mut rest, at, ReadWriteFlags::NOWAIT) {
+            Ok(0) => return false,
+            // The rest may be here too: a read ends at a page that is not, and at a signal.
+            Ok(length) => filled += length,
+            Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn error(errno: Errno) -> io::Error {
@@ -62,5 +88,24 @@ mod tests {
         for errno in [Errno::IO, Errno::STALE, Errno::ACCESS, Errno::ROFS, Errno::NOENT, Errno::NXIO] {
             assert!(!is_unavailable(&error(errno)) && !is_out_of_space(error(errno).kind()), "{errno}");
         }
+    }
+
+    #[test]
+    fn only_whole_answers_count() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 5000]).unwrap();
+        let mut buf = [0; 5000];
+        if read_at_once(&file, &mut buf, 0) {
+            assert_eq!(buf, [7; 5000]);
+        }
+        // Past the end, wholly and in part.
+        assert!(!read_at_once(&file, &mut buf, 1));
+        for offset in [5000, u64::MAX - 4999, u64::MAX] {
+            assert!(!read_at_once(&file, &mut buf, offset), "{offset}");
+        }
+        assert!(read_at_once(&file, &mut [], u64::MAX));
+        // What was not opened for reading, and what has no place.
+        let unread = File::options().write(true).open("/dev/null").unwrap();
+        assert!(!read_at_once(&unread, &mut buf, 0));
     }
 }

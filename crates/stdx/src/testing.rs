@@ -30,6 +30,8 @@ pub enum Excuse {
     NoIpv6,
     /// The file system of the temporary folder does not tell about holes.
     NoHoles,
+    /// The file system of the temporary folder cannot tell whether a read would wait (`RWF_NOWAIT`).
+    NoReadAtOnce,
     /// The file system of the temporary folder keeps every page (tmpfs).
     NoMedium,
     /// The file system of the temporary folder keeps no extended attributes or access lists.
@@ -51,6 +53,7 @@ impl Excuse {
             Self::NoFuse => "no /dev/fuse",
             Self::NoIpv6 => "no IPv6",
             Self::NoHoles => "the temporary folder's file system does not tell about holes",
+            Self::NoReadAtOnce => "the temporary folder's file system cannot tell whether a read would wait",
             Self::NoMedium => "the temporary folder's file system keeps every page (tmpfs)",
             Self::NoAttributes => {
                 "the temporary folder's file system keeps no extended attributes or access lists"
@@ -66,6 +69,18 @@ impl Excuse {
 /// Says that the running test does nothing, or not all, for this reason.
 pub fn excuse(excuse: Excuse) {
     skip(excuse.reason());
+}
+
+/// Whether files below `folder` tell at once what is in memory; says that the rest of the test is skipped if not.
+pub fn tells_at_once(folder: &Path) -> bool {
+    let path = folder.join("tells-at-once");
+    let made = std::fs::write(&path, [7; 4096]).and_then(|()| std::fs::File::open(&path));
+    let _ = std::fs::remove_file(&path);
+    let is_told = made.is_ok_and(|file| crate::read_at_once(&file, &mut [0; 4096], 0));
+    if !is_told {
+        excuse(Excuse::NoReadAtOnce);
+    }
+    is_told
 }
 
 /// Whether the user is root; says that the test is skipped if not.

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use goldwire_stdx::Folder;
+use goldwire_stdx::{Folder, read_at_once};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::pack::{PackNumber, Reader, SLOTS_MAX, header};
@@ -230,19 +230,46 @@ impl Map {
 
     /// Where chunk `index` is.
     pub(crate) fn place(&self, index: u64) -> StoreResult<Place> {
+        match self.page_of(index) {
+            (None, next) => Ok(Place::Zero(next)),
+            (Some(number), next) => Ok(Self::place_in(&self.page(number)?, index, next)),
+        }
+    }
+
+    /// The same, if the page that says it is in memory; what is wrong with it is for [`place`](Self::place) to tell.
+    pub(crate) fn place_at_once(&self, index: u64) -> Option<Place> {
+        let (Some(number), next) = self.page_of(index) else { return self.place(index).ok() };
+        let page = match self.kept(number) {
+            Some(page) => page,
+            None => {
+                let mut bytes = [0; PAGE];
+                if !read_at_once(&self.file, &mut bytes, page_offset(number)) {
+                    return None;
+                }
+                let page: Arc<[Run]> = self.decode_page(number, &bytes).ok()?.into();
+                self.keep(number, &page);
+                page
+            }
+        };
+        Some(Self::place_in(&page, index, next))
+    }
+
+    /// The page that knows where chunk `index` is, and the first chunk of the page behind it.
+    fn page_of(&self, index: u64) -> (Option<usize>, u64) {
         let after = self.firsts.partition_point(|first| *first <= index);
-        let next = self.firsts.get(after).copied().unwrap_or(u64::MAX);
-        let Some(number) = after.checked_sub(1) else { return Ok(Place::Zero(next)) };
-        let page = self.page(number)?;
+        (after.checked_sub(1), self.firsts.get(after).copied().unwrap_or(u64::MAX))
+    }
+
+    fn place_in(page: &[Run], index: u64, next: u64) -> Place {
         let after = page.partition_point(|run| run.first <= index);
         let next = page.get(after).map_or(next, |run| run.first);
         match after.checked_sub(1).map(|at| page[at]) {
             Some(run) if index < run.end() => {
                 let skipped = (index - run.first) as u32;
                 let (count, slot) = (run.count - skipped, run.slot + skipped);
-                Ok(Place::In(Run { first: index, count, slot, pack: run.pack }))
+                Place::In(Run { first: index, count, slot, pack: run.pack })
             }
-            _ => Ok(Place::Zero(next)),
+            _ => Place::Zero(next),
         }
     }
 
@@ -255,22 +282,33 @@ impl Map {
     }
 
     fn page(&self, number: usize) -> StoreResult<Arc<[Run]>> {
-        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match kept {
-            Some((kept, page)) if kept == number => Ok(page),
-            _ => {
-                let page: Arc<[Run]> = self.read_page(number)?.into();
-                *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, Arc::clone(&page)));
-                Ok(page)
-            }
+        if let Some(page) = self.kept(number) {
+            return Ok(page);
         }
+        let page: Arc<[Run]> = self.read_page(number)?.into();
+        self.keep(number, &page);
+        Ok(page)
+    }
+
+    fn kept(&self, number: usize) -> Option<Arc<[Run]>> {
+        let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().filter(|(kept, _)| *kept == number).map(|(_, page)| Arc::clone(page))
+    }
+
+    fn keep(&self, number: usize, page: &Arc<[Run]>) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((number, Arc::clone(page)));
     }
 
     fn read_page(&self, number: usize) -> StoreResult<Vec<Run>> {
         let mut bytes = [0; PAGE];
-        let at = (number as u64 + 1) * PAGE as u64;
+        let at = page_offset(number);
         self.file.read_exact_at(&mut bytes, at).map_err(StoreError::file("read", &self.path))?;
-        let mut reader = Reader::new(&bytes, &self.path);
+        self.decode_page(number, &bytes)
+    }
+
+    fn decode_page(&self, number: usize, bytes: &[u8; PAGE]) -> StoreResult<Vec<Run>> {
+        let at = page_offset(number);
+        let mut reader = Reader::new(bytes, &self.path);
         let checksum = reader.u64("checksum")?;
         if checksum != xxh3_64_with_seed(&bytes[8..], number as u64 + 1) {
             return Err(StoreError::corrupt(&self.path, "page", at, "its checksum does not fit"));
@@ -306,6 +344,10 @@ impl Map {
         let offset = (page + 1) * PAGE + 12 + at * RUN;
         StoreError::corrupt(&self.path, "run", offset as u64, why)
     }
+}
+
+fn page_offset(number: usize) -> u64 {
+    (number as u64 + 1) * PAGE as u64
 }
 
 fn encode_header(root: &Root, size: u64, runs: u64, chunks: u64) -> [u8; HEADER] {

@@ -6,7 +6,7 @@ use super::cache::Cache;
 use super::claims::Claims;
 use super::header::{Header, be64};
 use super::host::HostFileExt as _;
-use super::tables::{Mapping, Run};
+use super::tables::{InSpan, Mapping, Run};
 use super::view::View;
 use crate::host::HostFile;
 use crate::units::{FileOffset, GuestOffset};
@@ -57,29 +57,55 @@ impl Reader {
 
     /// Where the guest bytes from `offset` on lie, at most `limit` of them. The range is inside the disk.
     fn lookup(&self, offset: GuestOffset, limit: u64) -> Result<Run> {
-        let Self { view, l1, .. } = self;
+        let view = &self.view;
         let (index, within) = view.geometry.table_of(offset);
-        let entry_offset = self.l1_offset + index as u64 * 8;
-        let bad_l1 = |why: String| view.host.corrupt("L1 entry", entry_offset, why);
-        let entry = l1.get(index).copied().ok_or_else(|| bad_l1("is outside of the table".into()))?;
-        let Some(table_host) = view.geometry.l2_table(entry).map_err(|why| bad_l1(why.into()))? else {
-            return Ok(view.missing_tables(l1, offset, limit));
+        let Some(host) = self.table_place(index)? else {
+            return Ok(view.missing_tables(&self.l1, offset, limit));
         };
-        let cluster_size = view.geometry.cluster_size();
-        if table_host.0 + cluster_size > self.host_length {
-            return Err(bad_l1("the L2 table is not inside the file".into()));
-        }
-        let table = self.tables.get(table_host, || {
-            let mut bytes = vec![0; cluster_size as usize];
-            view.host.read_whole(&mut bytes, table_host.0, "L2 table")?;
+        let table = self.tables.get(host, || {
+            let mut bytes = vec![0; view.geometry.cluster_size() as usize];
+            view.host.read_whole(&mut bytes, host.0, "L2 table")?;
             let disk = view.size.saturating_sub(view.geometry.span_start(index).0);
             self.claims
                 .count(view.geometry, index, &bytes, disk)
-                .map_err(|why| bad_l1(why).with_hint(HINT_SHARED))?;
+                .map_err(|why| self.bad_l1(index, why).with_hint(HINT_SHARED))?;
             Ok::<_, Error>(Arc::from(bytes))
         })?;
-        let bad_l2 = |at, why| view.host.corrupt("L2 entry", table_host.0 + at, why);
-        let run = view.geometry.run(&table, within, limit).map_err(|bad| bad_l2(bad.at, bad.why))?;
+        self.run_in(&table, host, within, limit)
+    }
+
+    /// The same from memory alone; what is wrong is for [`lookup`](Self::lookup) to say.
+    fn lookup_at_once(&self, offset: GuestOffset, limit: u64) -> Option<Run> {
+        let (index, within) = self.view.geometry.table_of(offset);
+        let Some(host) = self.table_place(index).ok()? else {
+            return Some(self.view.missing_tables(&self.l1, offset, limit));
+        };
+        self.run_in(self.tables.peek(host)?.as_ref(), host, within, limit).ok()
+    }
+
+    /// Where the table of L1 entry `index` lies, if there is one.
+    fn table_place(&self, index: usize) -> Result<Option<FileOffset>> {
+        let geometry = self.view.geometry;
+        let entry = self.l1.get(index).copied();
+        let entry = entry.ok_or_else(|| self.bad_l1(index, "is outside of the table".into()))?;
+        let place = geometry.l2_table(entry).map_err(|why| self.bad_l1(index, why.into()))?;
+        match place {
+            Some(host) if host.0 + geometry.cluster_size() > self.host_length => {
+                Err(self.bad_l1(index, "the L2 table is not inside the file".into()))
+            }
+            place => Ok(place),
+        }
+    }
+
+    fn bad_l1(&self, index: usize, why: String) -> Error {
+        self.view.host.corrupt("L1 entry", self.l1_offset + index as u64 * 8, why)
+    }
+
+    /// The run at `within` of the span of `table`, which lies at byte `table_host` of the file.
+    fn run_in(&self, table: &[u8], table_host: FileOffset, within: InSpan, limit: u64) -> Result<Run> {
+        let geometry = self.view.geometry;
+        let bad_l2 = |at, why| self.view.host.corrupt("L2 entry", table_host.0 + at, why);
+        let run = geometry.run(table, within, limit).map_err(|bad| bad_l2(bad.at, bad.why))?;
         // What lies behind the end of the guest's disk may be missing, and the compressed bytes of the last cluster end
         // where they like. Everything else that is missing was cut off, and nobody knows what it was.
         let end = match run.mapping {
@@ -88,10 +114,8 @@ impl Reader {
             Mapping::Zero | Mapping::Unallocated => 0,
         };
         if end > self.host_length {
-            let at = view.geometry.entry_at(within);
-            return Err(
-                bad_l2(at, "it or a neighbour names data past the end of the file").with_hint(HINT_CUT)
-            );
+            let why = "it or a neighbour names data past the end of the file";
+            return Err(bad_l2(geometry.entry_at(within), why).with_hint(HINT_CUT));
         }
         Ok(run)
     }
@@ -108,6 +132,10 @@ impl BlockDevice for Reader {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.view.read(buf, offset, |offset, limit| self.lookup(offset, limit))
+    }
+
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+        self.view.read_at_once(buf, offset, |offset, limit| self.lookup_at_once(offset, limit))
     }
 
     fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<()> {

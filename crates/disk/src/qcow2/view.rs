@@ -83,6 +83,46 @@ impl View {
         Ok(())
     }
 
+    /// Fills `buf` from `offset` if nothing has to be waited for, with a `lookup` that waits for nothing either.
+    pub(super) fn read_at_once(
+        &self,
+        mut buf: &mut [u8],
+        offset: u64,
+        lookup: impl Fn(GuestOffset, u64) -> Option<Run>,
+    ) -> Result<bool> {
+        self.check_range(offset, buf.len() as u64)?;
+        let mut offset = GuestOffset(offset);
+        while !buf.is_empty() {
+            let Some(run) = lookup(offset, buf.len() as u64) else { return Ok(false) };
+            let (part, rest) = buf.split_at_mut(run.length as usize);
+            let is_here = match run.mapping {
+                Mapping::Data { host } => self.host.read_at_once(part, host.0),
+                Mapping::Zero => {
+                    part.fill(0);
+                    true
+                }
+                Mapping::Unallocated => match self.above_backing(part, offset) {
+                    Some((backing, below)) => backing.read_at_once(below, offset.0)?,
+                    None => true,
+                },
+                Mapping::Compressed { host, .. } => match self.inflated.peek(host) {
+                    Some(cluster) => {
+                        let in_cluster = (offset.0 % self.geometry.cluster_size()) as usize;
+                        part.copy_from_slice(&cluster[in_cluster..in_cluster + part.len()]);
+                        true
+                    }
+                    None => false,
+                },
+            };
+            if !is_here {
+                return Ok(false);
+            }
+            offset += run.length;
+            buf = rest;
+        }
+        Ok(true)
+    }
+
     /// The extent at guest byte `offset`.
     pub(super) fn extent(
         &self,
@@ -122,15 +162,25 @@ impl View {
     }
 
     fn read_backing(&self, buf: &mut [u8], offset: GuestOffset) -> Result<()> {
-        let Some(backing) = &self.backing else {
-            buf.fill(0);
-            return Ok(());
-        };
-        // A backing file that is shorter than its overlay reads as zero behind its end.
-        let there = backing.size().saturating_sub(offset.0).min(buf.len() as u64) as usize;
+        match self.above_backing(buf, offset) {
+            Some((backing, below)) => backing.read_at(below, offset.0),
+            None => Ok(()),
+        }
+    }
+
+    /// The part of `buf`, which is unallocated at `offset`, that the backing file answers. The rest is made zero: a backing
+    /// file that is shorter than its overlay reads as zero behind its end.
+    fn above_backing<'a>(
+        &self,
+        buf: &'a mut [u8],
+        offset: GuestOffset,
+    ) -> Option<(&dyn BlockDevice, &'a mut [u8])> {
+        let size = self.backing.as_ref().map_or(0, |backing| backing.size());
+        let there = size.saturating_sub(offset.0).min(buf.len() as u64) as usize;
         let (below, beyond) = buf.split_at_mut(there);
         beyond.fill(0);
-        if below.is_empty() { Ok(()) } else { backing.read_at(below, offset.0) }
+        let backing = self.backing.as_deref().filter(|_| !below.is_empty())?;
+        Some((backing, below))
     }
 
     fn inflate(&self, host: FileOffset, length: u64) -> Result<Arc<[u8]>> {

@@ -136,7 +136,7 @@ impl Writer {
         Self { view: View::new(host, header, None), state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         crate::sync::lock(&self.state)
     }
 
@@ -156,6 +156,16 @@ impl Writer {
 }
 
 impl Writer {
+    /// [`lookup`](Self::lookup) from memory alone. Whoever flushes holds the lock and waits for the medium.
+    fn lookup_at_once(&self, offset: GuestOffset, limit: u64) -> Option<Run> {
+        let state = crate::sync::try_lock(&self.state)?;
+        let (index, within) = self.view.geometry.table_of(offset);
+        if state.l1.get(index).is_none_or(|entry| *entry == 0) {
+            return Some(self.view.missing_tables(&state.l1, offset, limit));
+        }
+        self.view.geometry.run(&state.tables.get(&index)?.bytes, within, limit).ok()
+    }
+
     /// Calls `each` with the L1 index, and the part of its span, of every table that the range touches.
     fn for_each_table(
         &self,
@@ -201,6 +211,10 @@ impl BlockDevice for Writer {
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         self.view.read(buf, offset, |offset, limit| self.lookup(offset, limit))
+    }
+
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+        self.view.read_at_once(buf, offset, |offset, limit| self.lookup_at_once(offset, limit))
     }
 
     fn write_at(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {

@@ -156,6 +156,10 @@ impl BlockDevice for MemDevice {
         Ok(())
     }
 
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
+        self.read_at(buf, offset).map(|()| true)
+    }
+
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         check_range(name(), self.size, offset, buf.len() as u64)?;
         let mut state = lock(&self.state);

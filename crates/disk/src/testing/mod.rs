@@ -45,7 +45,10 @@ pub fn conformance(make: impl Fn(u64) -> Arc<dyn BlockDevice>) {
 /// The promises of [`BlockDevice`], put to a device that is read. Its content must be `expected`.
 pub fn conformance_read(device: &dyn BlockDevice, expected: &[u8]) {
     assert_eq!(device.size(), expected.len() as u64, "size");
+    // Before anything was read, and with everything in memory.
+    at_once_is_the_same(device, expected);
     same_content(device, expected);
+    at_once_is_the_same(device, expected);
     // Unaligned reads of many lengths, around every kind of boundary.
     let size = expected.len() as u64;
     let mut offset = 0;
@@ -60,6 +63,36 @@ pub fn conformance_read(device: &dyn BlockDevice, expected: &[u8]) {
     ranges_are_refused_for_reading(device);
     if size > 0 {
         extents_from(device, expected, random(7) % size);
+    }
+}
+
+/// Whether all of `device`, which holds `expected`, is told at once in pieces of this size. Nothing is waited for, and what
+/// is told is true.
+pub fn is_told_at_once(device: &dyn BlockDevice, expected: &[u8], piece: usize) -> bool {
+    let mut is_told = true;
+    for (at, part) in expected.chunks(piece).enumerate() {
+        is_told &= tells_at_once(device, (at * piece) as u64, part);
+    }
+    is_told
+}
+
+fn tells_at_once(device: &dyn BlockDevice, offset: u64, expected: &[u8]) -> bool {
+    let mut buf = vec![0xa5; expected.len()];
+    #[cfg(test)]
+    let before = crate::journal::waits();
+    let is_told = device.read_at_once(&mut buf, offset).unwrap();
+    #[cfg(test)]
+    assert_eq!(crate::journal::waits(), before, "a read at once may have waited");
+    assert!(!is_told || buf == expected, "{} bytes at {offset} are told wrongly", expected.len());
+    is_told
+}
+
+fn at_once_is_the_same(device: &dyn BlockDevice, expected: &[u8]) {
+    let size = expected.len() as u64;
+    for step in 0..200 {
+        let offset = random(step ^ 0xaaaa) % (size + 1);
+        let length = (random(step) % 70_000).min(size - offset);
+        tells_at_once(device, offset, &expected[offset as usize..(offset + length) as usize]);
     }
 }
 
@@ -180,6 +213,8 @@ fn ranges_are_refused_for_reading(device: &dyn BlockDevice) {
         let mut buf = vec![0x5a; length];
         let kind = device.read_at(&mut buf, offset).unwrap_err().kind();
         assert_eq!(kind, ErrorKind::OutOfRange, "read {length} at {offset}");
+        let kind = device.read_at_once(&mut buf, offset).unwrap_err().kind();
+        assert_eq!(kind, ErrorKind::OutOfRange, "read {length} at {offset} at once");
         assert!(buf.iter().all(|&byte| byte == 0x5a), "a refused read touched the buffer");
     }
     for offset in [size, size + 1, u64::MAX] {
@@ -190,6 +225,7 @@ fn ranges_are_refused_for_reading(device: &dyn BlockDevice) {
 fn empty_ranges_are_nothing(device: &dyn BlockDevice) {
     for offset in [0, 1, device.size() / 2, device.size()] {
         device.read_at(&mut [], offset).unwrap();
+        device.read_at_once(&mut [], offset).unwrap();
         device.write_at(&[], offset).unwrap();
         device.allocate(offset, 0).unwrap();
         device.discard(offset, 0).unwrap();
@@ -300,6 +336,7 @@ fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>, piece_size: 
                     let mut back = vec![0; piece_size];
                     device.read_at(&mut back, offset).unwrap();
                     assert!(back == bytes, "piece {piece} was disturbed");
+                    tells_at_once(device.as_ref(), offset, &bytes);
                     // What lies beside it is in the same clusters and blocks, and others write there.
                     let inner = piece_size / 5..piece_size / 5 + piece_size / 2 + piece as usize % 4096;
                     let start = offset + inner.start as u64;

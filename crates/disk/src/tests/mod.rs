@@ -1,5 +1,6 @@
 //! The doors: what is opened, what is refused, how a chain is guarded.
 
+mod at_once;
 mod kinds;
 
 use std::fs::Permissions;

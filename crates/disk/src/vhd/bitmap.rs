@@ -120,6 +120,11 @@ impl BitmapCache {
         Ok(bitmap)
     }
 
+    /// The bitmap of `block` if it is in memory.
+    pub(crate) fn peek(&self, block: BlockIndex) -> Option<Arc<Bitmap>> {
+        lock(&self.inner).bitmaps.get(&block).cloned()
+    }
+
     /// All sectors of `block` are present from now on.
     pub(crate) fn set_full(&self, block: BlockIndex) {
         let mut inner = lock(&self.inner);

@@ -20,7 +20,7 @@ use crate::device::check_range;
 use crate::host::HostFile;
 use crate::image::Access;
 use crate::parents::Parents;
-use crate::sync::{lock, read};
+use crate::sync::{lock, read, try_read};
 use crate::units::{BlockIndex, FileOffset, FileSector, GuestOffset};
 use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
 
@@ -152,29 +152,48 @@ impl Dynamic {
     /// Where the bytes from `offset` on come from, and for how many that holds. Never crosses from one allocated
     /// block into another.
     fn piece(&self, offset: GuestOffset) -> Result<(Source, u64)> {
-        let Layout { size, block_size, .. } = self.layout;
-        let (block, within) = self.layout.block_of(offset);
-        let sector = {
-            let bat = read(&self.bat);
-            match bat.sector(block) {
-                Some(sector) => sector,
-                None => {
-                    let run = u64::from(bat.unused_run(block, u32::MAX)) * block_size;
-                    let source = if self.parent.is_some() { Source::Parent } else { Source::Hole };
-                    return Ok((source, (run - within).min(size - offset.0)));
-                }
+        let place = self.place(&read(&self.bat), offset);
+        match place {
+            Err(unallocated) => Ok(unallocated),
+            Ok((block, sector)) => {
+                Ok(self.piece_in(&*self.bitmap(block, sector)?, self.layout.data_offset(sector), offset))
             }
-        };
-        let end = block_size.min(size - (offset.0 - within));
-        let bitmap = self.bitmap(block, sector)?;
+        }
+    }
+
+    /// The same from memory alone.
+    fn piece_at_once(&self, offset: GuestOffset) -> Option<(Source, u64)> {
+        // Whoever flushes holds the table for reading, and whoever waits to write to it keeps others out.
+        let place = self.place(&*try_read(&self.bat)?, offset);
+        match place {
+            Err(unallocated) => Some(unallocated),
+            Ok((block, sector)) => {
+                Some(self.piece_in(&*self.bitmaps.peek(block)?, self.layout.data_offset(sector), offset))
+            }
+        }
+    }
+
+    /// The block at `offset` and the sector where it starts, or the piece of blocks without a place there.
+    fn place(&self, bat: &Bat, offset: GuestOffset) -> Result<(BlockIndex, FileSector), (Source, u64)> {
+        let (block, within) = self.layout.block_of(offset);
+        bat.sector(block).map(|sector| (block, sector)).ok_or_else(|| {
+            let run = u64::from(bat.unused_run(block, u32::MAX)) * self.layout.block_size;
+            let source = if self.parent.is_some() { Source::Parent } else { Source::Hole };
+            (source, (run - within).min(self.layout.size - offset.0))
+        })
+    }
+
+    /// The piece at `offset` of a block with this bitmap whose data starts at `data`.
+    fn piece_in(&self, bitmap: &Bitmap, data: FileOffset, offset: GuestOffset) -> (Source, u64) {
+        let (_, within) = self.layout.block_of(offset);
+        let end = self.layout.block_size.min(self.layout.size - (offset.0 - within));
         let (is_present, sectors) = bitmap.run(within / 512, end / 512);
-        let length = sectors * 512 - within % 512;
         let source = match (is_present, &self.parent) {
-            (true, _) => Source::File(self.layout.data_offset(sector) + within),
+            (true, _) => Source::File(data + within),
             (false, Some(_)) => Source::Parent,
             (false, None) => Source::Absent,
         };
-        Ok((source, length))
+        (source, sectors * 512 - within % 512)
     }
 
     /// What is known about a piece without reading its data.
@@ -228,20 +247,45 @@ impl BlockDevice for Dynamic {
         while !buf.is_empty() {
             let (source, length) = self.piece(GuestOffset(offset))?;
             let (now, later) = buf.split_at_mut((buf.len() as u64).min(length) as usize);
-            match (source, &self.parent) {
-                (Source::File(at), _) => self.host.read(now, at.0, "block data")?,
-                (Source::Parent, Some(parent)) => {
-                    let held = parent.size().saturating_sub(offset).min(now.len() as u64);
-                    let (held, beyond) = now.split_at_mut(held as usize);
-                    parent.read_at(held, offset.min(parent.size()))?;
-                    beyond.fill(0);
+            match source {
+                Source::File(at) => self.host.read(now, at.0, "block data")?,
+                Source::Parent => {
+                    if let Some((parent, held)) = self.above_parent(now, offset) {
+                        parent.read_at(held, offset)?;
+                    }
                 }
-                _ => now.fill(0),
+                Source::Absent | Source::Hole => now.fill(0),
             }
             offset += now.len() as u64;
             buf = later;
         }
         Ok(())
+    }
+
+    fn read_at_once(&self, mut buf: &mut [u8], mut offset: u64) -> Result<bool> {
+        self.check_range(offset, buf.len() as u64)?;
+        while !buf.is_empty() {
+            let Some((source, length)) = self.piece_at_once(GuestOffset(offset)) else { return Ok(false) };
+            let (now, later) = buf.split_at_mut((buf.len() as u64).min(length) as usize);
+            let length = now.len() as u64;
+            let is_here = match source {
+                Source::File(at) => self.host.read_at_once(now, at.0),
+                Source::Parent => match self.above_parent(now, offset) {
+                    Some((parent, held)) => parent.read_at_once(held, offset)?,
+                    None => true,
+                },
+                Source::Absent | Source::Hole => {
+                    now.fill(0);
+                    true
+                }
+            };
+            if !is_here {
+                return Ok(false);
+            }
+            offset += length;
+            buf = later;
+        }
+        Ok(true)
     }
 
     fn write_at(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {
@@ -314,6 +358,16 @@ impl BlockDevice for Dynamic {
 }
 
 impl Dynamic {
+    /// The part of `buf`, which is the parent's at `offset`, that the parent has. What lies behind its end is made zero.
+    fn above_parent<'a>(&self, buf: &'a mut [u8], offset: u64) -> Option<(&dyn BlockDevice, &'a mut [u8])> {
+        let size = self.parent.as_ref().map_or(0, |parent| parent.size());
+        let held = size.saturating_sub(offset).min(buf.len() as u64);
+        let (held, beyond) = buf.split_at_mut(held as usize);
+        beyond.fill(0);
+        let parent = self.parent.as_deref().filter(|_| !held.is_empty())?;
+        Some((parent, held))
+    }
+
     /// Calls `each` with every run of the range that lies in this file.
     fn for_each_stored(
         &self,

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use goldwire_stdx::Folder;
+use goldwire_stdx::{Folder, read_at_once};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
 
@@ -86,6 +86,11 @@ impl Pack {
     /// Fills `chunks` from slot `first` on.
     pub(crate) fn read(&self, first: u32, chunks: &mut [u8]) -> StoreResult<()> {
         self.file.read_exact_at(chunks, at(first)).map_err(StoreError::file("read", &self.path))
+    }
+
+    /// Fills `chunks` from slot `first` on if they are in memory.
+    pub(crate) fn read_at_once(&self, first: u32, chunks: &mut [u8]) -> bool {
+        read_at_once(&self.file, chunks, at(first))
     }
 
     /// The chunk in `slot`, if it has the id that it is said to have.

@@ -86,6 +86,11 @@ impl StoredVersion {
         self.tree.shape()
     }
 
+    /// The pack if it is open already, and nobody is opening one.
+    fn open_pack(&self, number: PackNumber) -> Option<Arc<Pack>> {
+        self.open.try_lock().ok()?.get(&number).cloned()
+    }
+
     pub(super) fn pack(&self, number: PackNumber) -> StoreResult<Arc<Pack>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pack) = open.get(&number) {
@@ -120,12 +125,26 @@ impl StoredVersion {
         Ok(())
     }
 
-    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them.
-    fn read_run(&self, run: Run, chunks: &mut [u8]) -> Result<(), DiskError> {
-        let pack = self.pack(run.pack).map_err(|error| disk_error(self.map.path(), error))?;
-        pack.read(run.slot, chunks).map_err(|error| disk_error(pack.path(), error))?;
-        let ids = self.tree.ids(0, run.first..run.first + u64::from(run.count));
-        let ids = ids.map_err(|error| disk_error(self.tree.path(), error.into()))?;
+    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them. False if
+    /// something would have to be waited for.
+    fn read_run(&self, run: Run, chunks: &mut [u8], patience: Patience) -> Result<bool, DiskError> {
+        let range = run.first..run.first + u64::from(run.count);
+        let (pack, ids) = match patience {
+            Patience::Waits => {
+                let pack = self.pack(run.pack).map_err(|error| disk_error(self.map.path(), error))?;
+                pack.read(run.slot, chunks).map_err(|error| disk_error(pack.path(), error))?;
+                let ids = self.tree.ids(0, range);
+                (pack, ids.map_err(|error| disk_error(self.tree.path(), error.into()))?)
+            }
+            Patience::AtOnce => {
+                let Some(pack) = self.open_pack(run.pack) else { return Ok(false) };
+                let Some(ids) = self.tree.ids_at_once(0, range) else { return Ok(false) };
+                if !pack.read_at_once(run.slot, chunks) {
+                    return Ok(false);
+                }
+                (pack, ids)
+            }
+        };
         for ((slot, id), chunk) in (run.slot..).zip(&ids).zip(chunks.chunks_exact(CHUNK_SIZE)) {
             if ChunkId::of(chunk) != *id {
                 let index = run.first + u64::from(slot - run.slot);
@@ -135,32 +154,97 @@ impl StoredVersion {
                     .with_hint("see what else is damaged: goldwire store check"));
             }
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// That chunks that the map does not have are zero in the tree too.
-    fn prove_zero(&self, chunks: std::ops::Range<u64>) -> Result<(), DiskError> {
+    /// That chunks that the map does not have are zero in the tree too. False if something would have to be waited for.
+    fn prove_zero(&self, chunks: std::ops::Range<u64>, patience: Patience) -> Result<bool, DiskError> {
+        if patience == Patience::AtOnce {
+            // What is wrong is told by the read that waits.
+            let is_zero = |ids: Vec<ChunkId>| ids.iter().all(|id| id.is_zero());
+            return Ok(steps(chunks).all(|part| self.tree.ids_at_once(0, part).is_some_and(is_zero)));
+        }
         match first_used(&self.tree, chunks).map_err(|error| disk_error(self.tree.path(), error))? {
-            None => Ok(()),
+            None => Ok(true),
             Some(index) => {
                 let why = format!("it has no place for chunk {index}");
                 Err(DiskError::new(ErrorKind::Corrupt, self.map.path(), why))
             }
         }
     }
+
+    /// Fills `buf` with proven bytes. False if something would have to be waited for.
+    fn read(&self, mut buf: &mut [u8], offset: u64, patience: Patience) -> Result<bool, DiskError> {
+        const CHUNK: u64 = CHUNK_SIZE as u64;
+        self.check_range(offset, buf.len() as u64)?;
+        let mut at = offset;
+        while !buf.is_empty() {
+            let (index, within) = (at / CHUNK, at % CHUNK);
+            let left = buf.len() as u64;
+            let place = match patience {
+                Patience::Waits => {
+                    self.map.place(index).map_err(|error| disk_error(self.map.path(), error))?
+                }
+                Patience::AtOnce => match self.map.place_at_once(index) {
+                    Some(place) => place,
+                    None => return Ok(false),
+                },
+            };
+            let length = match place {
+                Place::Zero(until) => (until.min(self.shape().chunks()) * CHUNK - at).min(left),
+                Place::In(run) if within == 0 && left >= CHUNK => {
+                    (left / CHUNK).min(run.count.into()) * CHUNK
+                }
+                Place::In(_) => (CHUNK - within).min(left),
+            };
+            let (part, rest) = buf.split_at_mut(length as usize);
+            let is_read = match place {
+                Place::Zero(_) => {
+                    part.fill(0);
+                    self.prove_zero(index..(at + length).div_ceil(CHUNK), patience)?
+                }
+                Place::In(run) if within == 0 && length >= CHUNK => {
+                    self.read_run(Run { count: (length / CHUNK) as u32, ..run }, part, patience)?
+                }
+                // Part of a chunk is proven by the whole of it.
+                Place::In(run) => {
+                    let mut chunk = vec![0; CHUNK_SIZE];
+                    let is_read = self.read_run(Run { count: 1, ..run }, &mut chunk, patience)?;
+                    part.copy_from_slice(&chunk[within as usize..][..part.len()]);
+                    is_read
+                }
+            };
+            if !is_read {
+                return Ok(false);
+            }
+            at += length;
+            buf = rest;
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a read waits for what is not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    Waits,
+    AtOnce,
+}
+
+/// A range of chunks in parts whose ids fit into little memory.
+fn steps(chunks: std::ops::Range<u64>) -> impl Iterator<Item = std::ops::Range<u64>> {
+    const IDS: usize = 16_384;
+    let end = chunks.end;
+    chunks.step_by(IDS).map(move |start| start..(start + IDS as u64).min(end))
 }
 
 /// The first of some chunks that a tree does not call zero.
 pub(super) fn first_used(tree: &TreeFile, chunks: std::ops::Range<u64>) -> StoreResult<Option<u64>> {
-    const IDS: u64 = 16_384;
-    let mut at = chunks.start;
-    while at < chunks.end {
-        let end = (at + IDS).min(chunks.end);
-        let ids = tree.ids(0, at..end)?;
+    for part in steps(chunks) {
+        let ids = tree.ids(0, part.clone())?;
         if let Some(used) = ids.iter().position(|id| !id.is_zero()) {
-            return Ok(Some(at + used as u64));
+            return Ok(Some(part.start + used as u64));
         }
-        at = end;
     }
     Ok(None)
 }
@@ -170,41 +254,13 @@ impl BlockDevice for StoredVersion {
         self.map.size()
     }
 
-    fn read_at(&self, mut buf: &mut [u8], offset: u64) -> Result<(), DiskError> {
-        const CHUNK: u64 = CHUNK_SIZE as u64;
-        self.check_range(offset, buf.len() as u64)?;
-        let mut at = offset;
-        while !buf.is_empty() {
-            let (index, within) = (at / CHUNK, at % CHUNK);
-            let left = buf.len() as u64;
-            let place = self.map.place(index).map_err(|error| disk_error(self.map.path(), error))?;
-            let length = match place {
-                Place::Zero(until) => (until.min(self.shape().chunks()) * CHUNK - at).min(left),
-                Place::In(run) if within == 0 && left >= CHUNK => {
-                    (left / CHUNK).min(run.count.into()) * CHUNK
-                }
-                Place::In(_) => (CHUNK - within).min(left),
-            };
-            let (part, rest) = buf.split_at_mut(length as usize);
-            match place {
-                Place::Zero(_) => {
-                    self.prove_zero(index..(at + length).div_ceil(CHUNK))?;
-                    part.fill(0);
-                }
-                Place::In(run) if within == 0 && length >= CHUNK => {
-                    self.read_run(Run { count: (length / CHUNK) as u32, ..run }, part)?;
-                }
-                // Part of a chunk is proven by the whole of it.
-                Place::In(run) => {
-                    let mut chunk = vec![0; CHUNK_SIZE];
-                    self.read_run(Run { count: 1, ..run }, &mut chunk)?;
-                    part.copy_from_slice(&chunk[within as usize..][..part.len()]);
-                }
-            }
-            at += length;
-            buf = rest;
-        }
-        Ok(())
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        self.read(buf, offset, Patience::Waits).map(drop)
+    }
+
+    /// Only proven bytes are told, at once as ever: a chunk is hashed before any of it is given.
+    fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool, DiskError> {
+        self.read(buf, offset, Patience::AtOnce)
     }
 
     fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<(), DiskError> {
@@ -289,6 +345,11 @@ impl BlockDevice for Unproven<'_> {
         Ok(())
     }
 
+    /// Nothing: whoever builds a tree waits for all of it.
+    fn read_at_once(&self, _buf: &mut [u8], _offset: u64) -> Result<bool, DiskError> {
+        Ok(false)
+    }
+
     fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<(), DiskError> {
         Err(self.read_only())
     }
@@ -326,7 +387,8 @@ fn extent(place: Place, offset: u64, size: u64) -> Result<Extent, DiskError> {
 
 fn disk_error(path: &Path, error: StoreError) -> DiskError {
     match error {
-        StoreError::File { doing, path, source } => DiskError::io(path, doing, source),
+        StoreError::File { doing, path, source }
+        | StoreError::Tree(Error::TreeFile { doing, path, source }) => DiskError::io(path, doing, source),
         StoreError::Corrupt { path, field, offset, why } => DiskError::corrupt(path, field, offset, why),
         other => DiskError::new(ErrorKind::Corrupt, path, other.to_string()),
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use goldwire_disk::BlockDevice;
-use goldwire_disk::testing::{MemDevice, conformance_read, random};
+use goldwire_disk::testing::{MemDevice, conformance_read_only, is_told_at_once, random};
 use goldwire_stdx::testing::cases;
 use proptest::prelude::*;
 
@@ -137,7 +137,7 @@ fn a_version_is_a_disk() {
     let content = disk(1, 40, 20);
     let (root, put) = scene.publish("win11", &content).unwrap();
     assert!(!put.was_here);
-    conformance_read(&scene.store.version(&root).unwrap(), &content);
+    conformance_read_only(&scene.store.version(&root).unwrap(), &content);
     // The same from elsewhere under another name: one version, and nothing is read.
     let unreadable = MemDevice::with_content(content.clone());
     unreadable.fail_reads_after(Some(0));
@@ -272,6 +272,34 @@ fn a_damaged_chunk_is_never_given_out() {
     scene.assert_content(&again, &other);
     std::fs::write(&pack, &bytes[..5 * CHUNK_SIZE]).unwrap();
     assert!(scene.store.version(&root).unwrap().read_at(&mut buffer, 6 * CHUNK_SIZE as u64).is_err());
+}
+
+/// What is in memory is told without waiting, and only once it is proven.
+#[test]
+fn a_version_tells_at_once_what_is_proven() {
+    let scene = Scene::new();
+    let mut content = disk(1, 60, 1 << 40);
+    content[20 * CHUNK_SIZE..30 * CHUNK_SIZE].fill(0);
+    let (root, _) = scene.publish("a", &content).unwrap();
+    let version = scene.store.version(&root).unwrap();
+    // No pack is open yet, and opening one may wait.
+    assert!(!version.read_at_once(&mut [0; 512], 0).unwrap());
+    version.read_at(&mut vec![0; content.len()], 0).unwrap();
+    if !goldwire_stdx::testing::tells_at_once(scene.folder.path()) {
+        return;
+    }
+    for piece in [1000, CHUNK_SIZE, 3 * CHUNK_SIZE + 5, content.len()] {
+        assert!(is_told_at_once(&version, &content, piece), "in pieces of {piece}");
+    }
+    // One bit, in memory as on the medium.
+    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[7 * CHUNK_SIZE + 100] ^= 4;
+    std::fs::write(&pack, &bytes).unwrap();
+    for (offset, length) in [(7 * CHUNK_SIZE, 1), (8 * CHUNK_SIZE - 1, 1), (6 * CHUNK_SIZE, 3 * CHUNK_SIZE)] {
+        let told = version.read_at_once(&mut vec![0; length], offset as u64);
+        assert!(!told.is_ok_and(|is_told| is_told), "{length} bytes at {offset} were given out");
+    }
 }
 
 /// Ids that a lost sector made zero free nothing: the prune says what is wrong and the chunks stay.

@@ -11,7 +11,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use goldwire_disk::FileIdentity;
-use goldwire_stdx::Folder;
+use goldwire_stdx::{Folder, read_at_once};
 
 use super::geometry::{DISK_SIZE_MAX, FANOUT, Root, TreeGeometry, node_id};
 use crate::chunk::{BLOCKS_PER_CHUNK, ChunkId};
@@ -164,8 +164,15 @@ impl TreeFile {
         let mut bytes = vec![0; count * 32];
         let at = self.starts[level] + range.start * 32;
         self.file.read_exact_at(&mut bytes, at).map_err(|source| error("read", &self.path, source))?;
-        let (ids, _) = bytes.as_chunks::<32>();
-        Ok(ids.iter().map(|id| ChunkId(*id)).collect())
+        Ok(ids_of(&bytes))
+    }
+
+    /// The same ids if they are in memory; what is wrong is for [`ids`](Self::ids) to say.
+    pub(crate) fn ids_at_once(&self, level: usize, range: std::ops::Range<u64>) -> Option<Vec<ChunkId>> {
+        self.check(level, &range).ok()?;
+        let mut bytes = vec![0; (range.end - range.start) as usize * 32];
+        let at = self.starts[level] + range.start * 32;
+        read_at_once(&self.file, &mut bytes, at).then(|| ids_of(&bytes))
     }
 
     /// One id.
@@ -326,6 +333,11 @@ impl TreeFile {
         }
         Ok(())
     }
+}
+
+fn ids_of(bytes: &[u8]) -> Vec<ChunkId> {
+    let (ids, _) = bytes.as_chunks::<32>();
+    ids.iter().map(|id| ChunkId(*id)).collect()
 }
 
 fn error(doing: &'static str, path: &Path, source: io::Error) -> Error {

@@ -40,6 +40,22 @@ fn keeps_the_promises_of_a_device() {
     });
 }
 
+/// Whoever flushes holds the tables and waits for the medium; whoever asks for what is at hand does not wait for him.
+#[test]
+fn a_flush_keeps_nobody_waiting_who_asks_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let device = crate::qcow2::write::Writer::create(crate::host::HostFile::new(file, &path), MIB).unwrap();
+    device.write_at(&[1; 4096], 0).unwrap();
+    let held = device.state();
+    assert!(!device.read_at_once(&mut [0; 4096], 0).unwrap());
+    drop(held);
+    if goldwire_stdx::testing::tells_at_once(folder.path()) {
+        assert!(device.read_at_once(&mut [0; 4096], 0).unwrap());
+    }
+}
+
 /// What is given up, as QEMU reads it: zeros, a clean image, and no more space than before.
 #[test]
 fn qemu_reads_what_we_give_up() {

@@ -1,7 +1,12 @@
+use super::super::dynamic::{Dynamic, Parts};
+use super::super::footer::Footers;
 use super::build::Vhd;
 use super::*;
+use crate::host::HostFile;
 use crate::journal::without_holes;
-use crate::testing::{conformance, conformance_read, conformance_read_only, discard, pattern};
+use crate::testing::{
+    conformance, conformance_read, conformance_read_only, discard, is_told_at_once, pattern,
+};
 use crate::{ErrorKind, ExtentKind};
 
 #[test]
@@ -94,6 +99,29 @@ fn a_child_and_its_parent_are_left_alone() {
     let before = content(&*image.device);
     assert!(before.contains(&0x11) && before.contains(&0x22));
     conformance_read_only(&*image.device, &before);
+    if goldwire_stdx::testing::tells_at_once(folder.0.path()) {
+        assert!(is_told_at_once(&*image.device, &before, 70_001));
+    }
+}
+
+/// Whoever waits to change the table keeps nobody waiting who asks for what is at hand.
+#[test]
+fn a_held_table_keeps_nobody_waiting_who_asks_at_once() {
+    let folder = Folder::new();
+    let path = folder.file("a.vhd", &Vhd::dynamic(4 * MIB).block(0, &[0xff; 512], 0x11).bytes());
+    let host = HostFile::new(std::fs::File::open(&path).unwrap(), &path);
+    let footers = Footers::read(&host).unwrap();
+    let footer = footers.effective().unwrap();
+    let parts = Parts::read(&host, &footers, footer).unwrap();
+    let mut parents = crate::chain::Chain::new(Arc::new(crate::DenyAll));
+    let disk = Dynamic::open(host, &footers, footer, parts, Access::Read, &mut parents).unwrap();
+    disk.read_at(&mut [0; 4096], 0).unwrap();
+    let held = disk.bat.write().unwrap();
+    assert!(!disk.read_at_once(&mut [0; 4096], 0).unwrap());
+    drop(held);
+    if goldwire_stdx::testing::tells_at_once(folder.0.path()) {
+        assert!(disk.read_at_once(&mut [0; 4096], 0).unwrap());
+    }
 }
 
 /// What is absent of a foreign block reads as zero, whatever the file holds there, and goes on doing so.
