@@ -108,6 +108,8 @@ impl From<goldwire_store::StoreError> for Failure {
             other => {
                 let kind = match other {
                     goldwire_store::StoreError::Busy { .. } => FailureKind::Busy,
+                    goldwire_store::StoreError::SignedByAnother { .. }
+                    | goldwire_store::StoreError::Older { .. } => FailureKind::Exists,
                     goldwire_store::StoreError::File { .. } => FailureKind::Other,
                     _ => FailureKind::Invalid,
                 };

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::chunk::ChunkId;
 use crate::map::{Map, Place};
 use crate::pack::{Ids, PackNumber, read_have};
-use crate::store::ImageNames;
+use crate::store::{ImageNames, decode_requirement};
 
 /// Opens a map and asks it for many chunks.
 pub fn map(file: File, path: &Path) {
@@ -51,4 +51,9 @@ pub fn names(bytes: &[u8]) {
     let Ok(names) = ImageNames::decode(bytes, Path::new("image")) else { return };
     let again = ImageNames::decode(names.encode().as_bytes(), Path::new("image"));
     assert_eq!(again.ok(), Some(names), "what is written is read");
+}
+
+/// Reads what a store requires.
+pub fn requirement(bytes: &[u8]) {
+    let _ = decode_requirement(bytes, Path::new("require"));
 }

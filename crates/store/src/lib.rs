@@ -34,6 +34,6 @@ pub use tree::{
     differences, for_each_difference, node_id,
 };
 pub use version::{
-    BesideError, PublicKey, SecretKey, Version, VersionError, beside, describe, keep_beside,
+    BesideError, PublicKey, Requirement, SecretKey, Version, VersionError, beside, describe, keep_beside,
     signed_for_other, wrong_signer,
 };

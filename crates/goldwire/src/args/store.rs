@@ -25,6 +25,8 @@ pub(crate) enum StoreCommand {
     Init(StoreInitArgs),
     /// Read everything in a store and say what is wrong.
     Check(StoreLookArgs),
+    /// Let a store take only what a key signed, or anything again.
+    Require(StoreRequireArgs),
     /// Say how much is in a store.
     Stat(StoreLookArgs),
 }
@@ -33,6 +35,24 @@ pub(crate) enum StoreCommand {
 pub(crate) struct StoreInitArgs {
     /// The folder.
     pub(crate) folder: PathBuf,
+    /// Take only versions that this key signed, and none older than what an image has: a file, or the key itself.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) require: Option<String>,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct StoreRequireArgs {
+    /// The store: a folder, or a name from goldwire.toml.
+    pub(crate) store: String,
+    /// The key that has to sign what comes from now on: a file, or the key itself.
+    #[arg(required_unless_present = "none")]
+    pub(crate) key: Option<String>,
+    /// Take anything again.
+    #[arg(long, conflicts_with = "key")]
+    pub(crate) none: bool,
+    /// The file that names stores; by default goldwire.toml in this folder, ~/.config/goldwire or /etc/goldwire.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Parser)]

@@ -8,7 +8,7 @@ use goldwire_replicate::{Endpoint, SyncJob, Trust, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report};
 use goldwire_store::{
     CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, TreeCache, describe, for_each_difference,
-    refuse_own,
+    refuse_own, signed_for_other,
 };
 use serde_json::{Value, json};
 
@@ -61,6 +61,10 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     if let Ok(path) = path.canonicalize() {
         refuse_own(&path)?;
     }
+    // What nobody signed, and nobody will, is not read for hours first.
+    if secret.is_some() || signed_for_other(path, &Root([0; 32]))?.is_none() {
+        store.check_signer(secret.as_ref().map(goldwire_store::SecretKey::public))?;
+    }
     let image = disk::open(path, &args.open)?;
     // A signature vouches for bytes, not for digests that somebody kept.
     let reads_all = secret.is_some();
@@ -86,7 +90,7 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         version.signer = secret.as_ref().map(goldwire_store::SecretKey::public);
     }
     let is_here = store.has(&version.root)?;
-    store.check_naming(&args.name, args.channel.as_deref(), &version.root)?;
+    store.check_naming(&args.name, args.channel.as_deref(), &version)?;
     if args.dry_run {
         let what = if is_here { "is here already" } else { "would be stored" };
         say(

@@ -10,8 +10,8 @@ use goldwire_store::Store;
 use serde_json::json;
 
 use super::reading::reading;
-use super::{json_line, json_path, shown};
-use crate::args::{StoreCommand, StoreLookArgs};
+use super::{json_line, json_path, key, shown};
+use crate::args::{StoreCommand, StoreInitArgs, StoreLookArgs, StoreRequireArgs};
 use crate::exit::Code;
 
 /// Names the store where no option does.
@@ -19,8 +19,9 @@ const VARIABLE: &str = "GOLDWIRE_STORE";
 
 pub(crate) fn run(command: &StoreCommand) -> Result<Code, Report> {
     match command {
-        StoreCommand::Init(args) => init(&args.folder),
+        StoreCommand::Init(args) => init(args),
         StoreCommand::Check(args) => check(args),
+        StoreCommand::Require(args) => require(args),
         StoreCommand::Stat(args) => stat(args),
     }
 }
@@ -85,15 +86,29 @@ impl Named<'_> {
     }
 }
 
-fn init(folder: &Path) -> Result<Code, Report> {
+fn init(args: &StoreInitArgs) -> Result<Code, Report> {
+    let folder = args.folder.as_path();
     if let Some(text) = folder.to_str()
         && text.parse::<Endpoint>().is_ok_and(|place| place.host.is_some())
     {
         return Err(Report::new(format!("{} is on another host", shown(folder)))
             .hint("run it there: ssh HOST goldwire store init FOLDER"));
     }
-    let store = Store::init(folder)?;
+    let key = args.require.as_deref().map(key::public).transpose()?;
+    let store = match &key {
+        Some(key) => Store::init_requiring(folder, key)?,
+        None => Store::init(folder)?,
+    };
     writeln!(io::stdout(), "made the store {} in {}", store.uuid(), shown(folder))?;
+    Ok(Code::Success)
+}
+
+fn require(args: &StoreRequireArgs) -> Result<Code, Report> {
+    let key = args.key.as_deref().map(key::public).transpose()?;
+    let store = Named { store: Some(&args.store), config: args.config.as_deref() }.open()?;
+    store.require(key.as_ref())?;
+    let takes = key.map_or("anything".to_owned(), |key| format!("only what {key} signed"));
+    writeln!(io::stdout(), "{} takes {takes} from now on", shown(store.path()))?;
     Ok(Code::Success)
 }
 
@@ -138,12 +153,14 @@ fn named(args: &StoreLookArgs) -> Named<'_> {
 fn stat(args: &StoreLookArgs) -> Result<Code, Report> {
     let store = named(args).open()?;
     let size = store.size()?;
+    let required = store.required()?;
     let mut stdout = io::stdout().lock();
     if args.json {
         let line = json!({
             "path": json_path(store.path()), "uuid": store.uuid().to_string(), "images": size.images,
             "versions": size.versions, "packs": size.packs, "chunks": size.chunks,
             "bytes_stored": size.bytes_stored, "bytes_named": size.bytes_named,
+            "required_signer": required.map(|key| key.to_string()),
         });
         writeln!(stdout, "{}", json_line(&line))?;
     } else {
@@ -155,6 +172,9 @@ fn stat(args: &StoreLookArgs) -> Result<Code, Report> {
             ByteSize(size.bytes_stored),
             ByteSize(size.bytes_named)
         )?;
+        if let Some(key) = required {
+            writeln!(stdout, "it takes only what {key} signed")?;
+        }
     }
     Ok(Code::Success)
 }

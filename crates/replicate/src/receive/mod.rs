@@ -44,7 +44,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use goldwire_stdx::{ByteSize, Stop};
-use goldwire_store::{CHUNK_SIZE, TreeFile, TreeGeometry, Version, beside};
+use goldwire_store::{CHUNK_SIZE, Requirement, TreeFile, TreeGeometry, Version, beside};
 
 use self::container::{ContainerFile, check_plan, check_target, disk_format, find_unfinished, free_bytes};
 use self::destination::Destination;
@@ -89,7 +89,7 @@ pub(crate) fn receive(
     stop: &Stop,
 ) -> Result<Outcome> {
     let version = Version::decode(&job.version).map_err(|error| Failure::of(FailureKind::Invalid, &error))?;
-    check_signer(&version, job)?;
+    check_signer(&version, job.requirement()?.as_ref())?;
     let shape = TreeGeometry::new(version.size)
         .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
     let watch = Watch { inputs, reports, emit, stop };
@@ -173,7 +173,7 @@ fn receive_into_store(
     connection: Connection,
     watch: Watch<'_>,
 ) -> Result<Outcome> {
-    target.refuse_older(version, job)?;
+    target.check_may_come(version, job)?;
     if target.take_what_is_here(version, job)? {
         let used = version.chunks_used;
         let counters = Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
@@ -312,26 +312,24 @@ fn change_of_size(existing: &Seed, version: &Version) -> Option<String> {
 }
 
 /// Fails unless the version is signed as the job requires: whoever passes jobs on must not be able to leave that out.
-fn check_signer(version: &Version, job: &TargetJob) -> Result<()> {
-    let Some(required) = &job.required else { return Ok(()) };
-    match &version.signer {
-        Some(signer) if *signer.as_bytes() == required.signer => Ok(()),
-        _ => Err(Failure::new(FailureKind::Invalid, "the version is not signed by the required key")
-            .hint("sign it where it was made: goldwire disk tree --sign KEY IMAGE")),
+fn check_signer(version: &Version, required: Option<&Requirement>) -> Result<()> {
+    match required {
+        Some(required) if !required.is_signed(version) => {
+            Err(Failure::new(FailureKind::Invalid, "the version is not signed by the required key")
+                .hint("sign it where it was made: goldwire disk tree --sign KEY IMAGE"))
+        }
+        _ => Ok(()),
     }
 }
 
 /// Whether what is there was signed by the required key too, and created later.
 fn is_rolled_back(existing: &Seed, target: &TargetFile, version: &Version, job: &TargetJob) -> Result<bool> {
-    let Some(required) = job.required.as_ref().filter(|required| !required.may_be_older) else {
+    let Some(required) = job.requirement()?.filter(|required| !required.may_be_older) else {
         return Ok(false);
     };
     let root = existing.tree.shape().root(&existing.tree.top()?);
     let kept = beside(&target.path, &root)?;
-    Ok(kept.is_some_and(|(kept, _)| {
-        kept.signer.is_some_and(|signer| *signer.as_bytes() == required.signer)
-            && kept.created > version.created
-    }))
+    Ok(kept.is_some_and(|(kept, _)| required.is_step_back(version, &kept)))
 }
 
 /// Puts the named seeds first, and what is found in the target's folder last.

@@ -65,43 +65,21 @@ impl StoreTarget {
         free_bytes(&self.store.path().join("packs"))
     }
 
-    /// Refuses a version that is older than what the image has by the same required key.
-    pub(crate) fn refuse_older(&self, version: &Version, job: &TargetJob) -> Result<()> {
-        let Some(required) = job.required.as_ref().filter(|required| !required.may_be_older) else {
-            return Ok(());
-        };
-        let names = self.store.image(&self.image)?.unwrap_or_default();
-        for kept in &names.versions {
-            let (kept, _) = self.store.describe(&kept.root)?;
-            let is_of_key = kept.signer.is_some_and(|signer| *signer.as_bytes() == required.signer);
-            if is_of_key && kept.created > version.created && kept.root != version.root {
-                let text = format!("{} has a version of the same signer that was created later", self.path());
-                return Err(Failure::new(FailureKind::Exists, text).hint(
-                    "an old version may have been put in the place of the new one; --allow-older takes it",
-                ));
-            }
+    /// Refuses a version that may not have its name here: by what the job requires, and by what the store itself does.
+    pub(crate) fn check_may_come(&self, version: &Version, job: &TargetJob) -> Result<()> {
+        if let Some(required) = job.requirement()? {
+            self.store.check_required(&self.image, version, &required)?;
         }
-        Ok(())
+        Ok(self.store.check_naming(&self.image, self.channel.as_deref(), version)?)
     }
 
-    /// Names the version, if it is here already, and makes sure that it is signed as the job requires.
+    /// Names the version, if it is here already.
     pub(crate) fn take_what_is_here(&self, version: &Version, job: &TargetJob) -> Result<bool> {
-        let channel = self.channel.as_deref();
-        self.store.check_naming(&self.image, channel, &version.root)?;
         if !self.store.has(&version.root)? {
             return Ok(false);
         }
-        let (kept, _) = self.store.describe(&version.root)?;
-        let signer = kept.signer.or(version.signer);
-        if let Some(required) = &job.required
-            && signer.is_none_or(|signer| *signer.as_bytes() != required.signer)
-        {
-            let text = format!("{} has this content already, signed by another key", self.path());
-            return Err(Failure::new(FailureKind::Exists, text)
-                .hint("take it away there first (goldwire image prune), or require that key"));
-        }
         if !job.dry_run {
-            self.store.name_version(&self.image, channel, version, &job.version)?;
+            self.store.name_version(&self.image, self.channel.as_deref(), version, &job.version)?;
         }
         Ok(true)
     }

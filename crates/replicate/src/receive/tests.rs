@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, unbounded};
 use goldwire_disk::{Format, OpenOptions};
 use goldwire_stdx::Stop;
-use goldwire_store::{SecretKey, Version, keep_beside};
+use goldwire_store::{SecretKey, Store, Version, keep_beside};
 use rustix::fs::IFlags;
 
 use super::{Input, receive};
@@ -450,6 +450,49 @@ fn a_required_signature_is_required_by_the_target_and_does_not_go_back_in_time()
     // A descriptor that was damaged is no way back.
     fs::write(folder.path().join(".goldwire/versions/a.raw.gwv"), "x").unwrap();
     assert!(run(&new, &signed(&new, 98, Some(&key), false)).outcome.is_err());
+}
+
+/// A store that requires a key keeps out what it did not sign and what is older, whatever the job says of signatures; it
+/// asks for no chunk of that, in a dry run too.
+#[test]
+fn a_store_requires_its_key_whoever_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = [1, 2].map(|seed| SecretKey::from_random([seed; 32]));
+    let path = folder.path().join("store");
+    let store = Store::init_requiring(&path, &keys[0].public()).unwrap();
+    let (old, new) = (Disk::new(content(7, 20, 0)), Disk::new(content(8, 20, 0)));
+    let signed = |disk: &Disk, created, key: Option<&SecretKey>| TargetJob {
+        version: Version { created, ..disk.version.clone() }.encode(key).unwrap(),
+        ..job(disk, &path.join("win11:test"))
+    };
+    let required = |signer: &SecretKey, may_be_older| {
+        Some(RequiredSignature { signer: *signer.public().as_bytes(), may_be_older })
+    };
+    let is_empty =
+        || ["work", "versions", "packs", "images"].iter().all(|name| files(&path.join(name)).is_empty());
+    for key in [None, Some(&keys[1])] {
+        for (dry_run, required) in
+            [(true, None), (false, None), (false, key.and_then(|key| required(key, true)))]
+        {
+            let refused = run(&new, &TargetJob { dry_run, required, ..signed(&new, 100, key) });
+            assert_eq!(refused.refused().0, FailureKind::Invalid);
+            assert!(refused.refused().1.contains("takes only what"), "{}", refused.refused().1);
+            assert!(refused.events.is_empty() && is_empty(), "{:?}", refused.events);
+        }
+    }
+    run(&new, &signed(&new, 100, Some(&keys[0]))).outcome.unwrap();
+    for required in [None, required(&keys[0], true)] {
+        let refused = run(&old, &TargetJob { required, ..signed(&old, 99, Some(&keys[0])) }).refused();
+        assert_eq!(refused.0, FailureKind::Exists);
+        assert!(refused.1.contains("created later"), "{}", refused.1);
+    }
+    // The content that is here does not come by another signature either.
+    assert!(run(&new, &signed(&new, 100, Some(&keys[1]))).outcome.is_err());
+    assert!(run(&new, &signed(&new, 100, None)).outcome.is_err());
+    assert!(run(&new, &signed(&new, 100, Some(&keys[0]))).outcome.unwrap().already_there);
+    run(&old, &signed(&old, 101, Some(&keys[0]))).outcome.unwrap();
+    assert_eq!(store.image("win11").unwrap().unwrap().versions.len(), 2);
+    assert_eq!(store.find("win11:test").unwrap(), old.version.root);
 }
 
 #[test]

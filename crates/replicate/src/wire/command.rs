@@ -1,8 +1,9 @@
 //! What the control side tells an agent.
 
+use goldwire_store::{PublicKey, Requirement};
 use serde::{Deserialize, Serialize};
 
-use super::{SourceFormat, WireFormat};
+use super::{Failure, FailureKind, SourceFormat, WireFormat};
 
 /// The control side's words to an agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,4 +112,17 @@ pub struct RequiredSignature {
     pub signer: [u8; 32],
     /// Whether a version may replace one of the same signer that was created later.
     pub may_be_older: bool,
+}
+
+impl TargetJob {
+    /// What the target makes sure of.
+    ///
+    /// # Errors
+    /// `Invalid` for what is no key: nothing is signed by it.
+    pub(crate) fn requirement(&self) -> Result<Option<Requirement>, Failure> {
+        let Some(RequiredSignature { signer, may_be_older }) = self.required else { return Ok(None) };
+        let signer = PublicKey::from_bytes(&signer)
+            .ok_or_else(|| Failure::new(FailureKind::Invalid, "the required key is no public key"))?;
+        Ok(Some(Requirement { signer, may_be_older }))
+    }
 }

@@ -43,15 +43,21 @@ impl<'a> Reader<'a> {
 
     /// Takes a magic and the layout version 1.
     pub(crate) fn begins(&mut self, magic: &[u8; 8]) -> StoreResult<()> {
+        self.begins_up_to(magic, 1).map(drop)
+    }
+
+    /// Takes a magic and a layout version from 1 to `newest`.
+    pub(crate) fn begins_up_to(&mut self, magic: &[u8; 8], newest: u32) -> StoreResult<u32> {
         if self.array::<8>("magic")? != *magic {
             self.at = 0;
             return Err(self.bad("magic", "it is another kind of file"));
         }
-        if self.u32("layout version")? != 1 {
+        let version = self.u32("layout version")?;
+        if !(1..=newest).contains(&version) {
             self.at -= 4;
             return Err(self.bad("layout version", "made by a newer goldwire"));
         }
-        Ok(())
+        Ok(version)
     }
 
     /// What is wrong with the field that comes next.

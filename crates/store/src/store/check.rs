@@ -69,6 +69,9 @@ impl Store {
                 Err(error) => checked.add(self, number, error)?,
             }
         }
+        if let Err(error) = self.required() {
+            checked.add(self, PackNumber(0), error)?;
+        }
         for root in self.versions()? {
             checked.versions += 1;
             match self.check_version(&root, &damaged) {

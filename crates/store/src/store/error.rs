@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use goldwire_stdx::{Hints, is_out_of_space, shell_path};
 
 use crate::tree::Root;
-use crate::version::VersionError;
+use crate::version::{PublicKey, VersionError};
 
 /// The result of what touches a store.
 pub type StoreResult<T, E = StoreError> = std::result::Result<T, E>;
@@ -67,6 +67,32 @@ pub enum StoreError {
     Busy {
         /// The version.
         root: Root,
+    },
+    /// A version that is not signed as it has to be.
+    #[error("{path} takes only what {signer} signed: {why}")]
+    NotSigned {
+        /// The store.
+        path: PathBuf,
+        /// Who has to have signed it.
+        signer: PublicKey,
+        /// Who did.
+        why: String,
+    },
+    /// The content is here under a signature that is not the required one.
+    #[error("{path} has this content already, signed by another key")]
+    SignedByAnother {
+        /// The image.
+        path: PathBuf,
+    },
+    /// An old version, whose signature still holds, would be the newest.
+    #[error("{path} has a version of the same signer that was created later: {newer}")]
+    Older {
+        /// The image.
+        path: PathBuf,
+        /// The version that was created later.
+        newer: Root,
+        /// Whether the store itself requires the signature, and not only who brings the version.
+        is_own: bool,
     },
     /// No version, channel or tag has this name here.
     #[error("nothing here is named {name}")]
@@ -140,6 +166,21 @@ impl Hints for StoreError {
             Self::Unknown { candidates, .. } if !candidates.is_empty() => {
                 vec![format!("here are: {}", candidates.join(", "))]
             }
+            Self::NotSigned { .. } => vec![
+                "sign it with that key: --sign KEY; or sign it where it was made: goldwire disk tree --sign KEY IMAGE"
+                    .into(),
+            ],
+            Self::SignedByAnother { .. } => {
+                vec!["take it away there first (goldwire image prune), or require that key".into()]
+            }
+            Self::Older { is_own: true, .. } => vec![
+                "an old version may have been put in the place of the new one; a channel goes back there by goldwire \
+                 image rollback IMAGE CHANNEL"
+                    .into(),
+            ],
+            Self::Older { .. } => vec![
+                "an old version may have been put in the place of the new one; --allow-older takes it".into(),
+            ],
             Self::Changed { .. } => vec!["publish a snapshot, or an image that nobody writes to".into()],
             Self::Owner { .. } => vec!["work as the store's owner: sudo -u USER goldwire …".into()],
             Self::Busy { .. } => vec![

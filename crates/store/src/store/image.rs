@@ -97,7 +97,7 @@ impl ImageNames {
     ///
     /// # Errors
     /// `TooMuch`.
-    pub fn add(&mut self, root: Root, since: i64) -> StoreResult<()> {
+    pub(crate) fn add(&mut self, root: Root, since: i64) -> StoreResult<()> {
         if self.versions.iter().any(|version| version.root == root) {
             return Ok(());
         }

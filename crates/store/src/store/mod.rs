@@ -7,6 +7,7 @@ mod image;
 mod layout;
 mod prune;
 mod put;
+mod require;
 #[cfg(test)]
 mod tests;
 mod twin;
@@ -25,18 +26,25 @@ pub use error::{StoreError, StoreResult};
 pub use image::{Channel, ImageNames, ImageVersion, LATEST, Moved};
 pub use prune::{Keep, Pruned};
 pub use put::{Incoming, Put, Reception};
+#[cfg(feature = "fuzzing")]
+pub(crate) use require::decode as decode_requirement;
 pub use twin::Twin;
 
 use crate::pack::{PackNumber, Reader};
 use crate::tree::{Root, TreeGeometry};
-use crate::version::Version;
+use crate::version::{PublicKey, Version};
 
 const FORMAT: &str = "format";
+/// The key that must have signed what comes.
+const REQUIRE: &str = "require";
 const MAGIC: &[u8; 8] = b"GWSTORE\n";
+/// Layout versions of `format`: of a store that takes anything, and of one with a `require`, which older programs do not know.
+const LAYOUT: u32 = 1;
+const LAYOUT_REQUIRING: u32 = 2;
 const LOCK: &str = "lock";
 const FOLDERS: [&str; 4] = ["packs", "versions", "work", "images"];
 /// All that lies in a store.
-const ENTRIES: [&str; 6] = [FOLDERS[0], FOLDERS[1], FOLDERS[2], FOLDERS[3], FORMAT, LOCK];
+const ENTRIES: [&str; 7] = [FOLDERS[0], FOLDERS[1], FOLDERS[2], FOLDERS[3], FORMAT, LOCK, REQUIRE];
 /// The longest descriptor.
 const DESCRIPTOR_MAX: u64 = 16 << 10;
 /// Hexadecimal digits that a prefix of a root has at least.
@@ -81,6 +89,18 @@ impl Store {
     /// # Errors
     /// `NotInitialized`, `File`.
     pub fn init(path: &Path) -> StoreResult<Self> {
+        Self::make(path, None)
+    }
+
+    /// As [`init`](Self::init); the store takes only what `key` signed.
+    ///
+    /// # Errors
+    /// As [`init`](Self::init).
+    pub fn init_requiring(path: &Path, key: &PublicKey) -> StoreResult<Self> {
+        Self::make(path, Some(key))
+    }
+
+    fn make(path: &Path, required: Option<&PublicKey>) -> StoreResult<Self> {
         let refuse = |why: String| StoreError::NotInitialized { path: path.to_owned(), why };
         let (around, name) = Folder::around(path).map_err(|error| refuse(error.to_string()))?;
         let folder = around.make_child(name, 0o700).map_err(|error| refuse(error.to_string()))?;
@@ -93,12 +113,10 @@ impl Store {
         }
         let mut random = [0; 16];
         random.copy_from_slice(&blake3::hash(&seed(path)).as_bytes()[..16]);
-        let mut format = [0; 64];
-        format[..8].copy_from_slice(MAGIC);
-        format[8..12].copy_from_slice(&1_u32.to_le_bytes());
-        format[16..32].copy_from_slice(&random);
-        let digest = *blake3::hash(&format[..32]).as_bytes();
-        format[32..].copy_from_slice(&digest);
+        let format = format_of(Uuid(random), required.is_some());
+        if let Some(key) = required {
+            require::write(&folder, key)?;
+        }
         folder.create_whole(LOCK, b"", 0o644).map_err(StoreError::file("write into", path))?;
         folder.create_whole(FORMAT, &format, 0o644).map_err(StoreError::file("write into", path))?;
         Self::open(path)
@@ -109,18 +127,9 @@ impl Store {
     /// # Errors
     /// `NoStore`, `Owner`, `Corrupt`, `File`.
     pub fn open(path: &Path) -> StoreResult<Self> {
-        let refuse = |why: String| StoreError::NoStore { path: path.to_owned(), why };
-        let folder = Folder::open(path).map_err(|error| refuse(error.to_string()))?;
-        let place = path.join(FORMAT);
-        let format = folder.read_bounded(FORMAT, 64).map_err(|error| refuse(format!("{FORMAT}: {error}")))?;
-        let format = format.ok_or_else(|| refuse(format!("it has no file named {FORMAT}")))?;
-        let mut reader = Reader::new(&format, &place);
-        reader.begins(MAGIC)?;
-        reader.u32("zero")?;
-        let uuid = Uuid(reader.array("uuid")?);
-        if reader.array::<32>("digest")? != *blake3::hash(&format[..32]).as_bytes() {
-            return Err(StoreError::corrupt(&place, "digest", 32, "it does not fit the rest"));
-        }
+        let folder = Folder::open(path)
+            .map_err(|error| StoreError::NoStore { path: path.to_owned(), why: error.to_string() })?;
+        let (uuid, _) = read_format(&folder)?;
         check_owner(&folder, path)?;
         let child = |name: &'static str| {
             let child = folder.child(name).map_err(StoreError::file("open", &path.join(name)))?;
@@ -290,6 +299,33 @@ impl Store {
         file.lock().map_err(StoreError::file("lock", &path))?;
         Ok(file)
     }
+}
+
+/// What a store's folder says of itself: its uuid, and whether it has a requirement.
+fn read_format(folder: &Folder) -> StoreResult<(Uuid, bool)> {
+    let refuse = |why: String| StoreError::NoStore { path: folder.path().to_owned(), why };
+    let place = folder.path().join(FORMAT);
+    let format = folder.read_bounded(FORMAT, 64).map_err(|error| refuse(format!("{FORMAT}: {error}")))?;
+    let format = format.ok_or_else(|| refuse(format!("it has no file named {FORMAT}")))?;
+    let mut reader = Reader::new(&format, &place);
+    let layout = reader.begins_up_to(MAGIC, LAYOUT_REQUIRING)?;
+    reader.u32("zero")?;
+    let uuid = Uuid(reader.array("uuid")?);
+    if reader.array::<32>("digest")? != *blake3::hash(&format[..32]).as_bytes() {
+        return Err(StoreError::corrupt(&place, "digest", 32, "it does not fit the rest"));
+    }
+    Ok((uuid, layout == LAYOUT_REQUIRING))
+}
+
+/// The bytes by which a store's folder says what it is.
+fn format_of(uuid: Uuid, is_requiring: bool) -> [u8; 64] {
+    let mut format = [0; 64];
+    format[..8].copy_from_slice(MAGIC);
+    format[8..12].copy_from_slice(&(if is_requiring { LAYOUT_REQUIRING } else { LAYOUT }).to_le_bytes());
+    format[16..32].copy_from_slice(&uuid.0);
+    let digest = *blake3::hash(&format[..32]).as_bytes();
+    format[32..].copy_from_slice(&digest);
+    format
 }
 
 /// The version that a folder is named by.

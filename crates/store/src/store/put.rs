@@ -99,7 +99,7 @@ impl Store {
         options: &BuildOptions<'_>,
     ) -> StoreResult<Put> {
         let root = &incoming.version.root;
-        self.check_naming(image, channel, root)?;
+        self.check_naming(image, channel, incoming.version)?;
         let reception = Reception::begin(self, incoming.version)?;
         if self.has(root)? {
             reception.give_up();
@@ -139,13 +139,15 @@ impl Store {
         }
     }
 
-    /// Refuses names that a version could not get in the end, before anything is done.
+    /// Refuses names that a version could not get in the end, and a version that this store does not take, before anything
+    /// is done.
     ///
     /// # Errors
     /// As [`name_version`](Self::name_version).
-    pub fn check_naming(&self, image: &str, channel: Option<&str>, root: &Root) -> StoreResult<()> {
+    pub fn check_naming(&self, image: &str, channel: Option<&str>, version: &Version) -> StoreResult<()> {
         self.check_names(image, channel)?;
-        take_names(&mut self.image(image)?.unwrap_or_default(), channel, root, now())
+        self.check_own(image, version)?;
+        take_names(&mut self.image(image)?.unwrap_or_default(), channel, &version.root, now())
     }
 
     /// The version here that is likest to one that comes: its parent, or the image's latest.
@@ -166,7 +168,8 @@ impl Store {
     /// signature that of nobody, and of two without the newer.
     ///
     /// # Errors
-    /// `Unknown` if it was pruned meanwhile; `Name`, `File`, `Corrupt`.
+    /// `Unknown` if it was pruned meanwhile; `NotSigned`, `SignedByAnother`, `Older` if the store requires a key; `Name`,
+    /// `File`, `Corrupt`, `Descriptor`.
     pub fn name_version(
         &self,
         image: &str,
@@ -176,14 +179,21 @@ impl Store {
     ) -> StoreResult<()> {
         let root = &version.root;
         self.rename(image, |names, now| {
-            let (kept, bytes) = self.describe(root)?;
-            if kept.signer.is_none() && bytes != descriptor {
-                let folder = self.version_folder(root)?;
-                let path = folder.path().join(DESCRIPTOR);
-                folder.replace(DESCRIPTOR, descriptor, 0o644).map_err(StoreError::file("write", &path))?;
-            }
+            self.admit(image, root, descriptor)?;
+            self.keep_descriptor(root, descriptor)?;
             take_names(names, channel, root, now)
         })
+    }
+
+    /// Keeps the descriptor of a version that is here, unless the one that it has is signed. The caller holds the lock.
+    fn keep_descriptor(&self, root: &Root, descriptor: &[u8]) -> StoreResult<()> {
+        let (kept, bytes) = self.describe(root)?;
+        if kept.signer.is_some() || bytes == descriptor {
+            return Ok(());
+        }
+        let folder = self.version_folder(root)?;
+        let path = folder.path().join(DESCRIPTOR);
+        folder.replace(DESCRIPTOR, descriptor, 0o644).map_err(StoreError::file("write", &path))
     }
 }
 
@@ -413,7 +423,7 @@ impl Reception {
     /// Shows the version to others under its names, in one step. What came was read back.
     ///
     /// # Errors
-    /// `File`, `Name`, `Corrupt`.
+    /// As [`Store::name_version`].
     pub fn publish(&self, image: &str, channel: Option<&str>, descriptor: &[u8]) -> StoreResult<()> {
         let (store, root) = (&self.store, &self.version.root);
         store.check_names(image, channel)?;
@@ -436,8 +446,11 @@ impl Reception {
         // Named in the same breath: a prune takes away what has no name.
         let lock = store.lock()?;
         let mut names = store.image(image)?.unwrap_or_default();
+        store.admit(image, root, descriptor)?;
         take_names(&mut names, channel, root, now())?;
-        if !store.has(root)? {
+        if store.has(root)? {
+            store.keep_descriptor(root, descriptor)?;
+        } else {
             let name = root.to_string();
             let moved = store.work.rename(&name, &store.versions, &name, Existing::Keep);
             let moved = moved.and_then(|()| store.versions.sync()).and_then(|()| store.work.sync());

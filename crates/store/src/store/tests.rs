@@ -1,6 +1,7 @@
 //! A store against a model of plain bytes.
 
 mod many;
+mod require;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

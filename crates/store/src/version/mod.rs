@@ -3,9 +3,11 @@
 mod beside;
 mod describe;
 mod descriptor;
+mod requirement;
 mod signature;
 
 pub use beside::{BesideError, beside, keep_beside, signed_for_other, wrong_signer};
 pub use describe::describe;
 pub use descriptor::{Version, VersionError};
+pub use requirement::Requirement;
 pub use signature::{PublicKey, SecretKey};

@@ -54,7 +54,8 @@ impl FromStr for SecretKey {
 }
 
 impl PublicKey {
-    pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
+    /// The key of 32 bytes; `None` if they are no point of the curve, or a weak one.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Option<Self> {
         VerifyingKey::from_bytes(bytes).ok().filter(|key| !key.is_weak()).map(Self)
     }
 
