@@ -68,6 +68,8 @@ mod sleeps;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod store_names;
+#[cfg(test)]
 mod store_require;
 #[cfg(test)]
 mod strange_targets;

@@ -104,13 +104,13 @@ pub(crate) enum ImageCommand {
     Pull(PullArgs),
     /// Say how much of the disk differs between two versions, and where.
     Diff(DiffArgs),
-    /// Let a channel name a version, at once or from a time on.
+    /// Let a channel name a version, at once or from a time on; or take the channel away.
     Channel(ChannelArgs),
     /// Let a channel name what another one names.
     Promote(PromoteArgs),
     /// Let a channel name what it named before.
     Rollback(RollbackArgs),
-    /// Give a version a name that stays.
+    /// Give a version a name that stays; or take that name away.
     Tag(TagArgs),
     /// Take away versions that nothing names, and give their space back.
     Prune(PruneArgs),
@@ -256,11 +256,17 @@ pub(crate) struct ChannelArgs {
     /// The channel, which is made if there is none.
     pub(crate) channel: String,
     /// The version, which is one of the image.
-    #[arg(value_name = "VERSION")]
-    pub(crate) which: String,
+    #[arg(value_name = "VERSION", required_unless_present = "delete")]
+    pub(crate) which: Option<String>,
     /// From when on: a time such as 2026-12-01T06:00:00+01:00. Until then the channel names what it named before.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) at: Option<i64>,
+    /// Take the channel away, with what it named before. The versions stay until a prune.
+    #[arg(long, conflicts_with_all = ["which", "at"])]
+    pub(crate) delete: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Parser)]
@@ -271,6 +277,9 @@ pub(crate) struct PromoteArgs {
     pub(crate) from: String,
     /// The channel that names it from now on.
     pub(crate) to: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Parser)]
@@ -279,6 +288,9 @@ pub(crate) struct RollbackArgs {
     pub(crate) image: String,
     /// The channel.
     pub(crate) channel: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Parser)]
@@ -288,8 +300,14 @@ pub(crate) struct TagArgs {
     /// The name.
     pub(crate) name: String,
     /// The version, which is one of the image.
-    #[arg(value_name = "VERSION")]
-    pub(crate) which: String,
+    #[arg(value_name = "VERSION", required_unless_present = "delete")]
+    pub(crate) which: Option<String>,
+    /// Take the tag away. The version stays until a prune.
+    #[arg(long, conflicts_with = "which")]
+    pub(crate) delete: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Parser)]

@@ -394,38 +394,65 @@ fn diff(store: &Store, args: &DiffArgs) -> Result<Code, Report> {
 }
 
 fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
-    let root = store.find(&args.which)?;
+    let (image, channel) = (&args.image, &args.channel);
+    let Some(which) = &args.which else {
+        let root = store.rename(image, |names, _| names.remove_channel(channel))?;
+        return deleted(args.json, image, "channel", channel, &root);
+    };
+    let root = store.find(which)?;
     let now = jiff::Timestamp::now().as_second();
     let since = args.at.unwrap_or(now);
-    store.rename(&args.image, |names, now| names.move_channel(&args.channel, root, since, now))?;
-    let (image, channel, root) = (&args.image, &args.channel, short(&root));
-    let when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
-    writeln!(io::stdout(), "{image}:{channel} names version {root}{when}")?;
-    Ok(Code::Success)
+    store.rename(image, |names, now| names.move_channel(channel, root, since, now))?;
+    moved(args.json, image, channel, Some(&root), || {
+        let when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
+        format!("{image}:{channel} names version {}{when}", short(&root))
+    })
 }
 
 fn promote(store: &Store, args: &PromoteArgs) -> Result<Code, Report> {
     let root = store.find(&format!("{}:{}", args.image, args.from))?;
     store.rename(&args.image, |names, now| names.move_channel(&args.to, root, now, now))?;
-    writeln!(io::stdout(), "{}:{} names version {}", args.image, args.to, short(&root))?;
-    Ok(Code::Success)
+    moved(args.json, &args.image, &args.to, Some(&root), || {
+        format!("{}:{} names version {}", args.image, args.to, short(&root))
+    })
 }
 
 fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
-    let root = store.rename(&args.image, |names, now| names.roll_back(&args.channel, now))?;
-    match root {
-        Some(root) => {
-            writeln!(io::stdout(), "{}:{} names version {} again", args.image, args.channel, short(&root))?;
-        }
-        None => writeln!(io::stdout(), "{}:{} is gone: it named nothing yet", args.image, args.channel)?,
-    }
-    Ok(Code::Success)
+    let (image, channel) = (&args.image, &args.channel);
+    let root = store.rename(image, |names, now| names.roll_back(channel, now))?;
+    moved(args.json, image, channel, root.as_ref(), || match root {
+        Some(root) => format!("{image}:{channel} names version {} again", short(&root)),
+        None => format!("{image}:{channel} is gone: it named nothing yet"),
+    })
 }
 
 fn tag(store: &Store, args: &TagArgs) -> Result<Code, Report> {
-    let root = store.find(&args.which)?;
-    store.rename(&args.image, |names, _| names.tag(&args.name, root))?;
-    writeln!(io::stdout(), "{}:{} names version {}", args.image, args.name, short(&root))?;
+    let (image, name) = (&args.image, &args.name);
+    let Some(which) = &args.which else {
+        let root = store.rename(image, |names, _| names.remove_tag(name))?;
+        return deleted(args.json, image, "tag", name, &root);
+    };
+    let root = store.find(which)?;
+    store.rename(image, |names, _| names.tag(name, root))?;
+    moved(args.json, image, name, Some(&root), || format!("{image}:{name} names version {}", short(&root)))
+}
+
+/// Says what a channel or a tag names now.
+fn moved(
+    is_json: bool,
+    image: &str,
+    name: &str,
+    root: Option<&Root>,
+    text: impl FnOnce() -> String,
+) -> Result<Code, Report> {
+    say(is_json, &json!({"image": image, "name": name, "root": root.map(ToString::to_string)}), text)?;
+    Ok(Code::Success)
+}
+
+/// Says what a name named that is gone.
+fn deleted(is_json: bool, image: &str, what: &str, name: &str, root: &Root) -> Result<Code, Report> {
+    let line = json!({"image": image, "name": name, "named": root.to_string(), "deleted": true});
+    say(is_json, &line, || format!("{what} {name} of {image} is gone; it named version {}", short(root)))?;
     Ok(Code::Success)
 }
 

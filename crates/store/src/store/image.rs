@@ -172,6 +172,33 @@ impl ImageNames {
         Ok(Some(before))
     }
 
+    /// Takes a channel away, with what it named before, and says what it named last.
+    ///
+    /// # Errors
+    /// `Unknown` if there is no such channel.
+    pub fn remove_channel(&mut self, name: &str) -> StoreResult<Root> {
+        let at = self.channels.iter().position(|channel| channel.name == name);
+        let candidates = || self.channels.iter().map(|channel| channel.name.clone()).collect();
+        let at = at.ok_or_else(|| StoreError::Unknown {
+            name: format!("channel {name}"),
+            candidates: candidates(),
+        })?;
+        self.moved.retain(|moved| moved.channel != name);
+        Ok(self.channels.remove(at).root)
+    }
+
+    /// Takes a tag away, and says what it named.
+    ///
+    /// # Errors
+    /// `Unknown` if there is no such tag.
+    pub fn remove_tag(&mut self, name: &str) -> StoreResult<Root> {
+        let at = self.tags.iter().position(|(tag, _)| tag == name);
+        let candidates = || self.tags.iter().map(|(tag, _)| tag.clone()).collect();
+        let at =
+            at.ok_or_else(|| StoreError::Unknown { name: format!("tag {name}"), candidates: candidates() })?;
+        Ok(self.tags.remove(at).1)
+    }
+
     /// Gives a version a name that stays.
     ///
     /// # Errors
@@ -452,6 +479,39 @@ mod tests {
             (names.find("production", NOW), names.served("production", later + 9)),
             (Some(one), Some(one))
         );
+    }
+
+    #[test]
+    fn what_is_taken_away_names_nothing_and_leaves_the_rest() {
+        let mut names = names_of(3);
+        let [one, two, three] = [1, 2, 3].map(|number| Root([number; 32]));
+        names.move_channel("other", one, 10, NOW).unwrap();
+        names.move_channel("test", one, 10, NOW).unwrap();
+        names.move_channel("test", two, 20, NOW).unwrap();
+        names.tag("t", three).unwrap();
+        for (name, is_channel) in
+            [("t", true), ("test", false), ("latest", true), ("latest", false), ("x", true)]
+        {
+            let before = names.clone();
+            let removed = if is_channel { names.remove_channel(name) } else { names.remove_tag(name) };
+            assert!(matches!(removed, Err(StoreError::Unknown { .. })), "{name}");
+            assert_eq!(names, before);
+        }
+        assert_eq!(names.remove_channel("test").unwrap(), two);
+        assert_eq!(
+            (names.find("test", NOW), names.is_before(&one), names.is_named(&two, NOW)),
+            (None, false, false)
+        );
+        assert_eq!(names.find("other", NOW), Some(one));
+        // A new one of that name has no past.
+        names.move_channel("test", three, 30, NOW).unwrap();
+        assert!(names.roll_back("test", NOW).is_err());
+        assert_eq!(names.remove_tag("t").unwrap(), three);
+        names.tag("t", one).unwrap();
+        // One that only names later goes too.
+        names.move_channel("soon", two, NOW + 10, NOW).unwrap();
+        assert_eq!(names.remove_channel("soon").unwrap(), two);
+        assert!(!names.is_named(&two, NOW + 20));
     }
 
     #[test]

@@ -226,23 +226,29 @@ impl Store {
         is_dry: bool,
         pruned: &mut Pruned,
     ) -> StoreResult<()> {
-        let index = Ids::open(&self.packs, number)?;
-        // What is freed goes by these ids.
-        index.check()?;
         let is_filling = crate::pack::Have::is_there(&self.packs, number)?;
-        if is_filling && coming.contains(index.root()) {
+        let is_free = used.iter().all(|word| *word == 0);
+        let index = Ids::open(&self.packs, number).and_then(|index| index.check().map(|()| index));
+        let index = match index {
+            // Whatever they said, nothing needs it, and nobody may be filling it.
+            Err(StoreError::Corrupt { .. }) if is_free && !(is_filling && !coming.is_empty()) => None,
+            // What is freed goes by these ids.
+            opened => Some(opened?),
+        };
+        if is_filling && index.as_ref().is_some_and(|index| coming.contains(index.root())) {
             return Ok(());
         }
+        let entries = index.as_ref().map_or(0, |index| u64::from(index.entries()));
         let before = match Pack::open(&self.packs, number) {
             Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => None,
             opened => Some(opened?.allocated()?),
         };
-        if used.iter().all(|word| *word == 0) {
-            pruned.chunks += u64::from(index.entries());
+        let Some(index) = index.filter(|_| !is_free) else {
+            pruned.chunks += entries;
             pruned.packs += 1;
             pruned.bytes += before.unwrap_or_default();
             return if is_dry { Ok(()) } else { remove_pack(self, number) };
-        }
+        };
         let Some(before) = before else {
             let why = "versions name it, and it is gone";
             return Err(StoreError::corrupt(&self.packs.path().join(number.file("pack")), "pack", 0, why));

@@ -318,6 +318,60 @@ fn damaged_ids_free_nothing() {
     scene.assert_content(&root, &content);
 }
 
+/// A damaged version that a tag or a channel names keeps every prune from freeing anything; without its names it goes,
+/// whatever of it is damaged or missing.
+#[test]
+fn a_damaged_version_goes_once_nothing_names_it() {
+    type Damage = fn(&Scene, &Root);
+    fn version_file(scene: &Scene, root: &Root, name: &str) -> PathBuf {
+        scene.store.path().join("versions").join(root.to_string()).join(name)
+    }
+    fn ids(scene: &Scene) -> PathBuf {
+        let files = scene.files("packs");
+        files.into_iter().find(|path| path.extension().unwrap() == "ids").unwrap()
+    }
+    let damages: [Damage; 6] = [
+        |scene, root| std::fs::write(version_file(scene, root, "map"), "GWMAP").unwrap(),
+        |scene, root| {
+            let path = version_file(scene, root, "map");
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[4100] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        },
+        |scene, root| std::fs::remove_file(version_file(scene, root, "map")).unwrap(),
+        |scene, _| std::fs::remove_file(ids(scene).with_extension("pack")).unwrap(),
+        |scene, _| std::fs::write(ids(scene), "GWIDS").unwrap(),
+        |scene, _| {
+            let mut bytes = std::fs::read(ids(scene)).unwrap();
+            bytes[100] ^= 1;
+            std::fs::write(ids(scene), bytes).unwrap();
+        },
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        let scene = Scene::new();
+        let (bad, _) = scene.publish("a", &disk(1, 20, 1 << 40)).unwrap();
+        let content = disk(2, 20, 1 << 40);
+        let (good, _) = scene.publish("a", &content).unwrap();
+        scene
+            .store
+            .rename("a", |names, now| {
+                names.tag("old", bad)?;
+                names.move_channel("test", bad, now, now)
+            })
+            .unwrap();
+        damage(&scene, &bad);
+        let keep = Keep { count: 1, seconds: 0, rollbacks: true };
+        let prune = || scene.store.prune(&[], &keep, false, &RUN);
+        assert!(prune().is_err(), "{number}");
+        scene.store.rename("a", |names, _| names.remove_tag("old")).unwrap();
+        assert!(prune().is_err(), "{number}");
+        scene.store.rename("a", |names, _| names.remove_channel("test")).unwrap();
+        assert_eq!(prune().unwrap().versions, [("a".into(), bad)], "{number}");
+        assert_eq!((scene.check().problems, scene.files("packs").len()), (vec![], 2), "{number}");
+        scene.assert_content(&good, &content);
+    }
+}
+
 /// A version takes no damaged chunk over from the one before: it brings its own.
 #[test]
 fn damage_is_not_passed_on() {

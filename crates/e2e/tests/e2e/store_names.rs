@@ -1,0 +1,74 @@
+//! The names of a store's versions, by its commands: they go, and what nothing names goes with the next prune.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::disks::Guest;
+use crate::sync::text;
+use crate::tool::Scene;
+
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
+
+/// A version whose map is damaged keeps every prune from freeing anything while a tag and a channel name it.
+#[test]
+fn names_go_and_with_the_last_one_a_damaged_version() {
+    let scene = Scene::new();
+    let store = text(&scene.path("store")).to_owned();
+    scene.goldwire(["store", "init", &store]).expect(0);
+    let image =
+        |words: &[&str], code| scene.goldwire([&["image", "--store", &store], words].concat()).expect(code);
+    let file = scene.path("a.raw");
+    let mut roots = Vec::new();
+    for seed in 0..2 {
+        fs::write(&file, Guest::random(seed, 4, 2).0).unwrap();
+        let published = image(&["publish", "a", text(&file), "--json"], 0);
+        roots.push(json(published.stdout.trim())["root"].as_str().unwrap().to_owned());
+    }
+    let [old, new] = [&roots[0], &roots[1]];
+    let tagged = json(image(&["tag", "a", "first", old, "--json"], 0).stdout.trim());
+    assert_eq!(
+        (&tagged["image"], &tagged["name"], &tagged["root"]),
+        (&"a".into(), &"first".into(), &old.as_str().into())
+    );
+    let moved = json(image(&["channel", "a", "test", new, "--json"], 0).stdout.trim());
+    assert_eq!(moved["root"], new.as_str());
+    image(&["channel", "a", "test", old], 0);
+    let back = json(image(&["rollback", "a", "test", "--json"], 0).stdout.trim());
+    assert_eq!(back["root"], new.as_str());
+    let promoted = json(image(&["promote", "a", "first", "test", "--json"], 0).stdout.trim());
+    assert_eq!(promoted["root"], old.as_str());
+    let map = scene.path("store/versions").join(old).join("map");
+    fs::write(&map, "GWMAP").unwrap();
+    let prune = |code| image(&["prune", "--keep", "1", "--no-rollback", "--json"], code);
+    prune(1);
+    let gone = json(image(&["tag", "a", "first", "--delete", "--json"], 0).stdout.trim());
+    assert_eq!((&gone["named"], &gone["deleted"]), (&old.as_str().into(), &true.into()));
+    prune(1);
+    let said = image(&["channel", "a", "test", "--delete"], 0).stdout;
+    assert_eq!(said, format!("channel test of a is gone; it named version {}\n", &old[..12]));
+    let pruned = json(prune(0).stdout.trim());
+    assert_eq!((&pruned["versions"][0]["root"], &pruned["packs"]), (&old.as_str().into(), &1.into()));
+    scene.goldwire(["store", "check", &store]).expect(0);
+    image(&["verify", "a"], 0);
+    for (words, says) in [
+        (&["tag", "a", "first", "--delete"][..], "tag first"),
+        (&["channel", "a", "test", "--delete"], "channel test"),
+        (&["channel", "a", "latest", "--delete"], "channel latest"),
+        (&["tag", "b", "x", "--delete"], "tag x"),
+    ] {
+        assert!(image(words, 1).stderr.contains(says), "{words:?}");
+    }
+    for words in [
+        &["tag", "a", "x"][..],
+        &["tag", "a", "x", "a", "--delete"],
+        &["channel", "a", "x"],
+        &["channel", "a", "x", "--delete", "--at", "2026-12-01T05:00:00Z"],
+    ] {
+        image(words, 2);
+    }
+    let images = fs::read_dir(scene.path("store/images")).unwrap().count();
+    assert_eq!(images, 1, "a name that is no image's makes none");
+}
