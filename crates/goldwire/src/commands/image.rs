@@ -95,7 +95,9 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         let what = if is_here { "is here already" } else { "would be stored" };
         say(
             args.json,
-            &json!({"root": version.root.to_string(), "is_here": is_here, "dry_run": true}),
+            &json!({
+                "root": version.root.to_string(), "is_here": is_here, "dry_run": true, "notices": image.notices,
+            }),
             || format!("version {} of {} {what}", short(&version.root), args.name),
         )?;
         return Ok(Code::Success);
@@ -110,14 +112,17 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     let put =
         reading("storing", |options| store.publish(&args.name, args.channel.as_deref(), &incoming, options))?;
     // A file that changed between its hashing and now is not what its name will say.
+    let mut notices = image.notices.clone();
     if let Some(changed) = image.changed()? {
-        let _ = writeln!(io::stderr(), "note: {} changed while it was published", shown(&changed));
+        let notice = format!("{} changed while it was published", shown(&changed));
+        let _ = writeln!(io::stderr(), "note: {notice}");
+        notices.push(notice);
     }
     let stored = put.chunks_new * CHUNK_SIZE as u64;
     let line = json!({
         "image": args.name, "root": version.root.to_string(), "channel": args.channel, "was_here": put.was_here,
         "size": version.size, "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "bytes_stored": stored,
-        "bytes_resumed": put.chunks_resumed * CHUNK_SIZE as u64,
+        "bytes_resumed": put.chunks_resumed * CHUNK_SIZE as u64, "notices": notices,
         "signer": version.signer.map(|signer| signer.to_string()),
     });
     say(args.json, &line, || {

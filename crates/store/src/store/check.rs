@@ -1,7 +1,7 @@
 //! Looking at everything in a store: that every version is whole and every chunk what it is said to be.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use super::device::first_used;
@@ -57,14 +57,21 @@ impl Store {
             }
             checked.packs += 1;
             match self.check_pack(number, options, &mut checked.chunks) {
-                Ok(slots) if slots.is_empty() => {}
-                Ok(slots) => {
-                    for slot in &slots {
+                Ok(bad) => {
+                    for slot in &bad.wrong {
                         let path = self.packs.path().join(number.file("pack"));
                         let what = format!("slot {slot}: it does not hold the chunk that it should");
                         checked.problems.push(StoreProblem { path, what });
                     }
-                    damaged.insert(number, slots);
+                    if let Some(error) = bad.why {
+                        checked.add(self, number, error)?;
+                    }
+                    // Sorted, as each of the two is.
+                    let mut slots = [bad.wrong, bad.unread].concat();
+                    slots.sort_unstable();
+                    if !slots.is_empty() {
+                        damaged.insert(number, slots);
+                    }
                 }
                 Err(error) => checked.add(self, number, error)?,
             }
@@ -82,7 +89,10 @@ impl Store {
                 }
                 // It was pruned meanwhile.
                 Err(StoreError::Unknown { .. }) => {}
-                Err(error) => checked.add(self, PackNumber(0), error)?,
+                Err(error) => {
+                    checked.add(self, PackNumber(0), error)?;
+                    checked.say_whom_it_harms(&self.versions.path().join(root.to_string()));
+                }
             }
         }
         for image in self.images()? {
@@ -103,18 +113,25 @@ impl Store {
         Ok(checked)
     }
 
-    /// The slots of a pack that do not hold what they should.
+    /// The slots of a pack that do not hold what they should, or cannot be read.
     fn check_pack(
         &self,
         number: PackNumber,
         options: &BuildOptions<'_>,
         chunks: &mut u64,
-    ) -> StoreResult<Vec<u32>> {
+    ) -> StoreResult<BadSlots> {
         let ids = Ids::open(&self.packs, number)?;
         ids.check()?;
-        let pack = Pack::open(&self.packs, number)?;
+        let mut bad = BadSlots::default();
+        let pack = match Pack::open(&self.packs, number) {
+            Ok(pack) => pack,
+            Err(error) => {
+                let used = ids.ids(0..ids.slots())?;
+                let used = (0..).zip(&used).filter(|(_, id)| !id.is_zero()).map(|(slot, _)| slot);
+                return Ok(BadSlots { unread: used.collect(), why: Some(error), ..bad });
+            }
+        };
         let mut buffer = vec![0; SLOTS_AT_ONCE as usize * CHUNK_SIZE];
-        let mut bad = Vec::new();
         for first in (0..ids.slots()).step_by(SLOTS_AT_ONCE as usize) {
             if options.stop.load(Ordering::Relaxed) {
                 return Err(Error::Stopped.into());
@@ -124,15 +141,23 @@ impl Store {
                 continue;
             }
             let bytes = &mut buffer[..ids.len() * CHUNK_SIZE];
-            pack.read(first, bytes)?;
-            for ((slot, id), chunk) in (first..).zip(&ids).zip(bytes.chunks_exact(CHUNK_SIZE)) {
+            let is_read = pack.read(first, bytes).is_ok();
+            for ((slot, id), chunk) in (first..).zip(&ids).zip(bytes.chunks_exact_mut(CHUNK_SIZE)) {
                 if id.is_zero() {
+                    continue;
+                }
+                // The others beside the one that cannot be read may be whole.
+                if !is_read && let Err(error) = pack.read(slot, chunk) {
+                    if self.is_still(number, slot, id) {
+                        bad.unread.push(slot);
+                        bad.why = bad.why.or(Some(error));
+                    }
                     continue;
                 }
                 *chunks += 1;
                 options.progress.bytes_done.fetch_add(CHUNK_SIZE as u64, Ordering::Relaxed);
                 if ChunkId::of(chunk) != *id && self.is_still(number, slot, id) {
-                    bad.push(slot);
+                    bad.wrong.push(slot);
                 }
             }
         }
@@ -174,7 +199,10 @@ impl Store {
             let missing = first_used(&tree, zero_from..run.first)?;
             zero_from = chunks.end;
             let is_same = pack.ids(slots.clone())? == tree.ids(0, chunks)?;
-            let bad = damaged.get(&run.pack).into_iter().flatten().find(|slot| slots.contains(slot));
+            let bad = damaged.get(&run.pack).and_then(|bad| {
+                let next = bad.partition_point(|slot| *slot < slots.start);
+                bad.get(next).filter(|slot| slots.contains(slot))
+            });
             let found = match (missing, is_same, bad) {
                 (Some(chunk), ..) => Some(format!("its map has no place for chunk {chunk}")),
                 (_, false, _) => Some(format!("pack {:08x} has other chunks than its map says", run.pack.0)),
@@ -192,7 +220,26 @@ impl Store {
     }
 }
 
+/// Slots of a pack that somebody needs and that do not hold what they should.
+#[derive(Default)]
+struct BadSlots {
+    /// They hold something else.
+    wrong: Vec<u32>,
+    /// They cannot be read.
+    unread: Vec<u32>,
+    /// Why the first of these cannot.
+    why: Option<StoreError>,
+}
+
 impl Checked {
+    /// Names the version, whose folder this is, where the problem that was found last lies elsewhere.
+    fn say_whom_it_harms(&mut self, version: &Path) {
+        if let Some(last) = self.problems.last_mut().filter(|last| !last.path.starts_with(version)) {
+            let what = format!("it needs {}: {}", last.path.display(), last.what);
+            *last = StoreProblem { path: version.to_owned(), what };
+        }
+    }
+
     fn add(&mut self, store: &Store, number: PackNumber, error: StoreError) -> StoreResult<()> {
         let (path, what) = match error {
             StoreError::Tree(Error::Stopped) => return Err(error),

@@ -187,6 +187,9 @@ impl Store {
             if is_gone && !is_dry {
                 self.work.remove_tree(&name).map_err(StoreError::file("remove", &path))?;
             }
+            if let Some(root) = name.to_str().and_then(|name| root_of(name.strip_suffix(".lock")?.as_ref())) {
+                self.tidy_lock(&root, is_dry).map_err(StoreError::file("remove", &path))?;
+            }
             let Some(root) = root_of(&name) else { continue };
             let folder = self.work.child(&name).map_err(StoreError::file("open", &path))?;
             // Held until the folder is gone, so that nobody goes on in it meanwhile.
@@ -215,6 +218,17 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Takes away the lock of a reception whose folder is gone: who was killed after he had moved it left that.
+    fn tidy_lock(&self, root: &Root, is_dry: bool) -> io::Result<()> {
+        let name = format!("{root}.lock");
+        let Ok(lock) = self.work.read_file(&name) else { return Ok(()) };
+        // Whoever opened it before now and gets it after us sees that it has no name.
+        if is_dry || lock.try_lock().is_err() || self.work.kind_of(root.to_string())?.is_some() {
+            return Ok(());
+        }
+        self.work.remove_file(&name)
     }
 
     /// Frees the slots of a pack that are not `used`.

@@ -372,6 +372,67 @@ fn a_damaged_version_goes_once_nothing_names_it() {
     }
 }
 
+/// What is cut, missing or unreadable is told with the versions that it harms, and with no other; once for a pack.
+#[test]
+fn a_check_names_the_versions_that_a_damaged_pack_harms() {
+    type Damage = fn(&Path);
+    let damages: [Damage; 5] = [
+        |pack| std::fs::remove_file(pack).unwrap(),
+        |pack| {
+            let file = std::fs::File::options().write(true).open(pack).unwrap();
+            file.set_len(18 * CHUNK_SIZE as u64 + 5).unwrap();
+        },
+        |pack| std::fs::write(pack, "").unwrap(),
+        |pack| std::fs::remove_file(pack.with_extension("ids")).unwrap(),
+        |pack| std::fs::write(pack.with_extension("ids"), "GWIDS").unwrap(),
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        let scene = Scene::new();
+        let content = disk(1, 20, 1 << 40);
+        let (one, _) = scene.publish("a", &content).unwrap();
+        let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+        let mut newer = content.clone();
+        newer[..CHUNK_SIZE].fill(7);
+        let (two, _) = scene.publish("a", &newer).unwrap();
+        let (three, _) = scene.publish("b", &disk(2, 20, 1 << 40)).unwrap();
+        // Only the first fifteen chunks of the pack.
+        let (four, _) = scene.publish("c", &content[..15 * CHUNK_SIZE]).unwrap();
+        damage(&pack);
+        let problems = scene.check().problems;
+        let is_told = |root: &Root| {
+            let of = scene.store.path().join("versions").join(root.to_string());
+            problems.iter().filter(|problem| problem.path.starts_with(&of)).count()
+        };
+        let harms_all = number != 1;
+        assert_eq!(
+            [&one, &two, &three, &four].map(is_told),
+            [1, 1, 0, harms_all.into()],
+            "{number}: {problems:?}"
+        );
+        let of_pack =
+            problems.iter().filter(|problem| problem.path.starts_with(scene.store.path().join("packs")));
+        assert_eq!(of_pack.count(), usize::from(number != 3), "{number}: {problems:?}");
+    }
+}
+
+/// The lock of a reception whose folder is gone goes with a prune; one that somebody holds stays.
+#[test]
+fn a_lock_without_its_folder_goes() {
+    let scene = Scene::new();
+    let (root, _) = scene.publish("a", &disk(1, 5, 1 << 40)).unwrap();
+    let lock = |root: &Root| scene.store.path().join("work").join(format!("{root}.lock"));
+    std::fs::write(lock(&root), "").unwrap();
+    let held = std::fs::File::create(lock(&Root([9; 32]))).unwrap();
+    held.lock().unwrap();
+    scene.store.prune(&[], &Keep { count: 9, seconds: 0, rollbacks: true }, true, &RUN).unwrap();
+    assert_eq!(scene.files("work").len(), 2, "a dry run");
+    scene.prune(9);
+    assert_eq!(scene.files("work"), [lock(&Root([9; 32]))]);
+    drop(held);
+    scene.prune(9);
+    assert_eq!(scene.files("work"), Vec::<PathBuf>::new());
+}
+
 /// A version takes no damaged chunk over from the one before: it brings its own.
 #[test]
 fn damage_is_not_passed_on() {
