@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::disks::Guest;
@@ -71,4 +72,47 @@ fn names_go_and_with_the_last_one_a_damaged_version() {
     }
     let images = fs::read_dir(scene.path("store/images")).unwrap().count();
     assert_eq!(images, 1, "a name that is no image's makes none");
+}
+
+/// Whoever has to wait for another writer says so, is stopped in order, and else goes on when that one has ended.
+#[test]
+fn who_waits_for_another_writer_says_so_and_can_be_stopped() {
+    let scene = Scene::new();
+    let [store, other] = ["store", "other"].map(|name| text(&scene.path(name)).to_owned());
+    let file = scene.path("a.raw");
+    fs::write(&file, Guest::random(1, 4, 2).0).unwrap();
+    for place in [&store, &other] {
+        scene.goldwire(["store", "init", place]).expect(0);
+    }
+    scene.goldwire(["image", "publish", "a", text(&file), "--store", &other]).expect(0);
+    scene.goldwire(["image", "publish", "b", text(&file), "--store", &store]).expect(0);
+    let from = format!("{other}/a");
+    let target = format!("{store}/a");
+    fs::write(&file, Guest::random(2, 4, 2).0).unwrap();
+    let says = format!("waiting for another goldwire that writes to {store}");
+    let hold = || {
+        let held = fs::File::open(scene.path("store/lock")).unwrap();
+        held.lock().unwrap();
+        held
+    };
+    for words in [
+        &["image", "--store", &store, "tag", "b", "t", "b"][..],
+        &["image", "--store", &store, "channel", "b", "c", "b"],
+        &["image", "--store", &store, "prune"],
+        &["sync", text(&file), &target],
+        &["image", "--store", &store, "publish", "b", text(&file)],
+        &["sync", &from, &target],
+    ] {
+        let held = hold();
+        let run = scene.goldwire(words).start();
+        run.wait_to_say(&says);
+        run.signal(Signal::INT);
+        let stopped = run.finish().expect(4);
+        assert_eq!(stopped.stderr.matches(&says).count(), 1, "{stopped}");
+        let run = scene.goldwire(words).start();
+        run.wait_to_say(&says);
+        drop(held);
+        run.finish().expect(0);
+    }
+    scene.goldwire(["store", "check", &store]).expect(0);
 }

@@ -250,6 +250,14 @@ impl Running {
         }
     }
 
+    /// Waits until it has said this on standard error.
+    #[track_caller]
+    pub(crate) fn wait_to_say(&self, text: &str) {
+        goldwire_stdx::testing::until(text, || {
+            String::from_utf8_lossy(&self.stderr.lock().unwrap()).contains(text)
+        });
+    }
+
     /// Waits for the end.
     pub(crate) fn finish(mut self) -> Finished {
         let status = self.wait();

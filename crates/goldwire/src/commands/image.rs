@@ -2,13 +2,12 @@
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use goldwire_replicate::{Endpoint, SyncJob, Trust, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report};
 use goldwire_store::{
-    CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, TreeCache, describe, for_each_difference,
-    refuse_own, signed_for_other,
+    CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, StoreResult, TreeCache, describe,
+    for_each_difference, refuse_own, signed_for_other,
 };
 use serde_json::{Value, json};
 
@@ -401,13 +400,13 @@ fn diff(store: &Store, args: &DiffArgs) -> Result<Code, Report> {
 fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
     let (image, channel) = (&args.image, &args.channel);
     let Some(which) = &args.which else {
-        let root = store.rename(image, |names, _| names.remove_channel(channel))?;
+        let root = rename(store, image, |names, _| names.remove_channel(channel))?;
         return deleted(args.json, image, "channel", channel, &root);
     };
     let root = store.find(which)?;
     let now = jiff::Timestamp::now().as_second();
     let since = args.at.unwrap_or(now);
-    store.rename(image, |names, now| names.move_channel(channel, root, since, now))?;
+    rename(store, image, |names, now| names.move_channel(channel, root, since, now))?;
     moved(args.json, image, channel, Some(&root), || {
         let when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
         format!("{image}:{channel} names version {}{when}", short(&root))
@@ -416,7 +415,7 @@ fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
 
 fn promote(store: &Store, args: &PromoteArgs) -> Result<Code, Report> {
     let root = store.find(&format!("{}:{}", args.image, args.from))?;
-    store.rename(&args.image, |names, now| names.move_channel(&args.to, root, now, now))?;
+    rename(store, &args.image, |names, now| names.move_channel(&args.to, root, now, now))?;
     moved(args.json, &args.image, &args.to, Some(&root), || {
         format!("{}:{} names version {}", args.image, args.to, short(&root))
     })
@@ -424,7 +423,7 @@ fn promote(store: &Store, args: &PromoteArgs) -> Result<Code, Report> {
 
 fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
     let (image, channel) = (&args.image, &args.channel);
-    let root = store.rename(image, |names, now| names.roll_back(channel, now))?;
+    let root = rename(store, image, |names, now| names.roll_back(channel, now))?;
     moved(args.json, image, channel, root.as_ref(), || match root {
         Some(root) => format!("{image}:{channel} names version {} again", short(&root)),
         None => format!("{image}:{channel} is gone: it named nothing yet"),
@@ -434,12 +433,21 @@ fn rollback(store: &Store, args: &RollbackArgs) -> Result<Code, Report> {
 fn tag(store: &Store, args: &TagArgs) -> Result<Code, Report> {
     let (image, name) = (&args.image, &args.name);
     let Some(which) = &args.which else {
-        let root = store.rename(image, |names, _| names.remove_tag(name))?;
+        let root = rename(store, image, |names, _| names.remove_tag(name))?;
         return deleted(args.json, image, "tag", name, &root);
     };
     let root = store.find(which)?;
-    store.rename(image, |names, _| names.tag(name, root))?;
+    rename(store, image, |names, _| names.tag(name, root))?;
     moved(args.json, image, name, Some(&root), || format!("{image}:{name} names version {}", short(&root)))
+}
+
+/// Changes what an image's versions are called; other writers are waited for in order.
+fn rename<T: Send>(
+    store: &Store,
+    image: &str,
+    change: impl FnOnce(&mut ImageNames, i64) -> StoreResult<T> + Send,
+) -> Result<T, Report> {
+    reading("waiting", |_| store.rename(image, change))
 }
 
 /// Says what a channel or a tag names now.
@@ -464,7 +472,7 @@ fn deleted(is_json: bool, image: &str, what: &str, name: &str, root: &Root) -> R
 fn prune(store: &Store, args: &PruneArgs) -> Result<Code, Report> {
     let seconds = args.keep_for.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
     let keep = Keep { count: args.keep, seconds, rollbacks: !args.no_rollback };
-    let pruned = store.prune(&args.images, &keep, args.dry_run, &AtomicBool::new(false))?;
+    let pruned = reading("pruning", |options| store.prune(&args.images, &keep, args.dry_run, options.stop))?;
     let roots = |roots: &[Root]| roots.iter().map(ToString::to_string).collect::<Vec<_>>();
     let versions: Vec<Value> = pruned
         .versions

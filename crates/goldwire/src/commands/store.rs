@@ -9,7 +9,7 @@ use goldwire_stdx::{ByteSize, Report, printable};
 use goldwire_store::Store;
 use serde_json::json;
 
-use super::reading::reading;
+use super::reading::{reading, tell_waits};
 use super::{json_line, json_path, key, shown};
 use crate::args::{StoreCommand, StoreInitArgs, StoreLookArgs, StoreRequireArgs};
 use crate::exit::Code;
@@ -82,7 +82,9 @@ impl Named<'_> {
 
     /// Opens the store that the user named.
     pub(crate) fn open(self) -> Result<Store, Report> {
-        Ok(Store::open(&self.folder()?)?)
+        let store = Store::open(&self.folder()?)?;
+        tell_waits(&store);
+        Ok(store)
     }
 }
 
@@ -106,7 +108,7 @@ fn init(args: &StoreInitArgs) -> Result<Code, Report> {
 fn require(args: &StoreRequireArgs) -> Result<Code, Report> {
     let key = args.key.as_deref().map(key::public).transpose()?;
     let store = Named { store: Some(&args.store), config: args.config.as_deref() }.open()?;
-    store.require(key.as_ref())?;
+    reading("waiting", |_| store.require(key.as_ref()))?;
     let takes = key.map_or("anything".to_owned(), |key| format!("only what {key} signed"));
     writeln!(io::stdout(), "{} takes {takes} from now on", shown(store.path()))?;
     Ok(Code::Success)

@@ -1,8 +1,8 @@
 //! The driver of a reception: owns the threads, the connection and the clock, does the machine's tasks, and waits in one
 //! place for whatever happens next.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -36,7 +36,12 @@ pub(crate) struct Watch<'a> {
     pub(crate) emit: &'a (dyn Fn(Event) + Sync),
     /// Ends the reception.
     pub(crate) stop: &'a Stop,
+    /// What threads of `watching` have to say, which have no other way.
+    pub(crate) told: Told,
 }
+
+/// What is told from where nothing can be emitted.
+pub(crate) type Told = Arc<Mutex<Vec<String>>>;
 
 impl Watch<'_> {
     /// Runs something that hashes while telling how far it is.
@@ -55,9 +60,15 @@ impl Watch<'_> {
     }
 
     /// Runs `work` on a thread, calling `look` now and then, and noticing when it should stop.
-    fn watching<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send, look: impl Fn()) -> Result<T> {
+    pub(crate) fn watching<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send,
+        look: impl Fn(),
+    ) -> Result<T> {
         let look = || {
             look();
+            let told = std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner));
+            told.into_iter().for_each(|text| (self.emit)(Event::Notice(text)));
             self.note_stop_requests();
         };
         watched(PROGRESS_EVERY, work, look).map_err(|error| Failure::io("start a thread", &error))?
@@ -219,7 +230,8 @@ impl Driver<'_> {
             }
             (Task::Publish, Some(destination), _) => {
                 self.watch.check_stopped()?;
-                if let Some(notice) = destination.publish()? {
+                // Other writers may be waited for.
+                if let Some(notice) = self.watch.watching(|| destination.publish(), || ())? {
                     (self.watch.emit)(Event::Notice(notice));
                 }
                 Ok(Finished::Published)

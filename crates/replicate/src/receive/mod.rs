@@ -92,8 +92,8 @@ pub(crate) fn receive(
     check_signer(&version, job.requirement()?.as_ref())?;
     let shape = TreeGeometry::new(version.size)
         .ok_or_else(|| Failure::new(FailureKind::Invalid, "the disk is larger than 64 TiB"))?;
-    let watch = Watch { inputs, reports, emit, stop };
-    if let Some(target) = StoreTarget::find(job)? {
+    let watch = Watch { inputs, reports, emit, stop, told: Arc::default() };
+    if let Some(target) = StoreTarget::find(job, &watch)? {
         return receive_into_store(&target, job, &version, shape, connection, watch);
     }
     let target = resolve(job, &version.root)?;
@@ -174,7 +174,7 @@ fn receive_into_store(
     watch: Watch<'_>,
 ) -> Result<Outcome> {
     target.check_may_come(version, job)?;
-    if target.take_what_is_here(version, job)? {
+    if watch.watching(|| target.take_what_is_here(version, job), || ())? {
         let used = version.chunks_used;
         let counters = Counters { chunks_total: used, chunks_done: used, ..wire_counters(&connection) };
         return Ok(Outcome { path: target.path(), root: version.root.0, counters, already_there: true });

@@ -2,7 +2,7 @@
 //! store has anyway are there before the first request.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use goldwire_disk::{Format, Image, ImageInfo};
 use goldwire_store::{BuildOptions, CHUNK_SIZE, Reception, Root, Store, TreeFile, Version};
@@ -10,6 +10,7 @@ use goldwire_store::{BuildOptions, CHUNK_SIZE, Reception, Root, Store, TreeFile,
 use super::bitmap::Bitmap;
 use super::container::free_bytes;
 use super::destination::{Destination, LaidOut, ReadBack};
+use super::driver::Watch;
 use super::resolve::written_promise;
 use super::seeds::Seed;
 use crate::failure::Result;
@@ -24,7 +25,7 @@ pub(crate) struct StoreTarget {
 
 impl StoreTarget {
     /// What the target of `job` names in a store, or nothing if it leads into none.
-    pub(crate) fn find(job: &TargetJob) -> Result<Option<Self>> {
+    pub(crate) fn find(job: &TargetJob, watch: &Watch<'_>) -> Result<Option<Self>> {
         let path = Path::new(&job.path);
         let (folder, name) = match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
             _ if Store::is_one(path) => (path, usual_name(&job.name)),
@@ -50,6 +51,10 @@ impl StoreTarget {
             None => (name, None),
         };
         let store = Arc::new(Store::open(folder)?);
+        let told = Arc::clone(&watch.told);
+        store.when_waiting(watch.stop.clone(), move |text| {
+            told.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+        });
         store.check_names(image, channel.as_deref())?;
         Ok(Some(Self { store, image: image.to_owned(), channel }))
     }

@@ -5,6 +5,7 @@ mod device;
 mod error;
 mod image;
 mod layout;
+mod lock;
 mod prune;
 mod put;
 mod require;
@@ -13,7 +14,6 @@ mod tests;
 mod twin;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +64,7 @@ pub struct Store {
     versions: Folder,
     work: Folder,
     images: Folder,
+    waiting: lock::Waiting,
 }
 
 /// How much is in a store.
@@ -138,7 +139,7 @@ impl Store {
         };
         let (packs, versions) = (Arc::new(child("packs")?), child("versions")?);
         let (work, images) = (child("work")?, child("images")?);
-        Ok(Self { folder, uuid, packs, versions, work, images })
+        Ok(Self { folder, uuid, packs, versions, work, images, waiting: lock::Waiting::default() })
     }
 
     /// Whether the folder says of itself that it is a store.
@@ -289,15 +290,6 @@ impl Store {
         }
         let why = format!("it belongs to user {owner}, who alone writes into it");
         Err(StoreError::Owner { path: self.path().to_owned(), why })
-    }
-
-    /// Waits for the writers' lock. It is held until the file is dropped.
-    pub(crate) fn lock(&self) -> StoreResult<File> {
-        self.check_ours()?;
-        let path = self.path().join(LOCK);
-        let file = self.folder.write_file(LOCK).map_err(StoreError::file("open", &path))?;
-        file.lock().map_err(StoreError::file("lock", &path))?;
-        Ok(file)
     }
 }
 
