@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::disks::Guest;
+use crate::hosts::Hosts;
 use crate::sync::text;
 use crate::tool::Scene;
 
@@ -114,5 +115,60 @@ fn who_waits_for_another_writer_says_so_and_can_be_stopped() {
         drop(held);
         run.finish().expect(0);
     }
+    scene.goldwire(["store", "check", &store]).expect(0);
+}
+
+/// From another host, over ssh: what the store has not is sent, signed here if so asked, and named as if it lay here.
+#[test]
+fn an_image_of_another_host_is_published() {
+    let scene = Scene::new();
+    let Some(hosts) = Hosts::start(&scene, &["master".into()]) else { return };
+    let ssh = format!("ssh -F {}", hosts.config.display());
+    let store = text(&scene.path("store")).to_owned();
+    scene.goldwire(["store", "init", &store]).expect(0);
+    let key = scene.path("key");
+    scene.goldwire(["key", "new", text(&key)]).expect(0);
+    let guest = Guest::random(1, 32, 10);
+    guest.write_vhd(&hosts.all[0].file("a.vhd"), 7);
+    let publish = |file: &str, more: &[&str], code| {
+        let place = hosts.place(0, file);
+        let words = ["image", "publish", "win11", &place, "--store", &store, "--ssh-command", &ssh, "--json"];
+        scene.goldwire([&words, more].concat()).expect(code)
+    };
+    let dry = publish("a.vhd", &["--dry-run"], 0);
+    assert_eq!(dry.events_of("planned").len(), 1, "{dry}");
+    assert_eq!(fs::read_dir(scene.path("store/images")).unwrap().count(), 0);
+    let signed = ["--sign", text(&key), "--note", "November", "--channel", "test"];
+    let done = publish("a.vhd", &signed, 0).event("done");
+    let shown = scene.goldwire(["image", "show", "win11:test", "--json", "--store", &store]).expect(0);
+    let shown = json(shown.stdout.trim());
+    assert_eq!((&shown["root"], &shown["note"]), (&done["root"], &"November".into()));
+    assert_eq!(shown["signer"], fs::read_to_string(scene.path("key.pub")).unwrap().trim());
+    // The next one is a delta, and the same from a file here is there already.
+    let newer = guest.rewritten(2, 6);
+    fs::write(hosts.all[0].file("b.raw"), &newer.0).unwrap();
+    let done = publish("b.raw", &[], 0).event("done");
+    assert!(done["wire_in"].as_u64().unwrap() < 2 << 20, "{done}");
+    fs::write(scene.path("b.raw"), &newer.0).unwrap();
+    let words = ["image", "publish", "win11", text(&scene.path("b.raw")), "--store", &store, "--json"];
+    let again = json(scene.goldwire(words).expect(0).stdout.trim());
+    assert_eq!((&again["was_here"], &again["root"]), (&true.into(), &done["root"]));
+    // Who requires a key gets no other by this way, before anything is read.
+    let other = scene.path("other");
+    scene.goldwire(["key", "new", text(&other)]).expect(0);
+    scene.goldwire(["store", "require", &store, text(&scene.path("key.pub"))]).expect(0);
+    let refused = publish("a.vhd", &["--sign", text(&other)], 1);
+    assert!(
+        refused.stderr.contains("is another key") && refused.events_of("reached").is_empty(),
+        "{refused}"
+    );
+    assert!(publish("b.raw", &[], 1).stderr.contains("takes only what"));
+    for (name, says) in [("a b", "cannot name an image"), ("packs", "cannot name an image")] {
+        let place = hosts.place(0, "a.vhd");
+        let words = ["image", "publish", name, &place, "--store", &store, "--ssh-command", &ssh];
+        assert!(scene.goldwire(words).expect(1).stderr.contains(says));
+    }
+    let missing = publish("nothing.vhd", &[], 1);
+    assert!(missing.stderr.contains("nothing.vhd"), "{missing}");
     scene.goldwire(["store", "check", &store]).expect(0);
 }

@@ -120,7 +120,7 @@ pub(crate) enum ImageCommand {
 pub(crate) struct PublishArgs {
     /// The image's name.
     pub(crate) name: String,
-    /// The disk image, of any format that we read, or a block device.
+    /// The disk image, of any format that we read, or a block device: PATH or [USER@]HOST:PATH.
     pub(crate) file: PathBuf,
     /// Also let this channel name the new version.
     #[arg(long, value_name = "NAME")]
@@ -134,14 +134,10 @@ pub(crate) struct PublishArgs {
     /// Threads that read and hash; by default as many as there are cores.
     #[arg(long, value_name = "NUMBER")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// Say what would be stored, and store nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) open: OpenArgs,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
 }
 
 #[derive(Debug, Parser)]

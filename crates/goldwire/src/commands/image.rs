@@ -1,9 +1,10 @@
 //! `goldwire image …`: the versions of a site's images.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
-use goldwire_replicate::{Endpoint, SyncJob, Trust, WriteRules};
+use goldwire_replicate::{Effort, Endpoint, Select, SyncJob, Trust, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report};
 use goldwire_store::{
     CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, StoreResult, TreeCache, describe,
@@ -34,6 +35,11 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
         ImageCommand::Export(export) => return self::export(named, export),
         ImageCommand::Push(push) => return self::push(named, push),
         ImageCommand::Pull(pull) => return self::pull(named, pull),
+        ImageCommand::Publish(publish) => {
+            if let Some(far) = far(&publish.file)? {
+                return publish_from(named, publish, far);
+            }
+        }
         _ => {}
     }
     let store = Arc::new(named.open()?);
@@ -90,10 +96,10 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     }
     let is_here = store.has(&version.root)?;
     store.check_naming(&args.name, args.channel.as_deref(), &version)?;
-    if args.dry_run {
+    if args.run.dry_run {
         let what = if is_here { "is here already" } else { "would be stored" };
         say(
-            args.json,
+            args.run.json,
             &json!({
                 "root": version.root.to_string(), "is_here": is_here, "dry_run": true, "notices": image.notices,
             }),
@@ -124,7 +130,7 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         "bytes_resumed": put.chunks_resumed * CHUNK_SIZE as u64, "notices": notices,
         "signer": version.signer.map(|signer| signer.to_string()),
     });
-    say(args.json, &line, || {
+    say(args.run.json, &line, || {
         let root = short(&version.root);
         let channel = args.channel.as_ref().map_or(String::new(), |channel| format!(", {channel} names it"));
         match put.was_here {
@@ -133,6 +139,47 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         }
     })?;
     Ok(Code::Success)
+}
+
+/// The place on another host that the user wrote, as a sync reads it.
+fn far(file: &Path) -> Result<Option<Endpoint>, Report> {
+    // A name that is no Unicode is one of this machine.
+    let Some(text) = file.to_str() else { return Ok(None) };
+    let place: Endpoint = text.parse().map_err(|why: String| Report::new(why))?;
+    Ok(Some(place).filter(|place| place.host.is_some()))
+}
+
+/// From another host it is a sync of that file into the store here, and is told as one.
+fn publish_from(named: Named<'_>, args: &PublishArgs, from: Endpoint) -> Result<Code, Report> {
+    let (store, here) = named.here()?;
+    store.check_names(&args.name, args.channel.as_deref())?;
+    let sign = args.sign.as_deref().map(key::secret).transpose()?;
+    if let Some(secret) = &sign {
+        store.check_signer(Some(secret.public()))?;
+    }
+    let mut parent_folders = Vec::new();
+    for folder in &args.open.parents {
+        let folder = folder.to_str().ok_or_else(|| Report::new("the folder of --parents is not UTF-8"))?;
+        parent_folders.push(folder.to_owned());
+    }
+    let targets = vec![in_store(&here, &args.name, args.channel.as_deref())];
+    let job = SyncJob {
+        select: Select {
+            format: args.open.source_format.map(Into::into),
+            parent_folders,
+            show_time: format_time,
+            ..Select::default()
+        },
+        trust: Trust { sign, ..Trust::default() },
+        write: WriteRules { must_be_store: true, note: args.note.clone(), ..WriteRules::default() },
+        effort: Effort {
+            threads: args.threads.map(|threads| u16::try_from(threads.get()).unwrap_or(u16::MAX)),
+            ..Effort::default()
+        },
+        dry_run: args.run.dry_run,
+        ..SyncJob::new(from, targets, agents(&[])?)
+    };
+    sync_versions(job, &args.run)
 }
 
 fn list(store: &Store, args: &ImageListArgs) -> Result<Code, Report> {
@@ -283,10 +330,7 @@ fn push(named: Named<'_>, args: &PushArgs) -> Result<Code, Report> {
 
 /// A pull is a push by whoever receives.
 fn pull(named: Named<'_>, args: &PullArgs) -> Result<Code, Report> {
-    let place = std::path::absolute(named.folder()?)?;
-    Store::open(&place)?;
-    let here = place.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
-    let here = Endpoint { host: None, path: here.to_owned() };
+    let (_, here) = named.here()?;
     let is_root = args.which.len() >= SHORT && args.which.bytes().all(|byte| byte.is_ascii_hexdigit());
     let image = match &args.name {
         Some(name) => name,

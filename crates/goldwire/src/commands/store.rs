@@ -80,6 +80,14 @@ impl Named<'_> {
         }
     }
 
+    /// Opens the store that the user named, and says where it is for who writes into it by a sync.
+    pub(crate) fn here(self) -> Result<(Store, Endpoint), Report> {
+        let place = std::path::absolute(self.folder()?)?;
+        let store = Store::open(&place)?;
+        let path = place.to_str().ok_or_else(|| Report::new("the store's path is not UTF-8"))?;
+        Ok((store, Endpoint { host: None, path: path.to_owned() }))
+    }
+
     /// Opens the store that the user named.
     pub(crate) fn open(self) -> Result<Store, Report> {
         let store = Store::open(&self.folder()?)?;
