@@ -149,8 +149,9 @@ fn an_image_of_another_host_is_published() {
     fs::write(hosts.all[0].file("b.raw"), &newer.0).unwrap();
     let done = publish("b.raw", &[], 0).event("done");
     assert!(done["wire_in"].as_u64().unwrap() < 2 << 20, "{done}");
-    fs::write(scene.path("b.raw"), &newer.0).unwrap();
-    let words = ["image", "publish", "win11", text(&scene.path("b.raw")), "--store", &store, "--json"];
+    let file = scene.path("b.raw");
+    fs::write(&file, &newer.0).unwrap();
+    let words = ["image", "publish", "win11", text(&file), "--store", &store, "--json"];
     let again = json(scene.goldwire(words).expect(0).stdout.trim());
     assert_eq!((&again["was_here"], &again["root"]), (&true.into(), &done["root"]));
     // Who requires a key gets no other by this way, before anything is read.

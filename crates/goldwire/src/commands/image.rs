@@ -74,7 +74,7 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     // A signature vouches for bytes, not for digests that somebody kept.
     let reads_all = secret.is_some();
     // What both have is proven on the way: the image's bytes are hashed, and those that are here are the same.
-    let twin = if args.dry_run { None } else { store.twin(&args.name)? };
+    let twin = if args.run.dry_run { None } else { store.twin(&args.name)? };
     let look = |first, chunks: &[u8]| {
         if let Some(twin) = &twin {
             twin.look(first, chunks);

@@ -74,7 +74,7 @@ pub enum StoreError {
         /// The store.
         path: PathBuf,
         /// Who has to have signed it.
-        signer: PublicKey,
+        signer: Box<PublicKey>,
         /// Who did.
         why: String,
     },

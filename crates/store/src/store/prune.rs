@@ -245,7 +245,7 @@ impl Store {
         let index = Ids::open(&self.packs, number).and_then(|index| index.check().map(|()| index));
         let index = match index {
             // Whatever they said, nothing needs it, and nobody may be filling it.
-            Err(StoreError::Corrupt { .. }) if is_free && !(is_filling && !coming.is_empty()) => None,
+            Err(StoreError::Corrupt { .. }) if is_free && (!is_filling || coming.is_empty()) => None,
             // What is freed goes by these ids.
             opened => Some(opened?),
         };

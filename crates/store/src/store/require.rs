@@ -84,7 +84,7 @@ impl Store {
         match self.required()? {
             Some(signer) if by != Some(signer) => {
                 let why = by.map_or("it is signed by nobody".into(), |key| format!("{key} is another key"));
-                Err(StoreError::NotSigned { path: self.path().to_owned(), signer, why })
+                Err(StoreError::NotSigned { path: self.path().to_owned(), signer: Box::new(signer), why })
             }
             _ => Ok(()),
         }
@@ -113,7 +113,7 @@ impl Store {
             let why = wrong_signer(&version.root, version.signer, None);
             return Err(StoreError::NotSigned {
                 path: self.path().to_owned(),
-                signer: requirement.signer,
+                signer: Box::new(requirement.signer),
                 why,
             });
         }
