@@ -169,10 +169,9 @@ const RIGHT: Coming = Coming { content: 1, signer: Some(OURS), created: 5 };
 /// Cut, flipped, gone or a link: nothing comes in, what is here is read, and the check says it.
 #[test]
 fn a_damaged_requirement_takes_nothing() {
-    let scene = Scene::new();
     let folder = tempfile::tempdir().unwrap();
     let store = Store::init_requiring(&folder.path().join("store"), &key(OURS).public()).unwrap();
-    let scene = Scene { folder, store: Arc::new(store), ..scene };
+    let scene = Scene { folder, store: Arc::new(store) };
     let root = RIGHT.come(&scene, "a", Way::Receive).unwrap();
     let path = scene.store.path().join("require");
     let whole = std::fs::read(&path).unwrap();
