@@ -26,8 +26,9 @@ pub use own::{
 };
 pub use rolling::Rolling;
 pub use store::{
-    Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Moved, Pruned, Put, Reception, Store,
-    StoreError, StoreProblem, StoreResult, StoreSize, StoredVersion, Twin,
+    Channel, Checked, ImageNames, ImageVersion, Incoming, Keep, LATEST, Lying, Moved, OutOfOrder, Pieces,
+    Pruned, Put, Reception, Reordered, RepackBounds, Repacked, Store, StoreError, StoreProblem, StoreResult,
+    StoreSize, StoredVersion, Twin,
 };
 pub use tree::{
     BuildOptions, Differences, FANOUT, Progress, Root, Seal, TreeCache, TreeFile, TreeGeometry, build_tree,

@@ -21,7 +21,7 @@ const HEADER: usize = 104;
 const RUN: usize = 20;
 const RUNS_PER_PAGE: usize = 204;
 /// The most runs of a map. A version of more, which only a store that was never put in order could have, is refused.
-pub(crate) const RUNS_MAX: u64 = 2_097_152;
+pub(crate) const RUNS_MAX: u64 = 16_777_216;
 
 /// Chunks of a version that lie one after another in a pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,20 @@ impl Map {
         Self::over(file, path)
     }
 
+    /// Opens the map as readers do: what it names stays for as long as it is open, whoever puts another one in its place.
+    pub(crate) fn open_to_read(folder: &Folder, name: &str) -> StoreResult<Self> {
+        loop {
+            let map = Self::open(folder, name)?;
+            // Who takes a map away locks it against everybody, so it is either there for as long as we hold it or gone
+            // already.
+            map.file.lock_shared().map_err(StoreError::file("lock", &map.path))?;
+            let data = map.file.metadata().map_err(StoreError::file("stat", &map.path))?;
+            if std::os::unix::fs::MetadataExt::nlink(&data) > 0 {
+                return Ok(map);
+            }
+        }
+    }
+
     pub(crate) fn over(file: File, path: PathBuf) -> StoreResult<Self> {
         let (header, length) = header(&file, &path, HEADER)?;
         let mut reader = Reader::new(&header, &path);
@@ -181,8 +195,9 @@ impl Map {
             let why = format!("the file has {length} bytes instead of {expected}");
             return Err(StoreError::corrupt(&path, "length", length, why));
         }
-        let mut map =
-            Self { file, path, root, size, runs, chunks, firsts: Vec::new(), last: Mutex::default() };
+        // The file has as many, so that no header asks for memory.
+        let firsts = Vec::with_capacity(pages as usize);
+        let mut map = Self { file, path, root, size, runs, chunks, firsts, last: Mutex::default() };
         let (mut end, mut seen) = (0, 0);
         for number in 0..pages as usize {
             let page = map.read_page(number)?;

@@ -136,6 +136,26 @@ impl Ids {
         Ok(None)
     }
 
+    /// The beginnings of all ids in use whose first `bits` bits are `part`, in order. `bits` is at most 32.
+    pub(crate) fn beginnings(&self, part: u64, bits: u32) -> StoreResult<Vec<u64>> {
+        // The smallest range of the table around it.
+        let (first, last) = match self.bits.checked_sub(bits) {
+            Some(more) => (part << more, (part + 1) << more),
+            None => (part >> (bits - self.bits), (part >> (bits - self.bits)) + 1),
+        };
+        let among = self.table[first as usize]..self.table[last as usize];
+        let mut bytes = vec![0; among.len() * ENTRY];
+        let index = HEADER as u64 + 32 * u64::from(self.slots) + 4 * self.table.len() as u64;
+        let at = index + u64::from(among.start) * ENTRY as u64;
+        self.file.read_exact_at(&mut bytes, at).map_err(StoreError::file("read", &self.path))?;
+        let all = bytes
+            .as_chunks::<ENTRY>()
+            .0
+            .iter()
+            .map(|[a, b, c, d, e, f, g, h, ..]| u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]));
+        Ok(all.filter(|id| id.checked_shr(64 - bits).unwrap_or_default() == part).collect())
+    }
+
     /// Whether the file is as it was written.
     pub(crate) fn check(&self) -> StoreResult<()> {
         let mut hasher = Xxh3::new();
@@ -222,6 +242,13 @@ mod tests {
                 assert_eq!(read.find(id).unwrap(), Some(slot));
             }
             assert_eq!(read.find(&ChunkId::ZERO).unwrap(), None);
+            let mut beginnings: Vec<u64> =
+                ids.iter().filter(|id| !id.is_zero()).map(|id| u64::from_be_bytes(prefix(id))).collect();
+            beginnings.sort_unstable();
+            for bits in [0, 3, 9] {
+                let parts = (0..1 << bits).flat_map(|part| read.beginnings(part, bits).unwrap());
+                assert_eq!(parts.collect::<Vec<_>>(), beginnings, "{bits} bits");
+            }
             // An id that begins as another does.
             let mut like = ids[0];
             like.0[31] ^= 1;

@@ -1,6 +1,7 @@
 //! Looking at everything in a store: that every version is whole and every chunk what it is said to be.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -73,6 +74,10 @@ impl Store {
                         damaged.insert(number, slots);
                     }
                 }
+                // It was pruned meanwhile. What a version names of it is missed there.
+                Err(StoreError::File { source, .. })
+                    if source.kind() == ErrorKind::NotFound
+                        && self.packs_with("ids")?.binary_search(&number).is_err() => {}
                 Err(error) => checked.add(self, number, error)?,
             }
         }
@@ -178,7 +183,7 @@ impl Store {
     ) -> StoreResult<Option<String>> {
         let (described, _) = self.describe(root)?;
         let folder = self.version_folder(root)?;
-        let map = Map::open(&folder, MAP)?;
+        let map = Map::open_to_read(&folder, MAP)?;
         if map.root() != root {
             return Ok(Some(format!("its map is that of version {}", map.root())));
         }

@@ -94,6 +94,9 @@ pub enum StoreError {
         /// Whether the store itself requires the signature, and not only who brings the version.
         is_own: bool,
     },
+    /// Another process puts versions in order.
+    #[error("another process is putting this store in order")]
+    Repacking,
     /// No version, channel or tag has this name here.
     #[error("nothing here is named {name}")]
     Unknown {
@@ -187,6 +190,7 @@ impl Hints for StoreError {
                 "give the command again when it has ended: the content is here then, and is only named"
                     .into(),
             ],
+            Self::Repacking => vec!["give the command again when it has ended".into()],
             Self::File { source, .. } if is_out_of_space(source.kind()) => {
                 vec!["what is here already stays: make room and give the same command again".into()]
             }

@@ -214,11 +214,7 @@ struct Fresh<'a> {
 
 impl<'a> Fresh<'a> {
     fn new(store: &'a Store, root: Root) -> StoreResult<Self> {
-        let mut last = PackNumber(0);
-        for ending in ["ids", "pack", "have"] {
-            last = last.max(store.packs_with(ending)?.last().copied().unwrap_or(last));
-        }
-        Ok(Self { store, root, number: next(last)?, ids: Vec::new(), slots: HashMap::new() })
+        Ok(Self { store, root, number: next_number(store)?, ids: Vec::new(), slots: HashMap::new() })
     }
 
     fn place(&mut self, id: &ChunkId) -> StoreResult<Slot> {
@@ -246,6 +242,15 @@ impl<'a> Fresh<'a> {
         self.slots.clear();
         Ok(())
     }
+}
+
+/// The number of the next new pack. The caller holds the writers' lock.
+pub(super) fn next_number(store: &Store) -> StoreResult<PackNumber> {
+    let mut last = PackNumber(0);
+    for ending in ["ids", "pack", "have"] {
+        last = last.max(store.packs_with(ending)?.last().copied().unwrap_or(last));
+    }
+    next(last)
 }
 
 fn next(number: PackNumber) -> StoreResult<PackNumber> {

@@ -6,8 +6,13 @@ mod error;
 mod image;
 mod layout;
 mod lock;
+mod moves;
+mod pieces;
 mod prune;
 mod put;
+mod repack;
+#[cfg(test)]
+mod repack_tests;
 mod require;
 #[cfg(test)]
 mod tests;
@@ -24,8 +29,10 @@ pub use check::{Checked, StoreProblem};
 pub use device::StoredVersion;
 pub use error::{StoreError, StoreResult};
 pub use image::{Channel, ImageNames, ImageVersion, LATEST, Moved};
+pub use pieces::{Lying, Pieces};
 pub use prune::{Keep, Pruned};
 pub use put::{Incoming, Put, Reception};
+pub use repack::{OutOfOrder, Reordered, RepackBounds, Repacked};
 #[cfg(feature = "fuzzing")]
 pub(crate) use require::decode as decode_requirement;
 pub use twin::Twin;

@@ -54,18 +54,47 @@ pub struct Pruned {
 /// Where a map lies whose slots are in use. It is opened when it is looked at: there are more versions than descriptors.
 enum MapAt {
     Version(Root),
+    /// One that was replaced, and by which somebody still reads the version.
+    Before(Root, String),
     Work(Root),
 }
 
 impl MapAt {
     fn open(&self, store: &Store) -> StoreResult<Map> {
-        let (around, root) = match self {
-            Self::Version(root) => (&store.versions, root),
-            Self::Work(root) => (&store.work, root),
+        let (around, root, name) = match self {
+            Self::Version(root) => (&store.versions, root, MAP),
+            Self::Before(root, name) => (&store.versions, root, name.as_str()),
+            Self::Work(root) => (&store.work, root, MAP),
         };
         let path = around.path().join(root.to_string());
         let folder = around.child(root.to_string()).map_err(StoreError::file("open", &path))?;
-        Map::open(&folder, MAP)
+        Map::open(&folder, name)
+    }
+}
+
+/// What must stay.
+#[derive(Default)]
+struct InUse {
+    /// Maps of versions.
+    maps: Vec<MapAt>,
+    /// Versions that somebody brings or will go on with.
+    coming: HashSet<Root>,
+    /// The pack of copies that somebody makes, by what stands in its ids, and the map of what they are copied from.
+    copies: Option<(Root, Map)>,
+}
+
+impl InUse {
+    fn for_each_map(&self, store: &Store, mut each: impl FnMut(&Map) -> StoreResult<()>) -> StoreResult<()> {
+        self.maps.iter().try_for_each(|map| each(&map.open(store)?))?;
+        self.copies.as_ref().map_or(Ok(()), |(_, map)| each(map))
+    }
+
+    /// A version, by whatever map it is read.
+    fn add_version(&mut self, store: &Store, root: Root, is_dry: bool) -> StoreResult<()> {
+        let before = store.maps_before(&root, is_dry)?;
+        self.maps.extend(before.into_iter().map(|name| MapAt::Before(root, name)));
+        self.maps.push(MapAt::Version(root));
+        Ok(())
     }
 }
 
@@ -103,42 +132,58 @@ impl Store {
             }
             named.extend(names.versions.iter().map(|version| version.root));
         }
-        let mut maps = Vec::new();
+        let mut in_use = InUse::default();
+        self.tidy_work(is_dry, &mut in_use)?;
         for root in self.versions()? {
             if named.contains(&root) {
-                maps.push(MapAt::Version(root));
+                in_use.add_version(self, root, is_dry)?;
             } else if self.is_read_or_dropped(&root, is_dry)? {
                 pruned.in_use.push(root);
-                maps.push(MapAt::Version(root));
+                in_use.add_version(self, root, is_dry)?;
             }
         }
-        let mut coming = HashSet::new();
-        self.tidy_work(is_dry, &mut coming, &mut maps)?;
+        self.free(&in_use, is_dry, stop, &mut pruned)?;
+        Ok(pruned)
+    }
+
+    /// Gives back what no version uses, and takes no version away: the bytes that came back.
+    pub(super) fn give_back(&self, stop: &AtomicBool) -> StoreResult<u64> {
+        let _lock = self.lock()?;
+        let (mut pruned, mut in_use) = (Pruned::default(), InUse::default());
+        self.tidy_work(false, &mut in_use)?;
+        for root in self.versions()? {
+            in_use.add_version(self, root, false)?;
+        }
+        self.free(&in_use, false, stop, &mut pruned)?;
+        Ok(pruned.bytes)
+    }
+
+    /// Frees every slot of every pack that is not in use.
+    fn free(&self, in_use: &InUse, is_dry: bool, stop: &AtomicBool, pruned: &mut Pruned) -> StoreResult<()> {
         for group in self.packs_with("ids")?.chunks(PACKS_AT_ONCE) {
             let mut used: BTreeMap<PackNumber, Vec<u64>> =
                 group.iter().map(|number| (*number, vec![0; SLOTS_MAX as usize / 64])).collect();
-            for folder in &maps {
+            in_use.for_each_map(self, |map| {
                 if stop.load(Ordering::Relaxed) {
                     return Err(Error::Stopped.into());
                 }
-                folder.open(self)?.for_each(|run| {
+                map.for_each(|run| {
                     if let Some(bits) = used.get_mut(&run.pack) {
                         (run.slot..run.slot + run.count)
                             .for_each(|slot| bits[slot as usize / 64] |= 1 << (slot % 64));
                     }
                     Ok(())
-                })?;
-            }
+                })
+            })?;
             for (number, bits) in used {
-                self.sweep(number, &bits, &coming, is_dry, &mut pruned)?;
+                self.sweep(number, &bits, in_use, is_dry, pruned)?;
             }
         }
-        self.clear_leftovers(&maps, is_dry)?;
-        Ok(pruned)
+        self.clear_leftovers(in_use, is_dry)
     }
 
     /// Removes what a killed process left of packs: chunks and logs without ids, which no map names.
-    fn clear_leftovers(&self, maps: &[MapAt], is_dry: bool) -> StoreResult<()> {
+    fn clear_leftovers(&self, in_use: &InUse, is_dry: bool) -> StoreResult<()> {
         let whole = self.packs_with("ids")?;
         let mut left: HashSet<PackNumber> = self.packs_with("pack")?.into_iter().collect();
         left.extend(self.packs_with("have")?);
@@ -146,12 +191,12 @@ impl Store {
         if left.is_empty() || is_dry {
             return Ok(());
         }
-        for map in maps {
-            map.open(self)?.for_each(|run| {
+        in_use.for_each_map(self, |map| {
+            map.for_each(|run| {
                 left.remove(&run.pack);
                 Ok(())
-            })?;
-        }
+            })
+        })?;
         left.into_iter().try_for_each(|number| remove_pack(self, number))
     }
 
@@ -167,6 +212,9 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(StoreError::file("open", &path)(error)),
         };
+        if !self.maps_before(root, is_dry)?.is_empty() {
+            return Ok(true);
+        }
         if !is_dry {
             let (name, gone) = (root.to_string(), format!("{root}{GONE}"));
             let moved = self.versions.rename(&name, &self.work, &gone, Existing::Keep);
@@ -179,7 +227,8 @@ impl Store {
 
     /// Takes away what nobody will go on with. What somebody may go on with is added: its root and, once it has a map, its
     /// folder.
-    fn tidy_work(&self, is_dry: bool, coming: &mut HashSet<Root>, maps: &mut Vec<MapAt>) -> StoreResult<()> {
+    fn tidy_work(&self, is_dry: bool, in_use: &mut InUse) -> StoreResult<()> {
+        in_use.copies = self.tidy_repack(is_dry, |folder, lock| is_old(folder, Some(lock)))?;
         let entries = Self::entries(&self.work)?;
         for name in entries {
             let path = self.work.path().join(&name);
@@ -207,9 +256,9 @@ impl Store {
                 }
                 continue;
             }
-            coming.insert(root);
+            in_use.coming.insert(root);
             match Map::open(&folder, MAP) {
-                Ok(_) => maps.push(MapAt::Work(root)),
+                Ok(_) => in_use.maps.push(MapAt::Work(root)),
                 Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 // It has no header yet: of somebody who waits for our lock, or was killed; he lays out anew.
                 Err(StoreError::Corrupt { field: "magic", .. }) => {}
@@ -236,7 +285,7 @@ impl Store {
         &self,
         number: PackNumber,
         used: &[u64],
-        coming: &HashSet<Root>,
+        in_use: &InUse,
         is_dry: bool,
         pruned: &mut Pruned,
     ) -> StoreResult<()> {
@@ -245,11 +294,13 @@ impl Store {
         let index = Ids::open(&self.packs, number).and_then(|index| index.check().map(|()| index));
         let index = match index {
             // Whatever they said, nothing needs it, and nobody may be filling it.
-            Err(StoreError::Corrupt { .. }) if is_free && (!is_filling || coming.is_empty()) => None,
+            Err(StoreError::Corrupt { .. }) if is_free && (!is_filling || in_use.coming.is_empty()) => None,
             // What is freed goes by these ids.
             opened => Some(opened?),
         };
-        if is_filling && index.as_ref().is_some_and(|index| coming.contains(index.root())) {
+        let is_of_copies = |root| in_use.copies.as_ref().is_some_and(|(copies, _)| copies == root);
+        let is_coming = |root| is_of_copies(root) || is_filling && in_use.coming.contains(root);
+        if index.as_ref().is_some_and(|index| is_coming(index.root())) {
             return Ok(());
         }
         let entries = index.as_ref().map_or(0, |index| u64::from(index.entries()));

@@ -16,25 +16,25 @@ use super::*;
 use crate::chunk::CHUNK_SIZE;
 use crate::tree::{BuildOptions, Progress, TreeFile, TreeGeometry, build_tree};
 
-static RUN: AtomicBool = AtomicBool::new(false);
+pub(super) static RUN: AtomicBool = AtomicBool::new(false);
 
-fn options(progress: &Progress) -> BuildOptions<'_> {
+pub(super) fn options(progress: &Progress) -> BuildOptions<'_> {
     BuildOptions { threads: None, stop: &RUN, progress }
 }
 
-struct Scene {
-    folder: tempfile::TempDir,
-    store: Arc<Store>,
+pub(super) struct Scene {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) store: Arc<Store>,
 }
 
 impl Scene {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    pub(super) fn new() -> Self {
+        let folder = scratch();
         let store = Arc::new(Store::init(&folder.path().join("store")).unwrap());
         Self { folder, store }
     }
 
-    fn tree(&self, content: &[u8]) -> (TreeFile, Version) {
+    pub(super) fn tree(&self, content: &[u8]) -> (TreeFile, Version) {
         let device = MemDevice::with_content(content.to_vec());
         let shape = TreeGeometry::new(device.size()).unwrap();
         let tree = TreeFile::create(&Folder::open(self.folder.path()).unwrap(), "scratch", shape).unwrap();
@@ -54,7 +54,7 @@ impl Scene {
         (tree, version)
     }
 
-    fn publish(&self, image: &str, content: &[u8]) -> StoreResult<(Root, Put)> {
+    pub(super) fn publish(&self, image: &str, content: &[u8]) -> StoreResult<(Root, Put)> {
         self.publish_from(image, content, &MemDevice::with_content(content.to_vec()))
     }
 
@@ -78,7 +78,7 @@ impl Scene {
     }
 
     /// Publishes `content`, whose bytes the device may give or not.
-    fn publish_from(
+    pub(super) fn publish_from(
         &self,
         image: &str,
         content: &[u8],
@@ -93,28 +93,35 @@ impl Scene {
         Ok((version.root, put))
     }
 
-    fn check(&self) -> Checked {
+    pub(super) fn check(&self) -> Checked {
         self.store.check(&options(&Progress::default())).unwrap()
     }
 
-    fn prune(&self, count: usize) -> Pruned {
+    pub(super) fn prune(&self, count: usize) -> Pruned {
         self.store.prune(&[], &Keep { count, seconds: 0, rollbacks: true }, false, &RUN).unwrap()
     }
 
-    fn files(&self, folder: &str) -> Vec<PathBuf> {
+    pub(super) fn files(&self, folder: &str) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.store.path().join(folder)).unwrap();
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
         paths.sort();
         paths
     }
 
-    fn assert_content(&self, root: &Root, content: &[u8]) {
+    pub(super) fn assert_content(&self, root: &Root, content: &[u8]) {
         let version = self.store.version(root).unwrap();
         let mut read = vec![0x5a; content.len()];
         version.read_at(&mut read, 0).unwrap();
         assert!(read == content, "version {root} is not what was published");
         version.verify(&options(&Progress::default())).unwrap();
     }
+}
+
+/// A folder in memory, where there is much of it: a store syncs at every step, and most of a test's time would go there.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let has_room = rustix::fs::statvfs(memory).is_ok_and(|data| data.f_bavail * data.f_frsize > 2 << 30);
+    if has_room { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
 }
 
 /// A disk of chunks, each of which is one of a few, so that disks share some.
