@@ -17,8 +17,8 @@ use goldwire_stdx::Uuid;
 pub(crate) use self::boot::BootCommand;
 pub(crate) use self::store::{
     BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
-    PruneArgs, PublishArgs, PullArgs, PushArgs, RollbackArgs, RunArgs, StoreCommand, StoreInitArgs,
-    StoreLookArgs, StoreRequireArgs, TagArgs, VersionArgs,
+    PruneArgs, PublishArgs, PullArgs, PushArgs, RepackArgs, RollbackArgs, RunArgs, StoreCommand,
+    StoreInitArgs, StoreLookArgs, StoreRequireArgs, TagArgs, VersionArgs,
 };
 use crate::schedule::Schedule;
 

@@ -64,6 +64,8 @@ mod property;
 #[cfg(test)]
 mod questions;
 #[cfg(test)]
+mod repack;
+#[cfg(test)]
 mod sleeps;
 #[cfg(test)]
 mod store;

@@ -36,6 +36,7 @@ const SLEEPS: &[(&str, usize, &str)] = &[
     ),
     ("replicate/src/dial/process.rs", 1, "std waits for processes without a time limit"),
     // Parts that tests play.
+    ("e2e/tests/e2e/repack.rs", 1, "what is killed at any moment"),
     ("e2e/tests/e2e/store.rs", 2, "what is killed at any moment"),
     ("e2e/tests/e2e/strange/mod.rs", 1, "a file system that writes slowly"),
     (

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use goldwire_replicate::Endpoint;
+use goldwire_stdx::ByteSize;
 
 use super::{FormatArg, OpenArgs, parse_duration};
+use crate::schedule::Schedule;
 
 #[derive(Debug, Args)]
 pub(crate) struct StoreArg {
@@ -27,8 +29,10 @@ pub(crate) enum StoreCommand {
     Check(StoreLookArgs),
     /// Let a store take only what a key signed, or anything again.
     Require(StoreRequireArgs),
-    /// Say how much is in a store.
+    /// Say how much is in a store, and how well the versions lie that channels name.
     Stat(StoreLookArgs),
+    /// Put versions in order that are read in many pieces, and empty packs of holes that the file system cannot give back.
+    Repack(RepackArgs),
 }
 
 #[derive(Debug, Parser)]
@@ -62,6 +66,37 @@ pub(crate) struct StoreLookArgs {
     /// The file that names stores; by default goldwire.toml in this folder, ~/.config/goldwire or /etc/goldwire.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const REPACK_HELP: &str = "\
+A version that a channel names, or that is the newest of its image, is in order when a MiB of it is read in four pieces or
+fewer, on average. Others may read, publish and prune meanwhile.
+
+Examples:
+  goldwire store repack --store /srv/images --dry-run
+  goldwire store repack --store /srv/images --bwlimit '08:00,20M 18:00,off'
+  goldwire store repack win11 --store /srv/images --max-space 20G";
+
+#[derive(Debug, Parser)]
+#[command(after_help = REPACK_HELP)]
+pub(crate) struct RepackArgs {
+    /// Only versions of these images; by default of all, and packs of holes.
+    #[arg(value_name = "IMAGE")]
+    pub(crate) images: Vec<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreArg,
+    /// Bytes by which the store may grow meanwhile; what is copied is given back bit by bit.
+    #[arg(long, value_name = "SIZE", default_value = "4G")]
+    pub(crate) max_space: ByteSize,
+    /// Most bytes per second that are copied: 20MB, or by time of day: `08:00,10M 18:00,off`.
+    #[arg(long, value_name = "LIMIT", default_value = "off")]
+    pub(crate) bwlimit: Schedule,
+    /// Say what is out of order, and change nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -13,6 +13,7 @@ use goldwire_store::{
 use serde_json::{Value, json};
 
 use super::reading::reading;
+use super::repack::{lying_json, lying_text};
 use super::store::Named;
 use super::{disk, json_line, key, shown, sync};
 use crate::agents::agents;
@@ -517,6 +518,8 @@ fn prune(store: &Store, args: &PruneArgs) -> Result<Code, Report> {
     let seconds = args.keep_for.map_or(0, |time| i64::try_from(time.as_secs()).unwrap_or(i64::MAX));
     let keep = Keep { count: args.keep, seconds, rollbacks: !args.no_rollback };
     let pruned = reading("pruning", |options| store.prune(&args.images, &keep, args.dry_run, options.stop))?;
+    let mut lying = store.lying(&args.images)?;
+    lying.retain(|lying| lying.pieces.is_out_of_order());
     let roots = |roots: &[Root]| roots.iter().map(ToString::to_string).collect::<Vec<_>>();
     let versions: Vec<Value> = pruned
         .versions
@@ -526,6 +529,7 @@ fn prune(store: &Store, args: &PruneArgs) -> Result<Code, Report> {
     let line = json!({
         "versions": versions, "in_use": roots(&pruned.in_use), "chunks": pruned.chunks, "bytes": pruned.bytes,
         "packs": pruned.packs, "bytes_stuck": pruned.bytes_stuck, "dry_run": args.dry_run,
+        "out_of_order": lying.iter().map(lying_json).collect::<Vec<_>>(),
     });
     say(args.json, &line, || {
         let done = if args.dry_run { "would remove" } else { "removed" };
@@ -540,9 +544,13 @@ fn prune(store: &Store, args: &PruneArgs) -> Result<Code, Report> {
         text += &format!("{} {back}", ByteSize(pruned.bytes));
         if pruned.bytes_stuck > 0 {
             text += &format!(
-                "\n{} are free in packs, and this file system cannot give them back",
+                "\n{} are free in packs, and this file system cannot give them back; goldwire store repack does, once a \
+                 pack is more than half free",
                 ByteSize(pruned.bytes_stuck)
             );
+        }
+        for lying in &lying {
+            text += &format!("\n{}: goldwire store repack puts it in order", lying_text(lying));
         }
         text
     })?;

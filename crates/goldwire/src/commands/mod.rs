@@ -6,6 +6,7 @@ pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod reading;
+pub(crate) mod repack;
 pub(crate) mod store;
 pub(crate) mod sync;
 pub(crate) mod tidy;

@@ -24,6 +24,11 @@ pub(crate) fn tell_waits(store: &Store) {
     store.when_waiting(STOP.clone(), |text| drop(writeln!(io::stderr(), "{}", printable(text))));
 }
 
+/// Waits for a time, in work that runs in [`reading`], or until somebody wants it to stop.
+pub(crate) fn pause(time: Duration) {
+    STOP.wait(time);
+}
+
 /// Does `work`, which says how far it is, and shows that on a terminal. INT and TERM stop it in order.
 pub(crate) fn reading<T: Send, E: Send + Into<Report>>(
     what: &str,
@@ -42,7 +47,8 @@ pub(crate) fn reading<T: Send, E: Send + Into<Report>>(
         && let Err(report) = &mut done
     {
         report.kind = Some(STOPPED);
-        report.hints = vec!["give the same command again: a publish goes on from what is durable".into()];
+        report.hints =
+            vec!["give the same command again: a publish or a repack goes on from what is durable".into()];
     }
     done
 }

@@ -23,6 +23,7 @@ pub(crate) fn run(command: &StoreCommand) -> Result<Code, Report> {
         StoreCommand::Check(args) => check(args),
         StoreCommand::Require(args) => require(args),
         StoreCommand::Stat(args) => stat(args),
+        StoreCommand::Repack(args) => super::repack::run(args),
     }
 }
 
@@ -164,6 +165,7 @@ fn stat(args: &StoreLookArgs) -> Result<Code, Report> {
     let store = named(args).open()?;
     let size = store.size()?;
     let required = store.required()?;
+    let lying = store.lying(&[])?;
     let mut stdout = io::stdout().lock();
     if args.json {
         let line = json!({
@@ -171,6 +173,7 @@ fn stat(args: &StoreLookArgs) -> Result<Code, Report> {
             "versions": size.versions, "packs": size.packs, "chunks": size.chunks,
             "bytes_stored": size.bytes_stored, "bytes_named": size.bytes_named,
             "required_signer": required.map(|key| key.to_string()),
+            "reading": lying.iter().map(super::repack::lying_json).collect::<Vec<_>>(),
         });
         writeln!(stdout, "{}", json_line(&line))?;
     } else {
@@ -184,6 +187,9 @@ fn stat(args: &StoreLookArgs) -> Result<Code, Report> {
         )?;
         if let Some(key) = required {
             writeln!(stdout, "it takes only what {key} signed")?;
+        }
+        for lying in &lying {
+            writeln!(stdout, "{}", super::repack::lying_text(lying))?;
         }
     }
     Ok(Code::Success)
