@@ -4,7 +4,9 @@
 //! skip what is unallocated without touching it. The trait is object-safe and synchronous: a read of a resident
 //! page is one `pread`, and the callers (hashing, replication) own their threads.
 
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -35,6 +37,17 @@ pub struct Extent {
     pub kind: ExtentKind,
 }
 
+/// Where bytes of a disk lie as they are, for `sendfile`.
+#[derive(Clone, Debug)]
+pub struct FilePlace {
+    /// The file, open for reading.
+    pub file: Arc<File>,
+    /// The byte of the file that is the byte of the disk that was asked about.
+    pub offset: u64,
+    /// Bytes from there on that lie one after another; at least 1 and never past the end of the disk.
+    pub length: u64,
+}
+
 /// A virtual disk as its guest sees it. Offsets and lengths are guest bytes.
 ///
 /// Every method takes `&self` and may be called from several threads at once. Each may fail with `Unavailable` beside the
@@ -62,6 +75,24 @@ pub trait BlockDevice: Send + Sync {
     /// # Errors
     /// `OutOfRange` when the range passes the end of the disk (nothing is read), `Corrupt`.
     fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool>;
+
+    /// Where the bytes from `offset` on lie as they are in a file, and stay for as long as the device is open; nothing where
+    /// they do not, or where nobody can promise it. It may wait for the medium.
+    ///
+    /// Who may promise that is who alone decides what is written there:
+    ///
+    /// - A version of a store does. Its chunks are never written again, but by the same bytes where a medium lost them, and
+    ///   none is given up while the version is open. The bytes were hashed before their place is told, so that they are the version's, and what is told ends with the chunk
+    ///   that was proven. What the medium makes of them afterwards is not seen by whoever sends them: ask anew for each
+    ///   send, and let the receiver prove what it must not get wrong.
+    /// - An image file never does, also not one that was opened for reading. That binds us and nobody else: whoever may
+    ///   write to the file changes it, a mark that forbids it can be taken away, and a writer who opened it before the mark
+    ///   goes on.
+    /// - Zeros and holes have no place, though a file may hold some.
+    ///
+    /// # Errors
+    /// `OutOfRange` when `offset` is not inside the disk, `Io`, `Corrupt`.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>>;
 
     /// Writes all of `buf` at `offset`; durable only after [`flush`](Self::flush).
     ///

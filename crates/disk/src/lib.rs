@@ -39,7 +39,7 @@ mod vhd;
 pub use check::check;
 pub use children::{Children, children};
 pub use detect::detect;
-pub use device::{BlockDevice, Extent, ExtentKind};
+pub use device::{BlockDevice, Extent, ExtentKind, FilePlace};
 pub use error::{Error, ErrorKind, Result};
 pub use finding::{Finding, Severity};
 pub use gate::{DenyAll, Gate, SameFolder, SameFolderOr};

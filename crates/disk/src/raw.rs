@@ -8,7 +8,7 @@ use crate::device::check_range;
 use crate::finding::Finding;
 use crate::host::HostFile;
 use crate::image::{Access, Format, ImageInfo};
-use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
+use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, FilePlace, Result};
 
 /// Opens the whole file or device as a disk. Any length is a disk, also none.
 pub(crate) fn open(file: File, path: &Path, access: Access) -> Result<(Arc<dyn BlockDevice>, ImageInfo)> {
@@ -64,6 +64,12 @@ impl BlockDevice for Flat {
     fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
         check_range(self.host.path(), self.size, offset, buf.len() as u64)?;
         Ok(self.host.read_at_once(buf, offset))
+    }
+
+    /// None: an image file is anybody's who may write to it.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>> {
+        check_range(self.host.path(), self.size, offset, 1)?;
+        Ok(None)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {

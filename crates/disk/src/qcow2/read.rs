@@ -10,7 +10,7 @@ use super::tables::{InSpan, Mapping, Run};
 use super::view::View;
 use crate::host::HostFile;
 use crate::units::{FileOffset, GuestOffset};
-use crate::{BlockDevice, Error, ErrorKind, Extent, Result};
+use crate::{BlockDevice, Error, ErrorKind, Extent, FilePlace, Result};
 
 /// L2 tables in memory: with 64 KiB clusters these map 128 GiB.
 const TABLE_BYTES_MAX: usize = 16 << 20;
@@ -136,6 +136,12 @@ impl BlockDevice for Reader {
 
     fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
         self.view.read_at_once(buf, offset, |offset, limit| self.lookup_at_once(offset, limit))
+    }
+
+    /// None: an image file is anybody's who may write to it.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>> {
+        self.view.check_range(offset, 1)?;
+        Ok(None)
     }
 
     fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<()> {

@@ -31,7 +31,7 @@ use super::tables::{COPIED, Geometry, InSpan, Mapping, READS_AS_ZERO, Run};
 use super::view::View;
 use crate::host::HostFile;
 use crate::units::GuestOffset;
-use crate::{BlockDevice, Error, ErrorKind, Extent, Result};
+use crate::{BlockDevice, Error, ErrorKind, Extent, FilePlace, Result};
 
 /// Cluster size of the images that we write: 64 KiB, QEMU's default and our chunk size.
 pub(super) const CLUSTER_BITS: u32 = 16;
@@ -215,6 +215,12 @@ impl BlockDevice for Writer {
 
     fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
         self.view.read_at_once(buf, offset, |offset, limit| self.lookup_at_once(offset, limit))
+    }
+
+    /// None: an image file is anybody's who may write to it.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>> {
+        self.view.check_range(offset, 1)?;
+        Ok(None)
     }
 
     fn write_at(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {

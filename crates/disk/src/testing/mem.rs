@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use crate::device::check_range;
 use crate::sync::lock;
-use crate::{BlockDevice, Error, Extent, ExtentKind, Result};
+use crate::{BlockDevice, Error, Extent, ExtentKind, FilePlace, Result};
 
 /// What the device calls allocated is counted in these.
 const PAGE: usize = 4096;
@@ -158,6 +158,12 @@ impl BlockDevice for MemDevice {
 
     fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool> {
         self.read_at(buf, offset).map(|()| true)
+    }
+
+    /// None: it lies in no file.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>> {
+        check_range(name(), self.size, offset, 1)?;
+        Ok(None)
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {

@@ -12,6 +12,7 @@
 
 mod mem;
 
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -61,6 +62,16 @@ pub fn conformance_read(device: &dyn BlockDevice, expected: &[u8]) {
         offset = random(step ^ 0xffff) % (size + 1);
     }
     ranges_are_refused_for_reading(device);
+    for step in 0..(100 * size.min(1)) {
+        let offset = random(step ^ 0x5555) % size;
+        if let Some(place) = device.place_of(offset).unwrap() {
+            let end = offset + place.length;
+            assert!(place.length > 0 && end <= size, "{place:?} of byte {offset}");
+            let mut bytes = vec![0x5a; place.length as usize];
+            place.file.read_exact_at(&mut bytes, place.offset).unwrap();
+            assert!(bytes == expected[offset as usize..end as usize], "{place:?} of byte {offset}");
+        }
+    }
     if size > 0 {
         extents_from(device, expected, random(7) % size);
     }
@@ -180,6 +191,10 @@ fn writes_are_read_back(device: &dyn BlockDevice) {
         }
     }
     conformance_read(device, &model);
+    // Whatever can be written to can change under whoever was told its place.
+    for offset in (0..device.size()).step_by(100_000) {
+        assert!(device.place_of(offset).unwrap().is_none(), "a place of what is written to");
+    }
     device.write_at(&vec![0; 3 * MIB as usize], MIB).unwrap();
     model[MIB as usize..4 * MIB as usize].fill(0);
     device.flush().unwrap();
@@ -219,6 +234,7 @@ fn ranges_are_refused_for_reading(device: &dyn BlockDevice) {
     }
     for offset in [size, size + 1, u64::MAX] {
         assert_eq!(device.extent_at(offset).unwrap_err().kind(), ErrorKind::OutOfRange, "extent at {offset}");
+        assert_eq!(device.place_of(offset).unwrap_err().kind(), ErrorKind::OutOfRange, "place of {offset}");
     }
 }
 

@@ -46,6 +46,8 @@ fn what_is_in_memory_is_told_at_once() {
         for access in [Access::Read, Access::Write] {
             let device = open(&path, &OpenOptions { access, ..OpenOptions::default() }).unwrap().device;
             device.read_at(&mut vec![0; SIZE], 0).unwrap();
+            // Also what was opened for reading is changed by whoever may write to it.
+            assert!((0..SIZE).step_by(5000).all(|at| device.place_of(at as u64).unwrap().is_none()));
             assert!(tells(&*device, &content), "{format:?}, opened to {access:?}");
         }
     }

@@ -22,7 +22,7 @@ use crate::image::Access;
 use crate::parents::Parents;
 use crate::sync::{lock, read, try_read};
 use crate::units::{BlockIndex, FileOffset, FileSector, GuestOffset};
-use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, Result};
+use crate::{BlockDevice, Error, ErrorKind, Extent, ExtentKind, FilePlace, Result};
 
 /// The most pieces that one answer of `extent_at` joins: it bounds the bitmaps that a question costs.
 const PIECES_MAX: usize = 64;
@@ -286,6 +286,12 @@ impl BlockDevice for Dynamic {
             buf = later;
         }
         Ok(true)
+    }
+
+    /// None: an image file is anybody's who may write to it.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>> {
+        self.check_range(offset, 1)?;
+        Ok(None)
     }
 
     fn write_at(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {

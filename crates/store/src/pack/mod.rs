@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use goldwire_stdx::{Folder, read_at_once};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
@@ -53,7 +54,7 @@ impl PackNumber {
 /// The file of a pack's chunks.
 #[derive(Debug)]
 pub(crate) struct Pack {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
 }
 
@@ -65,7 +66,7 @@ impl Pack {
         let file = packs.read_file(&name).map_err(StoreError::file("open", &path))?;
         // What is served comes by our own reads, which are whole chunks; the kernel's read-ahead helps none of them.
         let _ = fadvise(&file, 0, None, Advice::Random);
-        Ok(Self { file, path })
+        Ok(Self { file: Arc::new(file), path })
     }
 
     /// Opens a pack that is whole to give space back, or to mend it.
@@ -73,7 +74,7 @@ impl Pack {
         let name = number.file("pack");
         let path = packs.path().join(&name);
         let file = packs.write_file(&name).map_err(StoreError::file("open", &path))?;
-        Ok(Self { file, path })
+        Ok(Self { file: Arc::new(file), path })
     }
 
     /// Opens the pack for writing, made with room for `slots` if it is not there.
@@ -82,7 +83,12 @@ impl Pack {
         let path = packs.path().join(&name);
         let file = packs.open_or_create(&name, 0o644).map_err(StoreError::file("make", &path))?;
         file.set_len(u64::from(slots) * CHUNK_SIZE as u64).map_err(StoreError::file("size", &path))?;
-        Ok(Self { file, path })
+        Ok(Self { file: Arc::new(file), path })
+    }
+
+    /// The file, and the byte of it where `slot` begins.
+    pub(crate) fn place_of(&self, slot: u32) -> (Arc<File>, u64) {
+        (Arc::clone(&self.file), at(slot))
     }
 
     pub(crate) fn path(&self) -> &Path {

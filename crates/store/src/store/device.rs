@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use goldwire_disk::{BlockDevice, Error as DiskError, ErrorKind, Extent, ExtentKind};
+use goldwire_disk::{BlockDevice, Error as DiskError, ErrorKind, Extent, ExtentKind, FilePlace};
 use goldwire_stdx::{AlignedBuffer, Folder};
 
 use super::{MAP, Store, StoreError, StoreResult, TREE};
@@ -125,9 +125,14 @@ impl StoredVersion {
         Ok(())
     }
 
-    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them. False if
-    /// something would have to be waited for.
-    fn read_run(&self, run: Run, chunks: &mut [u8], patience: Patience) -> Result<bool, DiskError> {
+    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them. The
+    /// pack; none if something would have to be waited for.
+    fn read_run(
+        &self,
+        run: Run,
+        chunks: &mut [u8],
+        patience: Patience,
+    ) -> Result<Option<Arc<Pack>>, DiskError> {
         let range = run.first..run.first + u64::from(run.count);
         let (pack, ids) = match patience {
             Patience::Waits => {
@@ -137,10 +142,10 @@ impl StoredVersion {
                 (pack, ids.map_err(|error| disk_error(self.tree.path(), error.into()))?)
             }
             Patience::AtOnce => {
-                let Some(pack) = self.open_pack(run.pack) else { return Ok(false) };
-                let Some(ids) = self.tree.ids_at_once(0, range) else { return Ok(false) };
+                let Some(pack) = self.open_pack(run.pack) else { return Ok(None) };
+                let Some(ids) = self.tree.ids_at_once(0, range) else { return Ok(None) };
                 if !pack.read_at_once(run.slot, chunks) {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 (pack, ids)
             }
@@ -154,7 +159,7 @@ impl StoredVersion {
                     .with_hint("see what else is damaged: goldwire store check"));
             }
         }
-        Ok(true)
+        Ok(Some(pack))
     }
 
     /// That chunks that the map does not have are zero in the tree too. False if something would have to be waited for.
@@ -204,12 +209,12 @@ impl StoredVersion {
                     self.prove_zero(index..(at + length).div_ceil(CHUNK), patience)?
                 }
                 Place::In(run) if within == 0 && length >= CHUNK => {
-                    self.read_run(Run { count: (length / CHUNK) as u32, ..run }, part, patience)?
+                    self.read_run(Run { count: (length / CHUNK) as u32, ..run }, part, patience)?.is_some()
                 }
                 // Part of a chunk is proven by the whole of it.
                 Place::In(run) => {
                     let mut chunk = vec![0; CHUNK_SIZE];
-                    let is_read = self.read_run(Run { count: 1, ..run }, &mut chunk, patience)?;
+                    let is_read = self.read_run(Run { count: 1, ..run }, &mut chunk, patience)?.is_some();
                     part.copy_from_slice(&chunk[within as usize..][..part.len()]);
                     is_read
                 }
@@ -261,6 +266,21 @@ impl BlockDevice for StoredVersion {
     /// Only proven bytes are told, at once as ever: a chunk is hashed before any of it is given.
     fn read_at_once(&self, buf: &mut [u8], offset: u64) -> Result<bool, DiskError> {
         self.read(buf, offset, Patience::AtOnce)
+    }
+
+    /// One chunk at most, for all that is told is hashed first.
+    fn place_of(&self, offset: u64) -> Result<Option<FilePlace>, DiskError> {
+        const CHUNK: u64 = CHUNK_SIZE as u64;
+        self.check_range(offset, 1)?;
+        let place = self.map.place(offset / CHUNK).map_err(|error| disk_error(self.map.path(), error))?;
+        let Place::In(run) = place else { return Ok(None) };
+        let proven = self.read_run(Run { count: 1, ..run }, &mut vec![0; CHUNK_SIZE], Patience::Waits)?;
+        Ok(proven.map(|pack| {
+            let (file, start) = pack.place_of(run.slot);
+            let within = offset % CHUNK;
+            let length = (CHUNK - within).min(self.size() - offset);
+            FilePlace { file, offset: start + within, length }
+        }))
     }
 
     fn write_at(&self, _buf: &[u8], _offset: u64) -> Result<(), DiskError> {
@@ -343,6 +363,11 @@ impl BlockDevice for Unproven<'_> {
             part.copy_from_slice(&chunk[..part.len()]);
         }
         Ok(())
+    }
+
+    /// None: nothing is proven.
+    fn place_of(&self, _offset: u64) -> Result<Option<FilePlace>, DiskError> {
+        Ok(None)
     }
 
     /// Nothing: whoever builds a tree waits for all of it.

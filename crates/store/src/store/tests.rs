@@ -310,6 +310,39 @@ fn a_version_tells_at_once_what_is_proven() {
     }
 }
 
+/// The place of a chunk is told once it is proven, and holds it for as long as the version is open, whatever is pruned.
+#[test]
+fn a_place_holds_what_was_proven() {
+    let scene = Scene::new();
+    let mut content = disk(1, 30, 1 << 40);
+    content[10 * CHUNK_SIZE..12 * CHUNK_SIZE].fill(0);
+    let (root, _) = scene.publish("a", &content).unwrap();
+    scene.publish("a", &disk(2, 30, 1 << 40)).unwrap();
+    let version = scene.store.version(&root).unwrap();
+    let places: Vec<_> =
+        (0..content.len()).step_by(20_000).map(|at| (at, version.place_of(at as u64).unwrap())).collect();
+    scene.prune(1);
+    for (at, place) in &places {
+        let is_zero = (10..12).contains(&(at / CHUNK_SIZE));
+        assert_eq!(place.is_none(), is_zero, "byte {at}");
+        if let Some(place) = place {
+            let end = ((at / CHUNK_SIZE + 1) * CHUNK_SIZE).min(content.len());
+            assert_eq!(place.length, (end - at) as u64);
+            let mut bytes = vec![0; end - at];
+            std::os::unix::fs::FileExt::read_exact_at(&*place.file, &mut bytes, place.offset).unwrap();
+            assert!(bytes == content[*at..end], "byte {at}");
+        }
+    }
+    // Nobody gets the place of a chunk that is not what it should be.
+    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    bytes[7 * CHUNK_SIZE + 100] ^= 4;
+    std::fs::write(&pack, &bytes).unwrap();
+    let error = version.place_of(8 * CHUNK_SIZE as u64 - 1).unwrap_err().to_string();
+    assert!(error.contains("not chunk 7 of version"), "{error}");
+    assert!(version.place_of(8 * CHUNK_SIZE as u64).unwrap().is_some());
+}
+
 /// Ids that a lost sector made zero free nothing: the prune says what is wrong and the chunks stay.
 #[test]
 fn damaged_ids_free_nothing() {
