@@ -82,9 +82,9 @@ pub trait BlockDevice: Send + Sync {
     /// Who may promise that is who alone decides what is written there:
     ///
     /// - A version of a store does. Its chunks are never written again, but by the same bytes where a medium lost them, and
-    ///   none is given up while the version is open. The bytes were hashed before their place is told, so that they are the version's, and what is told ends with the chunk
-    ///   that was proven. What the medium makes of them afterwards is not seen by whoever sends them: ask anew for each
-    ///   send, and let the receiver prove what it must not get wrong.
+    ///   none is given up while the version is open. The bytes were hashed before their place is told, so that they are the
+    ///   version's, and what is told ends with the chunk that was proven. What the medium makes of them afterwards is not
+    ///   seen by whoever sends them: ask anew for each send, and let the receiver prove what it must not get wrong.
     /// - An image file never does, also not one that was opened for reading. That binds us and nobody else: whoever may
     ///   write to the file changes it, a mark that forbids it can be taken away, and a writer who opened it before the mark
     ///   goes on.

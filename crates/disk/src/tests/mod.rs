@@ -1,6 +1,7 @@
 //! The doors: what is opened, what is refused, how a chain is guarded.
 
 mod at_once;
+mod block_device;
 mod kinds;
 
 use std::fs::Permissions;
