@@ -16,8 +16,8 @@ use goldwire_stdx::Uuid;
 
 pub(crate) use self::boot::BootCommand;
 pub(crate) use self::store::{
-    BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, PromoteArgs,
-    PruneArgs, PublishArgs, PullArgs, PushArgs, RepackArgs, RollbackArgs, RunArgs, StoreCommand,
+    BetweenArgs, ChannelArgs, DiffArgs, ExportArgs, ImageArgs, ImageCommand, ImageListArgs, ImportArgs,
+    PromoteArgs, PruneArgs, PublishArgs, PullArgs, PushArgs, RepackArgs, RollbackArgs, RunArgs, StoreCommand,
     StoreInitArgs, StoreLookArgs, StoreRequireArgs, TagArgs, VersionArgs,
 };
 use crate::schedule::Schedule;

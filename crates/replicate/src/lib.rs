@@ -31,7 +31,7 @@ pub use job::{
     SyncReport, TargetEvent, Trust, WriteRules,
 };
 pub use list::matches;
-pub use receive::{Extent, Left, Leftover, Reason, Spared, Tidied, Tidying, tidy};
+pub use receive::{Extent, Left, Leftover, Reason, Spared, Tidied, Tidying, image_name, tidy};
 pub use session::sync;
 
 /// What the fuzz targets reach: what lies in a work folder as anybody may have left it.

@@ -70,6 +70,8 @@ mod sleeps;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod store_import;
+#[cfg(test)]
 mod store_names;
 #[cfg(test)]
 mod store_require;

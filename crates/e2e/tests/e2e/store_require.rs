@@ -19,8 +19,18 @@ enum Coming {
 }
 
 const COMING: [Coming; 4] = [Coming::Unsigned, Coming::Foreign, Coming::Older, Coming::Right];
-const WAYS: [&str; 7] =
-    ["publish", "publish-signed-file", "push", "pull", "sync", "sync-from-host", "sync-version"];
+const WAYS: [&str; 10] = [
+    "publish",
+    "publish-signed-file",
+    "publish-from-host",
+    "push",
+    "pull",
+    "sync",
+    "sync-from-host",
+    "sync-version",
+    "import",
+    "import-file",
+];
 
 /// Writes an image that was made so many seconds ago.
 fn image(path: &Path, seed: u64, age: u64) {
@@ -73,14 +83,15 @@ fn every_way_into_a_store_asks_for_its_key() {
             let key = key_of(&scene, coming);
             let sign: Vec<&str> = key.iter().flat_map(|key| ["--sign", text(key)]).collect();
             let file = match *way {
-                "sync-from-host" => hosts.all[0].file("a.raw"),
+                "sync-from-host" | "publish-from-host" => hosts.all[0].file("a.raw"),
+                "import-file" => scene.folder("carried").join("a.raw"),
                 _ => scene.path("a.raw"),
             };
             image(&file, seed, age);
             // Where it comes from if that is a store: one that takes anything.
             let from = scene.path(&format!("from{seed}"));
             let from = text(&from);
-            if matches!(*way, "push" | "pull" | "sync-version") {
+            if matches!(*way, "push" | "pull" | "sync-version" | "import") {
                 scene.goldwire(["store", "init", from]).expect(0);
                 let words = ["image", "publish", "a", text(&file), "--store", from];
                 scene.goldwire([&words, &sign[..]].concat()).expect(0);
@@ -106,6 +117,18 @@ fn every_way_into_a_store_asks_for_its_key() {
                         scene.goldwire([&["disk", "tree", text(&file)], &sign[..]].concat()).expect(0);
                     }
                     vec!["sync", "--ssh-command", &ssh, "master", &target]
+                }
+                "import" => vec!["image", "import", from, "--store", store],
+                "import-file" => {
+                    let carried = file.parent().unwrap();
+                    let _ = fs::remove_dir_all(carried.join(".goldwire"));
+                    if !sign.is_empty() {
+                        scene.goldwire([&["disk", "tree", text(&file)], &sign[..]].concat()).expect(0);
+                    }
+                    vec!["image", "import", text(carried), "--store", store]
+                }
+                "publish-from-host" => {
+                    [&["image", "publish", "a", "master", "--store", store], &sign[..], &by_ssh].concat()
                 }
                 _ => vec!["sync", &version, &target],
             };

@@ -137,6 +137,8 @@ pub(crate) enum ImageCommand {
     Push(PushArgs),
     /// Bring a version from another store into this one, as a delta, verified.
     Pull(PullArgs),
+    /// Take versions from a store or from images in a folder that was carried here, all of them proven by reading.
+    Import(ImportArgs),
     /// Say how much of the disk differs between two versions, and where.
     Diff(DiffArgs),
     /// Let a channel name a version, at once or from a time on; or take the channel away.
@@ -267,6 +269,32 @@ pub(crate) struct BetweenArgs {
     pub(crate) require_signature: Option<String>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
+}
+
+#[derive(Debug, Parser)]
+pub(crate) struct ImportArgs {
+    /// A store, as `image push` makes on a disk that is carried, or a folder of disk images.
+    pub(crate) folder: PathBuf,
+    /// Only these versions of the store, or these files of the folder.
+    #[arg(value_name = "VERSION")]
+    pub(crate) which: Vec<String>,
+    /// What the image is called here; by default as it is there, or as its file without the ending.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Also let this channel name what comes last of each image. The channels of the folder's store do not come along.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) channel: Option<String>,
+    /// Threads that read and hash; by default as many as there are cores.
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Say what would come, and let nothing come.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) open: OpenArgs,
+    /// Print JSON, one object a version.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Parser)]

@@ -1,17 +1,20 @@
 //! `goldwire image …`: the versions of a site's images.
 
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use goldwire_disk::Image;
 use goldwire_replicate::{Effort, Endpoint, Select, SyncJob, Trust, WriteRules};
 use goldwire_stdx::{ByteSize, Context, Report};
 use goldwire_store::{
-    CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Root, Store, StoreResult, TreeCache, describe,
-    for_each_difference, refuse_own, signed_for_other,
+    CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Put, Root, Store, StoreResult, TreeCache, Twin, Version,
+    describe, for_each_difference, refuse_own, signed_for_other,
 };
 use serde_json::{Value, json};
 
+use super::import;
 use super::reading::reading;
 use super::repack::{lying_json, lying_text};
 use super::store::Named;
@@ -49,6 +52,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Code, Report> {
         ImageCommand::List(args) => list(&store, args),
         ImageCommand::Show(args) => show(&store, args),
         ImageCommand::Verify(args) => verify(&store, args),
+        ImageCommand::Import(args) => import::run(&store, args),
         ImageCommand::Diff(args) => diff(&store, args),
         ImageCommand::Channel(args) => channel(&store, args),
         ImageCommand::Promote(args) => promote(&store, args),
@@ -73,22 +77,9 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     }
     let image = disk::open(path, &args.open)?;
     // A signature vouches for bytes, not for digests that somebody kept.
-    let reads_all = secret.is_some();
     // What both have is proven on the way: the image's bytes are hashed, and those that are here are the same.
     let twin = if args.run.dry_run { None } else { store.twin(&args.name)? };
-    let look = |first, chunks: &[u8]| {
-        if let Some(twin) = &twin {
-            twin.look(first, chunks);
-        }
-    };
-    let tree = reading("reading", |options| {
-        let options = &goldwire_store::BuildOptions { threads: args.threads, ..*options };
-        match reads_all {
-            true => TreeCache::rebuild_looking(&image, options, &look),
-            false => TreeCache::of_looking(&image, options, &look),
-        }
-    });
-    let tree = tree.with_context(|| shown(path))?;
+    let tree = tree_of(path, &image, twin.as_ref(), args.threads, secret.is_some())?;
     let (mut version, mut descriptor) = describe(path, &image, &tree)?;
     if secret.is_some() || args.note.is_some() {
         version.note = args.note.clone().unwrap_or(version.note);
@@ -98,14 +89,7 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
     let is_here = store.has(&version.root)?;
     store.check_naming(&args.name, args.channel.as_deref(), &version)?;
     if args.run.dry_run {
-        let what = if is_here { "is here already" } else { "would be stored" };
-        say(
-            args.run.json,
-            &json!({
-                "root": version.root.to_string(), "is_here": is_here, "dry_run": true, "notices": image.notices,
-            }),
-            || format!("version {} of {} {what}", short(&version.root), args.name),
-        )?;
+        say_planned(args.run.json, &args.name, &version, is_here, &image.notices)?;
         return Ok(Code::Success);
     }
     let incoming = Incoming {
@@ -115,31 +99,89 @@ fn publish(store: &Arc<Store>, args: &PublishArgs) -> Result<Code, Report> {
         descriptor: &descriptor,
         twin: twin.as_ref(),
     };
-    let put =
-        reading("storing", |options| store.publish(&args.name, args.channel.as_deref(), &incoming, options))?;
-    // A file that changed between its hashing and now is not what its name will say.
+    let channel = args.channel.as_deref();
+    let put = reading("storing", |options| store.publish(&args.name, channel, &incoming, options))?;
+    let notices = notices_of(&image)?;
+    say_put(args.run.json, &args.name, channel, &version, &put, &notices)?;
+    Ok(Code::Success)
+}
+
+/// The tree of an image, from its bytes or from what was kept of it. What `twin` has of it is proven on the way.
+pub(super) fn tree_of(
+    path: &Path,
+    image: &Image,
+    twin: Option<&Twin>,
+    threads: Option<NonZeroUsize>,
+    reads_all: bool,
+) -> Result<TreeCache, Report> {
+    let look = |first, chunks: &[u8]| {
+        if let Some(twin) = twin {
+            twin.look(first, chunks);
+        }
+    };
+    let tree = reading("reading", |options| {
+        let options = &goldwire_store::BuildOptions { threads, ..*options };
+        match reads_all {
+            true => TreeCache::rebuild_looking(image, options, &look),
+            false => TreeCache::of_looking(image, options, &look),
+        }
+    });
+    tree.with_context(|| shown(path))
+}
+
+/// What there is to say of an image that was read: a file that changed between its hashing and now is not what its name
+/// will say.
+pub(super) fn notices_of(image: &Image) -> Result<Vec<String>, Report> {
     let mut notices = image.notices.clone();
     if let Some(changed) = image.changed()? {
         let notice = format!("{} changed while it was published", shown(&changed));
         let _ = writeln!(io::stderr(), "note: {notice}");
         notices.push(notice);
     }
+    Ok(notices)
+}
+
+/// Says what a dry run found.
+pub(super) fn say_planned(
+    is_json: bool,
+    image: &str,
+    version: &Version,
+    is_here: bool,
+    notices: &[String],
+) -> Result<(), Report> {
+    let line = json!({
+        "image": image, "root": version.root.to_string(), "is_here": is_here, "dry_run": true, "notices": notices,
+    });
+    say(is_json, &line, || {
+        let what = if is_here { "is here already" } else { "would be stored" };
+        format!("version {} of {image} {what}", short(&version.root))
+    })
+}
+
+/// Says what was stored.
+pub(super) fn say_put(
+    is_json: bool,
+    image: &str,
+    channel: Option<&str>,
+    version: &Version,
+    put: &Put,
+    notices: &[String],
+) -> Result<(), Report> {
     let stored = put.chunks_new * CHUNK_SIZE as u64;
     let line = json!({
-        "image": args.name, "root": version.root.to_string(), "channel": args.channel, "was_here": put.was_here,
+        "image": image, "root": version.root.to_string(), "channel": channel, "was_here": put.was_here,
         "size": version.size, "bytes_used": version.chunks_used * CHUNK_SIZE as u64, "bytes_stored": stored,
         "bytes_resumed": put.chunks_resumed * CHUNK_SIZE as u64, "notices": notices,
         "signer": version.signer.map(|signer| signer.to_string()),
     });
-    say(args.run.json, &line, || {
+    say(is_json, &line, || {
         let root = short(&version.root);
-        let channel = args.channel.as_ref().map_or(String::new(), |channel| format!(", {channel} names it"));
+        let channel = channel.map_or(String::new(), |channel| format!(", {channel} names it"));
         match put.was_here {
-            true => format!("{}: version {root} is here already{channel}", args.name),
-            false => format!("{}: version {root} stored, {} of it new{channel}", args.name, ByteSize(stored)),
+            true => format!("{image}: version {root} is here already{channel}"),
+            false => format!("{image}: version {root} stored, {} of it new{channel}", ByteSize(stored)),
         }
-    })?;
-    Ok(Code::Success)
+    })
 }
 
 /// The place on another host that the user wrote, as a sync reads it.
@@ -388,7 +430,7 @@ fn version_here(named: Named<'_>, which: &str) -> Result<(Endpoint, String), Rep
 }
 
 /// The image of which a version is named.
-fn image_of(which: &str) -> &str {
+pub(super) fn image_of(which: &str) -> &str {
     which.split(':').next().unwrap_or(which)
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod boot;
 pub(crate) mod disk;
 pub(crate) mod generate;
 pub(crate) mod image;
+mod import;
 pub(crate) mod key;
 pub(crate) mod reading;
 pub(crate) mod repack;

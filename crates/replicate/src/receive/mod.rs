@@ -55,6 +55,7 @@ pub(crate) use self::resolve::written_promise;
 use self::resolve::{TargetFile, resolve};
 use self::seeds::Seed;
 use self::stored::StoreTarget;
+pub use self::stored::image_name;
 pub use self::tidy::{Extent, Left, Leftover, Reason, Spared, Tidied, Tidying, tidy};
 use self::work::WorkPlace;
 use crate::connection::Connection;

@@ -28,7 +28,7 @@ impl StoreTarget {
     pub(crate) fn find(job: &TargetJob, watch: &Watch<'_>) -> Result<Option<Self>> {
         let path = Path::new(&job.path);
         let (folder, name) = match (path.parent(), path.file_name().and_then(|name| name.to_str())) {
-            _ if Store::is_one(path) => (path, usual_name(&job.name)),
+            _ if Store::is_one(path) => (path, image_name(&job.name)),
             (Some(folder), Some(name)) if Store::is_one(folder) => (folder, name),
             _ if job.must_be_store => {
                 let text = format!("{} leads into no store", job.path);
@@ -122,8 +122,8 @@ impl StoreTarget {
     }
 }
 
-/// The name of an image that comes from a file of this name.
-fn usual_name(name: &str) -> &str {
+/// What an image is called that comes from a file of this name.
+pub fn image_name(name: &str) -> &str {
     let name = name.split(':').next().unwrap_or(name);
     match (written_promise(name), name.rsplit_once('.')) {
         (Some(_), Some((stem, _))) => stem,
