@@ -70,9 +70,13 @@ mod sleeps;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod store_chains;
+#[cfg(test)]
 mod store_import;
 #[cfg(test)]
 mod store_names;
+#[cfg(test)]
+mod store_power;
 #[cfg(test)]
 mod store_require;
 #[cfg(test)]

@@ -12,35 +12,35 @@ use crate::sync::text;
 use crate::tool::{Finished, Scene};
 
 /// A store with `image` in it, once as version 1.
-struct Site {
-    scene: Scene,
-    store: String,
+pub(crate) struct Site {
+    pub(crate) scene: Scene,
+    pub(crate) store: String,
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let scene = Scene::new();
         let store = text(&scene.path("store")).to_owned();
         scene.goldwire(["store", "init", &store]).expect(0);
         Self { scene, store }
     }
 
-    fn image<const N: usize>(&self, words: [&str; N]) -> Finished {
+    pub(crate) fn image<const N: usize>(&self, words: [&str; N]) -> Finished {
         self.scene.goldwire([&["image", "--store", &self.store], &words[..]].concat()).finish()
     }
 
-    fn publish(&self, file: &Path, more: &[&str]) -> Value {
+    pub(crate) fn publish(&self, file: &Path, more: &[&str]) -> Value {
         let words = ["image", "--store", &self.store, "publish", "win11", text(file), "--json"];
         json(&self.scene.goldwire([&words[..], more].concat()).expect(0))
     }
 
-    fn is_well(&self) {
+    pub(crate) fn is_well(&self) {
         let checked = json(&self.scene.goldwire(["store", "check", &self.store, "--json"]).expect(0));
         assert_eq!(checked["problems"].as_array().map(Vec::len), Some(0), "{checked}");
     }
 }
 
-fn json(run: &Finished) -> Value {
+pub(crate) fn json(run: &Finished) -> Value {
     serde_json::from_str(run.stdout.lines().last().unwrap()).unwrap()
 }
 

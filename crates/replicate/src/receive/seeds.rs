@@ -16,6 +16,7 @@ use goldwire_store::{
 
 use super::bitmap::Bitmap;
 use crate::failure::Result;
+use crate::source::Stored;
 use crate::wire::{Failure, FailureKind};
 
 /// Seeds used at most; the best ones. More would cost reads for little.
@@ -143,9 +144,19 @@ pub(crate) fn keep_best(seeds: &mut Vec<Seed>, tree: &TreeFile, named: usize) {
     seeds.truncate(SEEDS_MAX.max(named));
 }
 
-/// Fails for a seed that was named but cannot be used.
+/// Opens a seed that was named: an image, or a version of a store, whose tree is there. Fails for one that cannot be used.
 pub(crate) fn open_named(path: &str, stop: &Stop, progress: &Progress) -> Result<Seed> {
-    Seed::open(Path::new(path), stop, progress).map_err(|failure| match failure.kind {
+    let opened = match Stored::find(Path::new(path)) {
+        Ok(Some(stored)) => stored.open_unproven().map(|(image, tree)| Seed {
+            image,
+            tree,
+            name: path.to_owned(),
+            present: None,
+        }),
+        Ok(None) => Seed::open(Path::new(path), stop, progress),
+        Err(failure) => Err(failure),
+    };
+    opened.map_err(|failure| match failure.kind {
         FailureKind::Stopped => failure,
         _ => Failure { kind: FailureKind::Invalid, ..failure }.context(format!("open the seed {path}")),
     })

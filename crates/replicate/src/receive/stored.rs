@@ -94,7 +94,7 @@ impl StoreTarget {
         let Some(near) = self.store.near(&self.image, version)? else { return Ok(None) };
         // It only saves work: one that is damaged, or was pruned meanwhile, saves none.
         let Ok(device) = self.store.version(&near) else { return Ok(None) };
-        let tree = device.open_tree()?;
+        let (tree, device) = (device.open_tree()?, device.unproven());
         let size = tree.shape().size();
         let info = ImageInfo {
             format: Format::Raw,

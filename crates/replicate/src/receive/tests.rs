@@ -1,5 +1,7 @@
 //! Whole receptions into real folders: the driver with its threads, over a connection in memory to a real source.
 
+mod stores;
+
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};

@@ -33,7 +33,7 @@ use crate::dial::Process;
 use crate::endpoint::Endpoint;
 use crate::failure::Result;
 use crate::job::{Older, Seeds, Signal, SyncEvent, SyncJob, SyncReport, TargetEvent};
-use crate::source::{RemoteServer, Server, SharedServer};
+use crate::source::{RemoteServer, Server, SharedServer, place_of_version};
 use crate::wire::{
     Candidate, Command, Event, Failure, FailureKind, Frame, Kind, Outcome, RequiredSignature, SourceJob,
     SourceReady, TargetJob,
@@ -315,8 +315,11 @@ impl Session<'_> {
             format: job.write.format,
             source_format: ready.format,
             seeds: match &job.seeds {
-                Seeds::Named(seeds) => seeds.clone(),
-                Seeds::Find | Seeds::Without => Vec::new(),
+                Seeds::Named(seeds) => {
+                    self.at_hand(target, image, bytes).into_iter().chain(seeds.clone()).collect()
+                }
+                Seeds::Find => self.at_hand(target, image, bytes).into_iter().collect(),
+                Seeds::Without => Vec::new(),
             },
             find_seeds: job.seeds == Seeds::Find,
             replace: job.write.replace,
@@ -328,6 +331,14 @@ impl Session<'_> {
             window_bytes: (WINDOWS_TOTAL / job.targets.len().max(1) as u64).clamp(WINDOW_MIN, WINDOW_MAX),
             threads: job.effort.threads,
         }
+    }
+
+    /// The version itself as a seed, where source and target are both on this machine and the source is a store: what is at
+    /// hand needs to go through no connection. Everything is read back, as what comes from any seed.
+    fn at_hand(&self, target: usize, image: &Candidate, descriptor: &[u8]) -> Option<String> {
+        let is_here = self.job.source.host.is_none() && self.job.targets[target].host.is_none();
+        let root = Version::decode(descriptor).ok()?.root;
+        is_here.then(|| place_of_version(&image.path, &root))?
     }
 
     /// Passes on what the target says until it has come to its end. What it published is what was asked for, or the

@@ -23,7 +23,7 @@ pub(crate) use serve::Answerer;
 pub(crate) use serve::LocalServer;
 pub(crate) use serving::Serving;
 pub(crate) use shared::SharedServer;
-pub(crate) use stored::Stored;
+pub(crate) use stored::{Stored, place_of_version};
 
 use crate::failure::Result;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use goldwire_disk::{Format, Image, ImageInfo};
-use goldwire_store::{Root, Store, TreeFile, Version};
+use goldwire_store::{Root, Store, StoredVersion, TreeFile, Version};
 
 use crate::failure::Result;
 use crate::wire::Candidate;
@@ -19,6 +19,14 @@ pub(crate) struct Stored {
     pub(crate) descriptor: Vec<u8>,
     /// What a target's folder calls it.
     pub(crate) name: String,
+}
+
+/// Where a version of a store on this machine is found whatever its names come to mean, or nothing if `path` leads into no
+/// store.
+pub(crate) fn place_of_version(path: &str, root: &Root) -> Option<String> {
+    let folder = Path::new(path).parent()?;
+    let is_there = Store::is_one(folder) && !Path::new(path).exists();
+    is_there.then(|| folder.join(root.to_string()).to_str().map(str::to_owned))?
 }
 
 impl Stored {
@@ -56,7 +64,15 @@ impl Stored {
 
     /// The version as a disk, with a tree that is whole.
     pub(crate) fn open(&self) -> Result<(Image, TreeFile)> {
-        let version = self.store.version(&self.root)?;
+        self.open_as(self.store.version(&self.root)?)
+    }
+
+    /// The same, for whoever reads back what he copies from it.
+    pub(crate) fn open_unproven(&self) -> Result<(Image, TreeFile)> {
+        self.open_as(self.store.version(&self.root)?.unproven())
+    }
+
+    fn open_as(&self, version: StoredVersion) -> Result<(Image, TreeFile)> {
         let tree = version.open_tree()?;
         tree.verify(&self.root)?;
         let info = ImageInfo {

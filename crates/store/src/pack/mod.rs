@@ -105,6 +105,11 @@ impl Pack {
         read_at_once(&self.file, chunks, at(first))
     }
 
+    /// Fills `part` from byte `within` of slot `slot` on.
+    pub(crate) fn read_part(&self, slot: u32, within: u64, part: &mut [u8]) -> StoreResult<()> {
+        self.file.read_exact_at(part, at(slot) + within).map_err(StoreError::file("read", &self.path))
+    }
+
     /// The chunk in `slot`, if it has the id that it is said to have.
     pub(crate) fn proves(&self, slot: u32, id: &ChunkId, buffer: &mut [u8]) -> bool {
         self.read(slot, buffer).is_ok() && ChunkId::of(buffer) == *id

@@ -1,6 +1,7 @@
 //! A version of a store as a disk.
 //!
-//! Every chunk is hashed when it is read, so that nobody is given bytes that are not the version's.
+//! Every chunk is hashed when it is read, so that nobody is given bytes that are not the version's, but for those who copy
+//! and read back what they have made.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -28,6 +29,8 @@ pub struct StoredVersion {
     tree: TreeFile,
     packs: Arc<Folder>,
     open: Mutex<HashMap<PackNumber, Arc<Pack>>>,
+    /// Whether what is read is hashed.
+    proves: bool,
 }
 
 impl StoredVersion {
@@ -51,8 +54,15 @@ impl StoredVersion {
                 let tree = folder.path().join(TREE);
                 return Err(StoreError::corrupt(&tree, "tree", 4096, "its top does not give the version"));
             }
-            return Ok(Self { folder, map, tree, packs: Arc::clone(&store.packs), open: Mutex::default() });
+            let (packs, open) = (Arc::clone(&store.packs), Mutex::default());
+            return Ok(Self { folder, map, tree, packs, open, proves: true });
         }
+    }
+
+    /// The same, for whoever proves what he makes of the bytes himself: what is read is not hashed.
+    #[must_use]
+    pub fn unproven(self) -> Self {
+        Self { proves: false, ..self }
     }
 
     /// The version.
@@ -125,8 +135,8 @@ impl StoredVersion {
         Ok(())
     }
 
-    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them. The
-    /// pack; none if something would have to be waited for.
+    /// Fills `chunks` from chunk `run.first` on, of which there are as many as the run has, and proves each of them, unless
+    /// whoever reads does that himself. The pack; none if something would have to be waited for.
     fn read_run(
         &self,
         run: Run,
@@ -138,6 +148,9 @@ impl StoredVersion {
             Patience::Waits => {
                 let pack = self.pack(run.pack).map_err(|error| disk_error(self.map.path(), error))?;
                 pack.read(run.slot, chunks).map_err(|error| disk_error(pack.path(), error))?;
+                if !self.proves {
+                    return Ok(Some(pack));
+                }
                 let ids = self.tree.ids(0, range);
                 (pack, ids.map_err(|error| disk_error(self.tree.path(), error.into()))?)
             }
@@ -178,7 +191,7 @@ impl StoredVersion {
         }
     }
 
-    /// Fills `buf` with proven bytes. False if something would have to be waited for.
+    /// Fills `buf` with proven bytes, or unproven ones if those were asked for. False if something would have to be waited for.
     fn read(&self, mut buf: &mut [u8], offset: u64, patience: Patience) -> Result<bool, DiskError> {
         const CHUNK: u64 = CHUNK_SIZE as u64;
         self.check_range(offset, buf.len() as u64)?;
@@ -210,6 +223,12 @@ impl StoredVersion {
                 }
                 Place::In(run) if within == 0 && length >= CHUNK => {
                     self.read_run(Run { count: (length / CHUNK) as u32, ..run }, part, patience)?.is_some()
+                }
+                Place::In(run) if !self.proves && patience == Patience::Waits => {
+                    let pack = self.pack(run.pack).map_err(|error| disk_error(self.map.path(), error))?;
+                    let read = pack.read_part(run.slot, within, part);
+                    read.map_err(|error| disk_error(pack.path(), error))?;
+                    true
                 }
                 // Part of a chunk is proven by the whole of it.
                 Place::In(run) => {

@@ -20,6 +20,7 @@ use goldwire_stdx::testing;
 use rustix::io::Errno;
 
 use self::store::Store;
+use crate::disks::Random;
 
 /// The largest write that the kernel may send.
 const WRITE_MAX: u32 = 128 << 10;
@@ -47,6 +48,8 @@ pub(crate) struct Manners {
     pub(crate) fsync: Result<(), Errno>,
     /// How long a write takes.
     pub(crate) write_takes: Duration,
+    /// Whether holes can be punched.
+    pub(crate) punches: bool,
     /// Whole pages that are said to be written and are not, are torn or are changed.
     pub(crate) lies: Option<Lies>,
 }
@@ -76,6 +79,7 @@ impl Manners {
             renames_across: true,
             fsync: Ok(()),
             write_takes: Duration::ZERO,
+            punches: false,
             lies: None,
         }
     }
@@ -105,19 +109,57 @@ impl Strange {
         if !testing::root() {
             return None;
         }
-        let Ok(device) = File::options().read(true).write(true).open("/dev/fuse") else {
+        let Some(device) = Self::open() else {
             testing::excuse(testing::Excuse::NoFuse);
             return None;
         };
+        let store = Arc::new(Mutex::new(Store::new(manners)));
+        Some(Self::serve(folder, device, store))
+    }
+
+    fn open() -> Option<File> {
+        File::options().read(true).write(true).open("/dev/fuse").ok()
+    }
+
+    fn serve(folder: PathBuf, device: File, store: Arc<Mutex<Store>>) -> Self {
         let options = format!("fd={},rootmode=40000,user_id=0,group_id=0,allow_other", device.as_raw_fd());
         let options = CString::new(options).unwrap();
         let flags = rustix::mount::MountFlags::empty();
         rustix::mount::mount("goldwire-e2e", &folder, "fuse.strange", flags, Some(options.as_c_str()))
             .unwrap();
-        let store = Arc::new(Mutex::new(Store::new(manners)));
         let served = Arc::clone(&store);
         let thread = goldwire_stdx::spawn("strange", move || serve(device, &served)).unwrap();
-        Some(Self { folder, store, thread: Some(thread) })
+        Self { folder, store, thread: Some(thread) }
+    }
+
+    /// What it holds, durable or not.
+    pub(crate) fn state(&self) -> Store {
+        self.store.lock().unwrap().clone()
+    }
+
+    /// Mounts what another one held at a time, all of it durable.
+    pub(crate) fn again(folder: PathBuf, mut state: Store) -> Self {
+        state.keep_all();
+        Self::serve(folder, Self::open().unwrap(), Arc::new(Mutex::new(state)))
+    }
+
+    /// Changes and syncs that it was asked for so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.store.lock().unwrap().changes()
+    }
+
+    /// After so many more changes and syncs nothing comes through any more.
+    pub(crate) fn cut_after(&self, changes: u64) {
+        self.store.lock().unwrap().cut_after(changes);
+    }
+
+    /// The power fails: of what was not synced some is there, some is not and some is torn, as `random` says. What comes back
+    /// is mounted anew, so that the kernel remembers nothing.
+    pub(crate) fn power_fails(self, random: &mut Random) -> Self {
+        let (folder, mut state) = (self.folder.clone(), self.state());
+        drop(self);
+        state.lose_power(random);
+        Self::again(folder, state)
     }
 
     /// Bytes that its files take.

@@ -1,9 +1,12 @@
 //! What the strange file system holds, and how it answers one request.
 
+mod power;
+
 use std::collections::{BTreeMap, HashMap};
 
 use rustix::io::Errno;
 
+use self::power::{Kept, Power};
 use super::{Manners, Request, WRITE_MAX};
 use crate::disks::Random;
 
@@ -12,15 +15,18 @@ const ROOT: u64 = 1;
 const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 
-pub(super) struct Store {
+#[derive(Clone)]
+pub(crate) struct Store {
     pub(super) manners: Manners,
     nodes: HashMap<u64, Node>,
     next: u64,
     /// Writes of whole pages so far, and those of them that were lied about.
     writes: u64,
     pub(super) lies: u64,
+    power: Power,
 }
 
+#[derive(Clone)]
 struct Node {
     mode: u32,
     owner: (u32, u32),
@@ -29,13 +35,16 @@ struct Node {
     size: u64,
     pages: BTreeMap<u64, Vec<u8>>,
     entries: BTreeMap<String, u64>,
+    /// What of a file is durable.
+    kept: Kept,
 }
 
 type Answer = Result<Vec<u8>, Errno>;
 
 impl Store {
     pub(super) fn new(manners: Manners) -> Self {
-        let mut store = Self { manners, nodes: HashMap::new(), next: ROOT, writes: 0, lies: 0 };
+        let (nodes, power) = (HashMap::new(), Power::default());
+        let mut store = Self { manners, nodes, next: ROOT, writes: 0, lies: 0, power };
         store.make(FOLDER | 0o755);
         store
     }
@@ -49,6 +58,7 @@ impl Store {
             size: 0,
             pages: BTreeMap::new(),
             entries: BTreeMap::new(),
+            kept: Kept::default(),
         };
         self.nodes.insert(self.next, node);
         self.next += 1;
@@ -70,6 +80,9 @@ impl Store {
     /// `None` for what has no answer.
     pub(super) fn answer(&mut self, request: &Request<'_>) -> Option<Answer> {
         let id = request.node();
+        if let Err(error) = self.pass(request.opcode()) {
+            return Some(Err(error));
+        }
         Some(match request.opcode() {
             2 | 36 | 42 => return None,
             26 => Ok(words(&[7, 31, WRITE_MAX, 1 << 5, 0, WRITE_MAX, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
@@ -90,7 +103,8 @@ impl Store {
             15 => self.read(id, request.u64(8), request.u32(16)),
             16 => self.write(id, request.u64(8), &request.bytes[80..]),
             17 => Ok(self.space()),
-            20 | 30 => self.manners.fsync.map(|()| Vec::new()),
+            20 | 30 => self.manners.fsync.map(|()| self.keep(id)),
+            43 if self.manners.punches => self.punch(id, request.u64(8), request.u64(16), request.u32(24)),
             18 | 25 | 29 | 38 => Ok(Vec::new()),
             28 => self.list(id, request.u64(8), request.u32(16)),
             46 if self.manners.has_holes => self.seek(id, request.u64(8), request.u32(16)),
@@ -172,6 +186,8 @@ impl Store {
         }
         let node = self.node(id)?;
         node.size = size;
+        let cut: Vec<u64> = node.pages.range(size / PAGE..).map(|(page, _)| *page).collect();
+        node.kept.dirty.extend(cut);
         node.pages.retain(|page, _| page * PAGE < size);
         if let Some(page) = node.pages.get_mut(&(size / PAGE)) {
             page[(size % PAGE) as usize..].fill(0);
@@ -186,6 +202,7 @@ impl Store {
         }
         let id = self.make(mode);
         self.node(folder)?.entries.insert(name.to_owned(), id);
+        self.power.note([(folder, name, Some(id))]);
         self.entry(id)
     }
 
@@ -196,6 +213,7 @@ impl Store {
         }
         self.node(folder)?.entries.remove(name);
         self.node(id)?.links -= 1;
+        self.power.note([(folder, name, None)]);
         Ok(Vec::new())
     }
 
@@ -217,6 +235,7 @@ impl Store {
         }
         self.node(from)?.entries.remove(old);
         self.node(to)?.entries.insert(new.clone(), id);
+        self.power.note([(from, old.as_str(), None), (to, new.as_str(), Some(id))]);
         Ok(Vec::new())
     }
 
@@ -230,6 +249,7 @@ impl Store {
         }
         self.node(id)?.links += 1;
         self.node(folder)?.entries.insert(name.to_owned(), id);
+        self.power.note([(folder, name, Some(id))]);
         self.entry(id)
     }
 
@@ -283,9 +303,25 @@ impl Store {
             let part = (PAGE as usize - within).min((end - at) as usize);
             let page = node.pages.entry(at / PAGE).or_insert_with(|| vec![0; PAGE as usize]);
             page[within..within + part].copy_from_slice(&bytes[(at - offset) as usize..][..part]);
+            node.kept.dirty.insert(at / PAGE);
             at += part as u64;
         }
         Ok(words(&[bytes.len() as u32, 0]))
+    }
+
+    /// `fallocate`, for holes that keep the size only.
+    fn punch(&mut self, id: u64, offset: u64, length: u64, mode: u32) -> Answer {
+        let is_whole = offset.is_multiple_of(PAGE) && length.is_multiple_of(PAGE);
+        if mode != 3 || !is_whole {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let node = self.node(id)?;
+        for page in offset / PAGE..(offset + length) / PAGE {
+            if node.pages.remove(&page).is_some() {
+                node.kept.dirty.insert(page);
+            }
+        }
+        Ok(Vec::new())
     }
 
     fn space(&self) -> Vec<u8> {
