@@ -16,6 +16,7 @@ mod repack_tests;
 mod require;
 #[cfg(test)]
 mod tests;
+mod traces;
 mod twin;
 
 use std::ffi::OsStr;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -15,12 +15,12 @@ use goldwire_stdx::{AlignedBuffer, Existing, Folder, spawn_scoped};
 use super::device::Unproven;
 use super::image::{ImageNames, now};
 use super::layout::lay_out;
-use super::{DESCRIPTOR, MAP, Store, StoreError, StoreResult, TREE, Twin};
-use crate::chunk::{CHUNK_SIZE, ChunkId};
+use super::{DESCRIPTOR, MAP, Store, StoreError, StoreResult, TREE, Twin, traces};
+use crate::chunk::{BLOCKS_PER_CHUNK, CHUNK_SIZE, ChunkId};
 use crate::error::Error;
 use crate::map::{Map, Place, Run};
 use crate::pack::{Have, Ids, Pack, PackNumber, Slots};
-use crate::tree::{BuildOptions, Root, Seal, TreeFile, TreeGeometry, build_tree};
+use crate::tree::{BuildOptions, Root, Seal, TreeFile, TreeGeometry, build_tree, fingerprint};
 use crate::version::Version;
 
 /// Chunks that are read and written at a time.
@@ -109,6 +109,7 @@ impl Store {
         let (tree, is_whole) = reception.tree()?;
         if !is_whole {
             copy_tree(incoming.tree, &tree)?;
+            traces::take_over(incoming.tree, &tree)?;
             tree.sync()?;
         }
         let near = (self.near(image, incoming.version)?, incoming.twin);
@@ -402,17 +403,14 @@ impl Reception {
     /// `File`, `Tree`, `Corrupt`.
     pub fn read_back(&self, options: &BuildOptions<'_>) -> StoreResult<(Root, TreeFile)> {
         let layout = self.layout()?;
-        let mut is_right = true;
         for pack in layout.whole.lock().unwrap_or_else(PoisonError::into_inner).values() {
             pack.sync()?;
         }
-        for fill in layout.fills.values() {
-            fill.pack.sync()?;
-            is_right &= fill.is_right(options)?;
-        }
+        layout.fills.values().try_for_each(|fill| fill.pack.sync())?;
+        let tree = self.tree()?.0;
         // What was here before was proven when it came or when it was found.
-        if is_right {
-            return Ok((self.version.root, self.tree()?.0));
+        if layout.is_right(&tree, options)? {
+            return Ok((self.version.root, tree));
         }
         let device = Unproven::new(&layout.map, &self.store.packs);
         let tree = TreeFile::create(&self.work, READ_BACK, self.shape()?)?;
@@ -438,7 +436,10 @@ impl Reception {
             return Err(StoreError::corrupt(tree.path(), "tree", 4096, "it was whole and is not"));
         }
         tree.seal(&Seal { root: *root, key: [0; 32], chunks_used: self.version.chunks_used })?;
-        tree.forget_fingerprints()?;
+        // What is near this one knows most of its blocks.
+        if let Some(near) = store.near(image, &self.version)?.and_then(|near| store.tree_of(&near)) {
+            let _ = traces::take_over(&near, &tree);
+        }
         tree.sync()?;
         let path = self.work.path().join(DESCRIPTOR);
         let kept = self.work.replace(DESCRIPTOR, descriptor, 0o644);
@@ -446,6 +447,7 @@ impl Reception {
         // Named in the same breath: a prune takes away what has no name.
         let lock = store.lock()?;
         let mut names = store.image(image)?.unwrap_or_default();
+        let before = names.find(super::LATEST, now());
         store.admit(image, root, descriptor)?;
         take_names(&mut names, channel, root, now())?;
         if store.has(root)? {
@@ -460,6 +462,9 @@ impl Reception {
         // The lock's file goes last; who waits for it sees that it has no name.
         let _ = store.work.remove_file(&self.lock_name);
         drop(lock);
+        if let Some(before) = before.filter(|before| before != root) {
+            store.forget_traces(&before);
+        }
         Ok(())
     }
 
@@ -542,6 +547,41 @@ impl Layout {
         Ok(())
     }
 
+    /// Whether the medium has what the packs that came should hold: every slot is read, on several cores. `tree` learns the
+    /// fingerprints of what it is shown for the first time.
+    fn is_right(&self, tree: &TreeFile, options: &BuildOptions<'_>) -> StoreResult<bool> {
+        let taken = self.fills.keys().map(|number| (*number, Slots::default())).collect();
+        let (pieces, is_right) = (Mutex::new(Pieces { next: 0, taken }), AtomicBool::new(true));
+        on_cores(options.threads, |has_failed| {
+            let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
+            while is_right.load(Ordering::Relaxed) && !has_failed.load(Ordering::Relaxed) {
+                if options.stop.load(Ordering::Relaxed) {
+                    return Err(Error::Stopped.into());
+                }
+                let mut pieces = pieces.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(piece) = pieces.next(self)? else { break };
+                drop(pieces);
+                let Some(fill) = self.fills.get(&piece.pack) else { continue };
+                let ids = fill.ids.ids(piece.slot..piece.slot + piece.count)?;
+                let chunks = &mut buffer[..ids.len() * CHUNK_SIZE];
+                fill.pack.read(piece.slot, chunks)?;
+                options.progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
+                let mut pairs = ids.iter().zip(chunks.chunks_exact(CHUNK_SIZE));
+                is_right.fetch_and(pairs.all(|(id, chunk)| ChunkId::of(chunk) == *id), Ordering::Relaxed);
+                let mut words = tree.fingerprints(piece.first..piece.first + u64::from(piece.count))?;
+                if words.iter().all(|word| *word == 0) {
+                    let places = words.chunks_exact_mut(BLOCKS_PER_CHUNK);
+                    places
+                        .zip(chunks.chunks_exact(CHUNK_SIZE))
+                        .for_each(|(words, chunk)| fingerprint(chunk, words));
+                    tree.set_fingerprints(piece.first, &words)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(is_right.into_inner())
+    }
+
     fn pack(&self, store: &Store, number: PackNumber) -> StoreResult<Arc<Pack>> {
         if let Some(fill) = self.fills.get(&number) {
             return Ok(Arc::clone(&fill.pack));
@@ -589,33 +629,6 @@ impl Pieces {
             self.next = run.first + u64::from(count);
             return Ok(Some(Run { count, ..run }));
         }
-    }
-}
-
-impl Fill {
-    /// Whether the medium has what the pack should hold. It is read on several cores.
-    fn is_right(&self, options: &BuildOptions<'_>) -> StoreResult<bool> {
-        let (next, is_right) = (AtomicU32::new(0), AtomicBool::new(true));
-        on_cores(options.threads, |_| {
-            let mut buffer = AlignedBuffer::zeroed(STEP as usize * CHUNK_SIZE);
-            while is_right.load(Ordering::Relaxed) {
-                let first = next.fetch_add(STEP, Ordering::Relaxed);
-                if first >= self.ids.slots() {
-                    break;
-                }
-                if options.stop.load(Ordering::Relaxed) {
-                    return Err(Error::Stopped.into());
-                }
-                let ids = self.ids.ids(first..(first + STEP).min(self.ids.slots()))?;
-                let chunks = &mut buffer[..ids.len() * CHUNK_SIZE];
-                self.pack.read(first, chunks)?;
-                options.progress.bytes_done.fetch_add(chunks.len() as u64, Ordering::Relaxed);
-                let mut pairs = ids.iter().zip(chunks.chunks_exact(CHUNK_SIZE));
-                is_right.fetch_and(pairs.all(|(id, chunk)| ChunkId::of(chunk) == *id), Ordering::Relaxed);
-            }
-            Ok(())
-        })?;
-        Ok(is_right.into_inner())
     }
 }
 

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use goldwire_disk::FileIdentity;
 use goldwire_stdx::{Folder, read_at_once};
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 
 use super::geometry::{DISK_SIZE_MAX, FANOUT, Root, TreeGeometry, node_id};
 use crate::chunk::{BLOCKS_PER_CHUNK, ChunkId};
@@ -308,15 +310,18 @@ impl TreeFile {
         })
     }
 
-    /// Gives the space of the fingerprints back, where the file system can: all are unknown from then on.
+    /// Gives the space of the fingerprints back, where the file system can: all are unknown from then on. The file keeps its
+    /// length, so that nobody who reads it meets its end.
     ///
     /// # Errors
     /// `TreeFile`.
     pub(crate) fn forget_fingerprints(&self) -> Result<()> {
         let start = self.starts[self.shape.levels()];
-        // Cut and extended again the file has a hole there.
-        let cut = self.file.set_len(start).and_then(|()| self.file.set_len(self.length()));
-        cut.map_err(|source| error("size", &self.path, source))
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match fallocate(&self.file, flags, start, self.length() - start) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(failed) => Err(error("punch a hole into", &self.path, failed.into())),
+        }
     }
 
     /// Makes the file durable.

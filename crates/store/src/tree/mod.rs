@@ -6,6 +6,7 @@ mod compare;
 mod file;
 mod geometry;
 
+pub(crate) use build::fingerprint;
 pub use build::{BuildOptions, Progress, build_tree};
 pub use cache::TreeCache;
 pub use compare::{Differences, differences, for_each_difference};
