@@ -342,6 +342,8 @@ impl Course<'_> {
             let lock = self.store.lock()?;
             let Some(map) = self.map_of(&before.root)? else { return Ok(()) };
             let plan = self.plan(&map)?;
+            // What it names is to be free soon.
+            drop(map);
             if plan.sources.is_empty() {
                 left = Some(if plan.is_cut { OutOfOrder::Space } else { OutOfOrder::Shared });
                 break;
