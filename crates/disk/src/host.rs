@@ -46,6 +46,8 @@ pub(crate) struct HostFile {
     data: Mutex<Range<u64>>,
     #[cfg(test)]
     journal: Option<crate::journal::Journal>,
+    #[cfg(test)]
+    has_no_holes: bool,
 }
 
 impl HostFile {
@@ -56,6 +58,8 @@ impl HostFile {
             data: Mutex::new(0..0),
             #[cfg(test)]
             journal: None,
+            #[cfg(test)]
+            has_no_holes: crate::journal::has_no_holes(),
         }
     }
 
@@ -153,7 +157,7 @@ impl HostFile {
             return Ok(true);
         }
         #[cfg(test)]
-        if crate::journal::has_no_holes() {
+        if self.has_no_holes {
             return Ok(false);
         }
         loop {

@@ -58,7 +58,7 @@ thread_local! {
 }
 
 /// Runs `work` as on a file system that can neither punch holes nor zero ranges, such as NFS of version 3. It holds for
-/// this thread.
+/// the files that this thread opens meanwhile, whoever uses them.
 pub(crate) fn without_holes<T>(work: impl FnOnce() -> T) -> T {
     HAS_NO_HOLES.set(true);
     let done = work();

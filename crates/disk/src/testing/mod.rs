@@ -41,6 +41,7 @@ pub fn conformance(make: impl Fn(u64) -> Arc<dyn BlockDevice>) {
     for piece in [24_577, 300_007] {
         threads_do_not_disturb_each_other(&make(SIZE), piece);
     }
+    of_two_at_once_each_byte_is_one_of_theirs(&make(SIZE));
 }
 
 /// The promises of [`BlockDevice`], put to a device that is read. Its content must be `expected`.
@@ -381,6 +382,40 @@ fn threads_do_not_disturb_each_other(device: &Arc<dyn BlockDevice>, piece_size: 
         }
     });
     same_content(device.as_ref(), &lock(&model));
+}
+
+/// Some write where others make zero and discard. Which of them is last is open, byte by byte, and nothing else is.
+fn of_two_at_once_each_byte_is_one_of_theirs(device: &Arc<dyn BlockDevice>) {
+    const RANGE: (u64, usize) = ((1 << 20) + 1000, 400_000);
+    let bytes = vec![7; RANGE.1];
+    thread::scope(|scope| {
+        for who in 0..4 {
+            let bytes = &bytes;
+            let work = move || {
+                let mut read = vec![0; RANGE.1];
+                for step in 0..60 {
+                    let inner = (random(who << 32 | step) % 100_000) as usize;
+                    let (offset, length) = (RANGE.0 + inner as u64, RANGE.1 - 2 * inner);
+                    match who {
+                        0 | 1 => device.write_at(&bytes[..length], offset).unwrap(),
+                        2 => device.write_zeroes(offset, length as u64).unwrap(),
+                        _ => device.discard(offset, length as u64).unwrap(),
+                    }
+                    device.read_at(&mut read, RANGE.0).unwrap();
+                    assert!(read.iter().all(|byte| [0, 7].contains(byte)), "something else is there");
+                    if step % 16 == who {
+                        device.flush().unwrap();
+                    }
+                }
+            };
+            spawn_scoped(scope, "one of two", work).unwrap();
+        }
+    });
+    let mut model = vec![0; device.size() as usize];
+    device.read_at(&mut model, 0).unwrap();
+    assert!(model.iter().all(|byte| [0, 7].contains(byte)), "something else is there");
+    device.flush().unwrap();
+    conformance_read(device.as_ref(), &model);
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
