@@ -166,6 +166,30 @@ impl Writer {
         self.view.geometry.run(&state.tables.get(&index)?.bytes, within, limit).ok()
     }
 
+    /// Writes to clusters that were allocated by now, and may have been made zero since.
+    pub(super) fn write_allocated(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {
+        // Clusters never move and are never freed, so that data is written without holding the lock.
+        while !buf.is_empty() {
+            let run = self.lookup(GuestOffset(offset), buf.len() as u64)?;
+            let (part, rest) = buf.split_at(run.length as usize);
+            match run.mapping {
+                Mapping::Data { host } => self.view.host.write(part, host.0, "data")?,
+                // Another thread made it zero since it was allocated. Which of the two is later is for us to say.
+                Mapping::Zero => {
+                    self.allocate(offset, run.length)?;
+                    continue;
+                }
+                Mapping::Unallocated | Mapping::Compressed { .. } => {
+                    let why = "lost a cluster that was allocated";
+                    return Err(self.view.host.corrupt("L2 table", offset, why));
+                }
+            }
+            offset += run.length;
+            buf = rest;
+        }
+        Ok(())
+    }
+
     /// Calls `each` with the L1 index, and the part of its span, of every table that the range touches.
     fn for_each_table(
         &self,
@@ -223,28 +247,9 @@ impl BlockDevice for Writer {
         Ok(None)
     }
 
-    fn write_at(&self, mut buf: &[u8], mut offset: u64) -> Result<()> {
+    fn write_at(&self, buf: &[u8], offset: u64) -> Result<()> {
         self.allocate(offset, buf.len() as u64)?;
-        // Clusters never move and are never freed, so that data is written without holding the lock.
-        while !buf.is_empty() {
-            let run = self.lookup(GuestOffset(offset), buf.len() as u64)?;
-            let (part, rest) = buf.split_at(run.length as usize);
-            match run.mapping {
-                Mapping::Data { host } => self.view.host.write(part, host.0, "data")?,
-                // Another thread made it zero since it was allocated. Which of the two is later is for us to say.
-                Mapping::Zero => {
-                    self.allocate(offset, run.length)?;
-                    continue;
-                }
-                Mapping::Unallocated | Mapping::Compressed { .. } => {
-                    let why = "lost a cluster that was allocated";
-                    return Err(self.view.host.corrupt("L2 table", offset, why));
-                }
-            }
-            offset += run.length;
-            buf = rest;
-        }
-        Ok(())
+        self.write_allocated(buf, offset)
     }
 
     fn extent_at(&self, offset: u64) -> Result<Extent> {

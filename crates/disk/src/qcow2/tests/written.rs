@@ -56,6 +56,26 @@ fn a_flush_keeps_nobody_waiting_who_asks_at_once() {
     }
 }
 
+/// Between the allocation of a write and its data another thread made the clusters zero. The write is the later one then.
+#[test]
+fn a_write_goes_on_over_what_was_made_zero_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.qcow2");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let host = without_holes(|| crate::host::HostFile::new(file, &path));
+    let device = crate::qcow2::write::Writer::create(host, MIB).unwrap();
+    device.write_at(&noise(1, MIB as usize), 0).unwrap();
+    device.write_zeroes(CLUSTER, 4 * CLUSTER).unwrap();
+    device.write_allocated(&[7; 70_000], 2 * CLUSTER + 100).unwrap();
+    let mut model = noise(1, MIB as usize);
+    model[CLUSTER as usize..5 * CLUSTER as usize].fill(0);
+    let start = 2 * CLUSTER as usize + 100;
+    model[start..start + 70_000].fill(7);
+    assert_holds(&device, &model);
+    device.flush().unwrap();
+    assert_holds(&*open_image(&path, Access::Read).unwrap().0, &model);
+}
+
 /// What is given up, as QEMU reads it: zeros, a clean image, and no more space than before.
 #[test]
 fn qemu_reads_what_we_give_up() {
