@@ -174,3 +174,49 @@ fn an_image_of_another_host_is_published() {
     assert!(missing.stdout.contains("nothing.vhd"), "{missing}");
     scene.goldwire(["store", "check", &store]).expect(0);
 }
+
+/// A site's channel is moved before the version is there: users of the channel keep the old one until it has come whole.
+#[test]
+fn a_channel_waits_for_a_version_that_is_on_its_way() {
+    let scene = Scene::new();
+    let [store, site] = ["store", "site"].map(|name| text(&scene.path(name)).to_owned());
+    let file = scene.path("a.raw");
+    for place in [&store, &site] {
+        scene.goldwire(["store", "init", place]).expect(0);
+    }
+    let mut roots = Vec::new();
+    for seed in 0..2 {
+        fs::write(&file, Guest::random(seed, 4, 2).0).unwrap();
+        let words = ["image", "publish", "a", text(&file), "--store", &store, "--json"];
+        roots.push(json(scene.goldwire(words).expect(0).stdout.trim())["root"].as_str().unwrap().to_owned());
+    }
+    let image =
+        |words: &[&str], code| scene.goldwire([&["image", "--store", &site], words].concat()).expect(code);
+    image(&["pull", &store, &roots[0], "--name", "a", "--channel", "production"], 0);
+    let said = image(&["channel", "a", "production", &roots[1]], 0).stdout;
+    assert!(said.contains("once it is here whole"), "{said}");
+    let serves = || json(image(&["show", "a:production", "--json"], 0).stdout.trim())["root"].clone();
+    assert_eq!(serves(), roots[0].as_str());
+    let listed = image(&["list"], 0).stdout;
+    assert!(
+        listed.contains(&format!("{}  production (pending: not here whole)", &roots[1][..12])),
+        "{listed}"
+    );
+    let listed = image(&["list", "--json"], 0).stdout;
+    let listed: Vec<Value> = listed.lines().map(json).collect();
+    assert_eq!((&listed[0]["is_here"], &listed[0]["root"]), (&false.into(), &roots[1].as_str().into()));
+    assert_eq!((listed.len(), &listed[1]["labels"][1]), (2, &"production".into()));
+    // What it serves stays, and the store is well.
+    image(&["prune", "--keep", "0", "--no-rollback"], 0);
+    scene.goldwire(["store", "check", &site]).expect(0);
+    assert_eq!(serves(), roots[0].as_str());
+    image(&["pull", &store, "a"], 0);
+    assert_eq!(serves(), roots[1].as_str());
+    image(&["rollback", "a", "production"], 0);
+    assert_eq!(serves(), roots[0].as_str());
+    // Only a whole root, and only of an image that is here.
+    let unknown = "0".repeat(64);
+    image(&["channel", "a", "production", &unknown[..12]], 1);
+    image(&["channel", "b", "production", &unknown], 1);
+    image(&["tag", "a", "x", &unknown], 1);
+}

@@ -314,7 +314,7 @@ pub(crate) struct ChannelArgs {
     pub(crate) image: String,
     /// The channel, which is made if there is none.
     pub(crate) channel: String,
-    /// The version, which is one of the image.
+    /// The version, which is one of the image; or the whole root of one that is still to come.
     #[arg(value_name = "VERSION", required_unless_present = "delete")]
     pub(crate) which: Option<String>,
     /// From when on: a time such as 2026-12-01T06:00:00+01:00. Until then the channel names what it named before.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use goldwire_disk::Image;
 use goldwire_replicate::{Effort, Endpoint, Select, SyncJob, Trust, WriteRules};
-use goldwire_stdx::{ByteSize, Context, Report};
+use goldwire_stdx::{ByteSize, Context, Report, from_hex};
 use goldwire_store::{
-    CHUNK_SIZE, ImageNames, Incoming, Keep, LATEST, Put, Root, Store, StoreResult, TreeCache, Twin, Version,
-    describe, for_each_difference, refuse_own, signed_for_other,
+    CHUNK_SIZE, Channel, ImageNames, Incoming, Keep, LATEST, Put, Root, Store, StoreResult, TreeCache, Twin,
+    Version, describe, for_each_difference, refuse_own, signed_for_other,
 };
 use serde_json::{Value, json};
 
@@ -237,6 +237,17 @@ fn list(store: &Store, args: &ImageListArgs) -> Result<Code, Report> {
         if !args.json {
             writeln!(stdout, "{image}")?;
         }
+        for channel in names.channels.iter().filter(|channel| !names.has(&channel.root)) {
+            let label = pending(channel, false);
+            if args.json {
+                let line = json!({
+                    "image": image, "root": channel.root.to_string(), "is_here": false, "labels": [label],
+                });
+                writeln!(stdout, "{}", json_line(&line))?;
+                continue;
+            }
+            writeln!(stdout, "  {}  {label}", short(&channel.root))?;
+        }
         for version in names.versions.iter().rev() {
             let described = match store.describe(&version.root) {
                 Ok((described, _)) => described,
@@ -250,7 +261,7 @@ fn list(store: &Store, args: &ImageListArgs) -> Result<Code, Report> {
             let used = described.chunks_used * CHUNK_SIZE as u64;
             if args.json {
                 let line = json!({
-                    "image": image, "root": version.root.to_string(), "since": version.since, "size": described.size,
+                    "image": image, "root": version.root.to_string(), "is_here": true, "since": version.since, "size": described.size,
                     "bytes_used": used, "labels": labels, "note": described.note,
                     "signer": described.signer.map(|signer| signer.to_string()),
                 });
@@ -287,13 +298,21 @@ fn labels_of(names: &ImageNames, root: &Root) -> Vec<String> {
             labels.push(channel.name.clone());
         }
         if channel.root == *root && !is_served {
-            labels.push(format!("{} (pending until {})", channel.name, format_time(channel.since)));
+            labels.push(pending(channel, true));
         }
     }
     labels.extend(
         names.tags.iter().filter(|(_, tagged)| tagged == root).map(|(name, _)| format!("tag {name}")),
     );
     labels
+}
+
+/// A channel that does not name yet what it was moved to, with what it waits for.
+fn pending(channel: &Channel, is_here: bool) -> String {
+    match is_here {
+        true => format!("{} (pending until {})", channel.name, format_time(channel.since)),
+        false => format!("{} (pending: not here whole)", channel.name),
+    }
 }
 
 fn show(store: &Store, args: &VersionArgs) -> Result<Code, Report> {
@@ -490,12 +509,26 @@ fn channel(store: &Store, args: &ChannelArgs) -> Result<Code, Report> {
         let root = rename(store, image, |names, _| names.remove_channel(channel))?;
         return deleted(args.json, image, "channel", channel, &root);
     };
-    let root = store.find(which)?;
     let now = jiff::Timestamp::now().as_second();
     let since = args.at.unwrap_or(now);
-    rename(store, image, |names, now| names.move_channel(channel, root, since, now))?;
+    // A whole root may name what is still on its way; anything shorter has to be here.
+    let awaited = from_hex(which).map(Root);
+    let root = match awaited {
+        Some(root) if !store.has(&root)? && store.image(image)?.is_some() => root,
+        _ => store.find(which)?,
+    };
+    let is_here = rename(store, image, |names, now| {
+        match awaited.is_some() && !store.has(&root)? {
+            true => names.await_version(channel, root, since, now)?,
+            false => names.move_channel(channel, root, since, now)?,
+        }
+        Ok(names.has(&root))
+    })?;
     moved(args.json, image, channel, Some(&root), || {
-        let when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
+        let mut when = if since > now { format!(" from {} on", format_time(since)) } else { String::new() };
+        if !is_here {
+            when += ", once it is here whole";
+        }
         format!("{image}:{channel} names version {}{when}", short(&root))
     })
 }

@@ -36,7 +36,7 @@ pub struct Channel {
     pub name: String,
     /// The version that it names from `since` on.
     pub root: Root,
-    /// From when on, seconds since 1970. Until then it names what it named before.
+    /// From when on, seconds since 1970. Until then, and until the version is here, it names what it named before.
     pub since: i64,
 }
 
@@ -74,13 +74,24 @@ impl ImageNames {
         tag.or_else(|| self.served(label, at))
     }
 
-    /// The version that a channel names at a time: what it was moved to, or before that time comes what it named before.
+    /// The version that a channel names at a time: what it was moved to, or before that time comes, and before that version
+    /// does, what it named before.
     pub fn served(&self, channel: &str, at: i64) -> Option<Root> {
         let moved_to = self.channels.iter().find(|moved| moved.name == channel)?;
-        if moved_to.since <= at {
+        if !self.is_pending(moved_to, at) {
             return Some(moved_to.root);
         }
         self.moved.iter().rev().find(|moved| moved.channel == channel).map(|moved| moved.root)
+    }
+
+    /// Whether a channel, at a time, does not name yet what it was moved to.
+    fn is_pending(&self, channel: &Channel, at: i64) -> bool {
+        channel.since > at || !self.has(&channel.root)
+    }
+
+    /// Whether the version is one of the image's here.
+    pub fn has(&self, root: &Root) -> bool {
+        self.versions.iter().any(|version| version.root == *root)
     }
 
     /// All labels that name a version here.
@@ -113,11 +124,23 @@ impl ImageNames {
     /// # Errors
     /// `Name`, `TooMuch`, `Unknown` for a version that is not the image's.
     pub fn move_channel(&mut self, name: &str, root: Root, since: i64, now: i64) -> StoreResult<()> {
-        self.check_label(name, "a channel", root)?;
+        self.check_here(root)?;
+        self.await_version(name, root, since, now)
+    }
+
+    /// As [`move_channel`](Self::move_channel), of a version that need not be here yet: until it comes, the channel names
+    /// what it named before.
+    ///
+    /// # Errors
+    /// `Name`, `TooMuch`.
+    pub fn await_version(&mut self, name: &str, root: Root, since: i64, now: i64) -> StoreResult<()> {
+        check_label(name, "a channel")?;
         if self.tags.iter().any(|(tag, _)| tag == name) {
             return Err(bad_name(name, "a channel", "a tag has it"));
         }
         let served = self.served(name, now);
+        let was_pending =
+            self.channels.iter().any(|channel| channel.name == name && self.is_pending(channel, now));
         // It names that already, and goes on to: what was to come is forgotten.
         let since = if served == Some(root) { since.min(now) } else { since };
         let is_full = self.channels.len() >= LABELS_MAX;
@@ -126,8 +149,10 @@ impl ImageNames {
             None if is_full => return Err(too_many(LABELS_MAX, "channels")),
             None => self.channels.push(Channel { name: name.to_owned(), root, since }),
         }
-        // A move whose time never came is forgotten: only what was named is kept.
-        self.moved.retain(|moved| moved.channel != name || moved.until <= now);
+        // A move that never came about is forgotten: only what was named is kept.
+        if was_pending && let Some(at) = self.moved.iter().rposition(|moved| moved.channel == name) {
+            self.moved.remove(at);
+        }
         if let Some(before) = served.filter(|before| *before != root) {
             let until = since.max(now);
             self.moved.push(Moved { channel: name.to_owned(), root: before, until });
@@ -155,7 +180,8 @@ impl ImageNames {
             self.channels.retain(|channel| channel.name != name);
             return Ok(None);
         };
-        let is_pending = self.channels.iter().any(|channel| channel.name == name && channel.since > now);
+        let is_pending =
+            self.channels.iter().any(|channel| channel.name == name && self.is_pending(channel, now));
         let at = self.moved.iter().rposition(|moved| moved.channel == name);
         let before = match at {
             // What was to come is taken back; what is served stays.
@@ -204,7 +230,8 @@ impl ImageNames {
     /// # Errors
     /// `Name` if it is taken, `TooMuch`, `Unknown`.
     pub fn tag(&mut self, name: &str, root: Root) -> StoreResult<()> {
-        self.check_label(name, "a tag", root)?;
+        check_label(name, "a tag")?;
+        self.check_here(root)?;
         match self.tags.iter().find(|(tag, _)| tag == name) {
             Some((_, tagged)) if *tagged == root => return Ok(()),
             Some(_) => return Err(bad_name(name, "a tag", "another version has it, and a tag never moves")),
@@ -241,16 +268,12 @@ impl ImageNames {
         self.moved.retain(|moved| moved.root != *root);
     }
 
-    fn check_label(&self, name: &str, what: &'static str, root: Root) -> StoreResult<()> {
-        check_name(name, what)?;
-        if name == LATEST {
-            return Err(bad_name(name, what, "it is always the version that came last"));
+    fn check_here(&self, root: Root) -> StoreResult<()> {
+        if self.has(&root) {
+            return Ok(());
         }
-        if !self.versions.iter().any(|version| version.root == root) {
-            let name = format!("version {root} of the image");
-            return Err(StoreError::Unknown { name, candidates: Vec::new() });
-        }
-        Ok(())
+        let name = format!("version {root} of the image");
+        Err(StoreError::Unknown { name, candidates: Vec::new() })
     }
 
     /// The file's text.
@@ -406,6 +429,14 @@ pub(super) fn check_image(name: &str) -> StoreResult<()> {
     }
 }
 
+fn check_label(name: &str, what: &'static str) -> StoreResult<()> {
+    check_name(name, what)?;
+    match name {
+        LATEST => Err(bad_name(name, what, "it is always the version that came last")),
+        _ => Ok(()),
+    }
+}
+
 fn bad_name(name: &str, what: &'static str, why: &'static str) -> StoreError {
     StoreError::Name { name: name.to_owned(), what, why }
 }
@@ -479,6 +510,39 @@ mod tests {
             (names.find("production", NOW), names.served("production", later + 9)),
             (Some(one), Some(one))
         );
+    }
+
+    /// A channel that is moved to what is not here names what it did until that comes, and then moves by itself.
+    #[test]
+    fn a_channel_waits_for_its_version() {
+        let mut names = names_of(2);
+        let [one, two, three, four] = [1, 2, 3, 4].map(|number| Root([number; 32]));
+        names.move_channel("test", one, 10, NOW).unwrap();
+        names.move_channel("test", two, 20, NOW).unwrap();
+        assert!(names.move_channel("test", three, 30, NOW).is_err());
+        for root in [three, four, three, three] {
+            names.await_version("test", root, 30, NOW).unwrap();
+            assert_eq!(names.find("test", NOW + 100), Some(two));
+        }
+        assert!(names.is_named(&two, NOW) && names.is_before(&two));
+        let mut back = names.clone();
+        assert_eq!(back.roll_back("test", NOW).unwrap(), Some(two));
+        assert_eq!(back.roll_back("test", NOW).unwrap(), Some(one));
+        // Two things are waited for.
+        names.await_version("test", three, NOW + 50, NOW).unwrap();
+        names.add(three, NOW).unwrap();
+        assert_eq!((names.find("test", NOW), names.find("test", NOW + 50)), (Some(two), Some(three)));
+        assert_eq!(names.roll_back("test", NOW + 60).unwrap(), Some(two));
+        assert_eq!(names.roll_back("test", NOW + 60).unwrap(), Some(one));
+        // One that names nothing yet, and what is here already.
+        names.await_version("new", four, 0, NOW).unwrap();
+        assert_eq!(names.find("new", NOW), None);
+        assert_eq!(names.clone().roll_back("new", NOW).unwrap(), None);
+        names.await_version("new", one, 0, NOW).unwrap();
+        assert_eq!(names.find("new", NOW), Some(one));
+        assert!(names.await_version("latest", four, 0, NOW).is_err());
+        let text = names.encode();
+        assert_eq!(ImageNames::decode(text.as_bytes(), Path::new("image")).unwrap(), names);
     }
 
     #[test]
