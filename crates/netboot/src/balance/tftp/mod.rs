@@ -8,6 +8,7 @@
 mod places;
 pub(crate) mod session;
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -133,8 +134,6 @@ impl Relay {
         let path = session::path_of(&request);
         let mut session = Session::new(request.clone());
         let mut upstream = None;
-        let mut bytes = vec![0; MEMBER_DATAGRAM_MAX];
-        let mut answer = [0; CLIENT_DATAGRAM_MAX];
         if self.shared.tftp.mode == Mode::PortPerTransfer {
             match self.open_own().await {
                 Ok(own) => self.own = Some(own),
@@ -193,16 +192,16 @@ impl Relay {
                     // Its place was taken.
                     None => return,
                 },
-                received = receive_own(self.own.as_ref(), &mut answer) => match received {
-                    Ok(length) => {
-                        self.heard.note(&answer[..length]);
-                        session.handle_client(epoch.elapsed(), &answer[..length])
+                received = receive_own(self.own.as_ref()) => match received {
+                    Ok(datagram) => {
+                        self.heard.note(&datagram);
+                        session.handle_client(epoch.elapsed(), &datagram)
                     }
                     // Nobody is there: the client's host says so.
                     Err(_) => return self.tell(&path, &session),
                 },
-                received = receive(upstream.as_mut(), &mut bytes) => match received {
-                    Some(length) => session.handle_member(epoch.elapsed(), &bytes[..length]),
+                received = receive(upstream.as_mut()) => match received {
+                    Some(datagram) => session.handle_member(epoch.elapsed(), &datagram),
                     None => Vec::new(),
                 },
                 () = sleep_until(deadline) => session.handle_timeout(epoch.elapsed()),
@@ -260,10 +259,9 @@ impl Relay {
 }
 
 /// The next datagram of the member; none if what came was not from it.
-async fn receive(upstream: Option<&mut Upstream>, bytes: &mut [u8]) -> Option<usize> {
+async fn receive(upstream: Option<&mut Upstream>) -> Option<Vec<u8>> {
     let Some(upstream) = upstream else { return std::future::pending().await };
-    let received: io::Result<_> = upstream.socket.recv_from(bytes).await;
-    let (length, from) = received.ok()?;
+    let (datagram, from) = datagram_of(&upstream.socket).await.ok()?;
     // The first answer tells the member's transfer identifier (RFC 1350, 4); later ones have to come from there.
     let is_member = if upstream.has_answered { from == upstream.to } else { from.ip() == upstream.member };
     if !is_member {
@@ -271,14 +269,33 @@ async fn receive(upstream: Option<&mut Upstream>, bytes: &mut [u8]) -> Option<us
     }
     upstream.to = from;
     upstream.has_answered = true;
-    Some(length)
+    Some(datagram)
 }
 
 /// The next datagram of the client to the session's own port. Where there is none, nothing ever comes.
-async fn receive_own(own: Option<&UdpSocket>, bytes: &mut [u8]) -> io::Result<usize> {
-    match own {
-        Some(own) => own.recv(bytes).await,
-        None => std::future::pending().await,
+async fn receive_own(own: Option<&UdpSocket>) -> io::Result<Vec<u8>> {
+    let Some(own) = own else { return std::future::pending().await };
+    let (mut datagram, _) = datagram_of(own).await?;
+    datagram.truncate(CLIENT_DATAGRAM_MAX);
+    Ok(datagram)
+}
+
+/// The next datagram of a socket. Whoever waits for one holds no room for it: thousands of sessions wait, and a member may
+/// send 64 KiB to each.
+async fn datagram_of(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
+    thread_local! {
+        static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; MEMBER_DATAGRAM_MAX]);
+    }
+    loop {
+        socket.readable().await?;
+        let received: io::Result<_> = ROOM.with_borrow_mut(|room| {
+            let (length, from) = socket.try_recv_from(room)?;
+            Ok((room[..length].to_vec(), from))
+        });
+        match received {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            received => return received,
+        }
     }
 }
 
