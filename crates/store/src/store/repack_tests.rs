@@ -101,7 +101,7 @@ fn distinct<'a>(disks: impl IntoIterator<Item = &'a Kinds>) -> u64 {
 /// Fifty nights: a publish, a prune that keeps three, a repack.
 fn fifty_generations(together: u64) {
     let scene = Scene::new();
-    let mut kinds = first(together, 320);
+    let mut kinds = first(together, 192);
     let mut kept: Vec<(Root, Kinds)> = Vec::new();
     let (mut worst, mut copied, mut published) = (0.0_f64, 0, 0);
     for generation in 0..50 {
