@@ -170,6 +170,23 @@ fn a_version_in_pieces_is_put_in_order_once() {
     ));
 }
 
+/// A version that a channel waits for is not here to be put in order, and is in the way of no other.
+#[test]
+fn what_a_channel_waits_for_stops_no_repack() {
+    let scene = Scene::new();
+    let versions = scene.scattered("a", 200, 6);
+    let waits = |names: &mut ImageNames, now| {
+        names.move_channel("test", versions[4].0, now, now)?;
+        names.await_version("test", Root([9; 32]), now, now)
+    };
+    scene.store.rename("a", waits).unwrap();
+    let done = scene.repack();
+    let mut roots: Vec<Root> = done.versions.iter().map(|version| version.before.root).collect();
+    roots.sort_unstable_by_key(|root| versions.iter().position(|(other, _)| other == root));
+    assert_eq!(roots, [versions[4].0, versions[5].0]);
+    scene.assert_all(&versions);
+}
+
 /// Channels name older versions, now or soon: they are put in order too, and none breaks a newer one.
 #[test]
 fn what_channels_name_is_in_order_together() {
