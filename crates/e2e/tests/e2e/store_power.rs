@@ -6,7 +6,7 @@ use std::fs;
 use goldwire_stdx::testing::cases;
 
 use crate::disks::{Guest, Random};
-use crate::store::Site;
+use crate::store::{Site, json};
 use crate::strange::{Manners, Strange};
 use crate::sync::text;
 
@@ -72,11 +72,15 @@ impl Story<'_> {
         }
     }
 
+    /// What `name` names is the version of this disk: the check has read all of it.
     fn holds(&self, place: &Strange, name: &str, guest: &Guest, what: &str) {
-        let out = self.site.scene.path("out.raw");
-        let _ = fs::remove_file(&out);
-        self.goldwire(place, &["image", "export", name, text(&out), "--store", "STORE"], what);
-        assert!(fs::read(&out).unwrap() == guest.0, "{name}: {what}");
+        let file = self.site.scene.path("expected.raw");
+        guest.write_raw(&file);
+        let version = json(&self.site.scene.goldwire(["disk", "tree", text(&file), "--json"]).expect(0));
+        let store = text(&place.folder.join("store")).to_owned();
+        let shown = self.site.scene.goldwire(["image", "show", name, "--store", &store, "--json"]).finish();
+        assert!(shown.status.success(), "{name}: {what}\n{shown}");
+        assert_eq!(json(&shown)["root"], version["root"], "{name}: {what}");
     }
 }
 
