@@ -4,7 +4,6 @@ which every tool here can read.
 """
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -47,22 +46,7 @@ def obtain(work, count, scale, seed, kept, say):
         "update_files": max(1, 1519 // scale),
         "update_bytes": 121 * MIB // scale,
     }
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(work) / f"generations-{key}"
-    if (folder / "facts.json").exists():
-        say(f"generations: cached in {folder}")
-        return Generations(folder, json.loads((folder / "facts.json").read_text()))
-    building = Path(work) / f"generations-{key}.building"
-    shutil.rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        facts = build(building, wanted, say)
-        (building / "facts.json").write_text(json.dumps(facts, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return Generations(folder, facts)
+    return Generations(*pair.cached(Path(work), "generations", wanted, build, say))
 
 
 def build(folder, wanted, say):

@@ -84,16 +84,19 @@ def obtain(work, quick, seed, say):
         "update_files": 1519 // scale,
         "update_bytes": 121 * MIB // scale,
     }
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(work) / f"pair-{key}"
-    if (folder / "facts.json").exists():
-        say(f"pair: cached in {folder}")
-        return Pair(folder, json.loads((folder / "facts.json").read_text()))
+    return Pair(*cached(Path(work), "pair", wanted, build, say))
 
-    building = Path(work) / f"pair-{key}.building"
+
+def cached(work, what, wanted, build, say):
+    """The folder of what `build(folder, wanted, say)` makes, from the cache below `work` or made now, and its facts."""
+    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+    folder = work / f"{what}-{key}"
+    if (folder / "facts.json").exists():
+        say(f"{what}: cached in {folder}")
+        return folder, json.loads((folder / "facts.json").read_text())
+    building = work / f"{what}-{key}.building"
     shutil.rmtree(building, ignore_errors=True)
-    for version in ("v1", "v2"):
-        (building / version).mkdir(parents=True)
+    building.mkdir(parents=True)
     try:
         facts = build(building, wanted, say)
         (building / "facts.json").write_text(json.dumps(facts, indent=1))
@@ -101,10 +104,12 @@ def obtain(work, quick, seed, say):
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Pair(folder, facts)
+    return folder, facts
 
 
 def build(folder, wanted, say):
+    for version in ("v1", "v2"):
+        (folder / version).mkdir()
     rng = random.Random(wanted["seed"])
     say("pair: choosing files from /usr")
     chosen, spare = choose_files(wanted["used_bytes"], rng)

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::disks::Guest;
 use crate::hosts::Hosts;
+use crate::machine::{self, Tmpfs};
 use crate::sync::text;
 use crate::tool::Scene;
 
@@ -219,4 +220,28 @@ fn a_channel_waits_for_a_version_that_is_on_its_way() {
     image(&["channel", "a", "production", &unknown[..12]], 1);
     image(&["channel", "b", "production", &unknown], 1);
     image(&["tag", "a", "x", &unknown], 1);
+}
+
+/// A disk that was carried here is often protected against writing.
+#[test]
+fn a_store_on_a_medium_that_cannot_be_written_is_read() {
+    let scene = Scene::new();
+    let Some(medium) = Tmpfs::mount(scene.folder("medium"), 64) else { return };
+    let (carried, own) = (medium.folder.join("store"), scene.path("own"));
+    let guest = Guest::random(5, 4, 2);
+    guest.write_raw(&scene.path("a.raw"));
+    for store in [&carried, &own] {
+        scene.goldwire(["store", "init", text(store)]).expect(0);
+    }
+    scene
+        .goldwire(["image", "publish", "a", text(&scene.path("a.raw")), "--store", text(&carried)])
+        .expect(0);
+    machine::must("mount", ["-o", "remount,ro", text(&medium.folder)]);
+    scene.goldwire(["image", "verify", "a", "--store", text(&carried)]).expect(0);
+    scene.goldwire(["store", "check", text(&carried)]).expect(0);
+    let out = scene.path("out.raw");
+    scene.goldwire(["image", "export", "a", text(&out), "--store", text(&carried)]).expect(0);
+    assert!(fs::read(&out).unwrap() == guest.0);
+    scene.goldwire(["image", "import", text(&carried), "--store", text(&own)]).expect(0);
+    scene.goldwire(["image", "verify", "a", "--store", text(&own)]).expect(0);
 }

@@ -97,7 +97,16 @@ impl Import<'_> {
         let mut wanted: HashSet<&str> = self.args.which.iter().map(String::as_str).collect();
         let mut files = Vec::new();
         for entry in entries {
-            let Some(name) = entry.to_str().filter(|name| !name.starts_with('.')) else { continue };
+            let Some(name) = entry.to_str() else {
+                if self.args.which.is_empty() {
+                    let why = "its name is no text, and an image is called as its file";
+                    self.count(Err(Report::new(why).context(shown(&path.join(entry)))))?;
+                }
+                continue;
+            };
+            if name.starts_with('.') {
+                continue;
+            }
             let is_named = wanted.remove(name);
             if !is_named && !self.args.which.is_empty() {
                 continue;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 
+use goldwire_disk::FileIdentity;
 use goldwire_stdx::{Existing, Folder};
 
 use super::pieces::{RANGES_MAX, for_each_stretch, ranges};
@@ -120,7 +121,22 @@ impl Store {
 
     fn move_map(&self, root: &Root, moves: &Moves, is_guarded: bool, spare: &mut u64) -> StoreResult<()> {
         let folder = self.version_folder(root)?;
-        let map = Map::open(&folder, MAP)?;
+        let moved = Self::move_map_in(&folder, root, moves, is_guarded, spare);
+        if moved.is_err() {
+            // It would take the room that is missing.
+            let _ = folder.remove_file(NEW);
+        }
+        moved
+    }
+
+    fn move_map_in(
+        folder: &Folder,
+        root: &Root,
+        moves: &Moves,
+        is_guarded: bool,
+        spare: &mut u64,
+    ) -> StoreResult<()> {
+        let map = Map::open(folder, MAP)?;
         if map.root() != root {
             return Err(StoreError::corrupt(map.path(), "root", 16, "it is the map of another version"));
         }
@@ -133,7 +149,7 @@ impl Store {
             return Ok(());
         }
         let mut is_changed = false;
-        let mut new = MapWriter::create(&folder, NEW)?;
+        let mut new = MapWriter::create(folder, NEW)?;
         for_each_stretch(&map, |runs| {
             if !runs.iter().any(|run| moves.touches(run)) {
                 return runs.iter().try_for_each(|run| new.push(*run));
@@ -149,7 +165,7 @@ impl Store {
         step()?;
         new.finish(root, map.size())?;
         if is_changed {
-            return replace_map(&folder, &map);
+            return replace_map(folder, &map);
         }
         folder.remove_file(NEW).map_err(StoreError::file("remove", &folder.path().join(NEW)))
     }
@@ -165,6 +181,13 @@ impl Store {
             }
             let path = folder.path().join(&name);
             let map = folder.read_file(&name).map_err(StoreError::file("open", &path))?;
+            // A second name of the map itself is left where the power went before that was replaced.
+            if is_same(&folder, &map)? {
+                if !is_dry {
+                    folder.remove_file(&name).map_err(StoreError::file("remove", &path))?;
+                }
+                continue;
+            }
             // Held until it is gone: who opened it meanwhile sees that it has no name.
             if map.try_lock().is_err() {
                 read.push(name);
@@ -173,6 +196,16 @@ impl Store {
             }
         }
         Ok(read)
+    }
+}
+
+/// Whether a file is the version's map by another name.
+fn is_same(folder: &Folder, file: &File) -> StoreResult<bool> {
+    let path = folder.path().join(MAP);
+    let same = folder.read_file(MAP).and_then(|map| Ok(FileIdentity::of(&map)? == FileIdentity::of(file)?));
+    match same {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        same => same.map_err(StoreError::file("stat", &path)),
     }
 }
 

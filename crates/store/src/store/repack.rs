@@ -108,6 +108,8 @@ struct InHand {
 /// One run of a repack.
 struct Course<'a> {
     store: &'a Store,
+    /// Locked for as long as it goes on.
+    held: File,
     bounds: &'a RepackBounds<'a>,
     options: &'a BuildOptions<'a>,
     /// Versions that must not fall apart when another one is put in order: those that are newer, or were dealt with.
@@ -147,7 +149,7 @@ impl Store {
             let versions = versions.map(|before| Reordered { after: before.pieces, before, left: why });
             return Ok(Repacked { versions: versions.collect(), ..Repacked::default() });
         }
-        let _held = self.hold_repack()?;
+        let held = self.hold_repack()?;
         let mut served = self.served(&[])?;
         served.sort_by_key(|served| served.age);
         let mut ranks: Vec<Root> = Vec::new();
@@ -159,7 +161,7 @@ impl Store {
         let guarded = ranks.iter().copied().collect();
         let space = bounds.space;
         let done = Repacked::default();
-        let mut course = Course { store: self, bounds, options, guarded, spare: 0, space, done };
+        let mut course = Course { store: self, held, bounds, options, guarded, spare: 0, space, done };
         course.spare = course.spare_chunks()?;
         course.go_on()?;
         course.sweep()?;
@@ -182,7 +184,10 @@ impl Store {
         let path = self.work.path().join(HOLDS);
         let held = self.work.open_or_create(HOLDS, 0o600).map_err(StoreError::file("make", &path))?;
         match held.try_lock() {
-            Ok(()) => Ok(held),
+            Ok(()) => {
+                is_going_on(&held);
+                Ok(held)
+            }
             Err(_) => Err(StoreError::Repacking),
         }
     }
@@ -193,15 +198,15 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(StoreError::file("open", &self.work.path().join(FOLDER)))?,
         };
-        // What cannot be read needs not be gone on with: no version relies on it.
-        let Ok(pins) = Map::open(&folder, MAP) else { return Ok(None) };
+        // What is damaged or gone needs not be gone on with: no version relies on it.
+        let Some(pins) = if_fit(Map::open(&folder, MAP))? else { return Ok(None) };
         for number in self.packs_with("ids")?.into_iter().rev() {
             let whys = [Why::Order, Why::Empty];
             let Some(why) = whys.into_iter().find(|why| self.repack_root(*why, number) == *pins.root())
             else {
                 continue;
             };
-            let Ok(ids) = Ids::open(&self.packs, number) else { return Ok(None) };
+            let Some(ids) = if_fit(Ids::open(&self.packs, number))? else { return Ok(None) };
             let fits = ids.root() == pins.root() && u64::from(ids.slots()) == pins.chunks();
             return Ok(fits.then_some(InHand { why, number, ids, pins }));
         }
@@ -239,8 +244,14 @@ impl Store {
                 if is_dry {
                     return Ok(Some((*hand.pins.root(), hand.pins)));
                 }
-                self.finish_repack(&hand, &HashSet::new(), &mut 0)?;
-                Ok(None)
+                match self.finish_repack(&hand, &HashSet::new(), &mut 0) {
+                    Ok(()) => Ok(None),
+                    // A full disk, or maps that are still read: a prune makes room, and this is ended another time.
+                    Err(StoreError::File { .. } | StoreError::TooMuch { .. }) => {
+                        Ok(Some((*hand.pins.root(), hand.pins)))
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Some(hand) => {
                 let folder = self.work.child(FOLDER).map_err(StoreError::file("open", &path))?;
@@ -261,6 +272,15 @@ impl Store {
     /// Lets every version name the copies, which are whole and durable. The caller holds the writers' lock.
     fn finish_repack(&self, hand: &InHand, guarded: &HashSet<Root>, spare: &mut u64) -> StoreResult<()> {
         step()?;
+        // Every version will rely on what lies under this name, and not on the file that was filled.
+        let is_there = if_fit(Pack::open(&self.packs, hand.number))?.is_some()
+            && if_fit(Ids::open(&self.packs, hand.number))?
+                .is_some_and(|ids| ids.root() == hand.pins.root() && ids.slots() == hand.ids.slots());
+        if !is_there {
+            self.forget_repack()?;
+            let path = self.packs.path().join(hand.number.file("pack"));
+            return Err(StoreError::corrupt(&path, "pack", 0, "it was taken away while it was filled"));
+        }
         let name = hand.number.file("have");
         let path = self.packs.path().join(&name);
         self.packs.remove_file(&name).map_err(StoreError::file("remove", &path))?;
@@ -525,6 +545,7 @@ impl Copying<'_> {
                 }
                 if bytes >= NOTE_EVERY {
                     self.note(&mut written)?;
+                    is_going_on(&course.held);
                     bytes = 0;
                 }
                 at += count.max(1);
@@ -566,6 +587,21 @@ impl Copying<'_> {
         step()?;
         let slots = std::mem::take(written);
         slots.runs().iter().try_for_each(|run| self.have.add(run.clone()))
+    }
+}
+
+/// Says so to a prune, which takes away what nobody has gone on with for long. A file system without times has no such prune.
+fn is_going_on(held: &File) {
+    let _ = held.set_modified(std::time::SystemTime::now());
+}
+
+/// What was opened, or nothing if it is gone or damaged. That it cannot be looked at now says nothing about it.
+fn if_fit<T>(opened: StoreResult<T>) -> StoreResult<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(Some(opened)),
+        Err(StoreError::Corrupt { .. }) => Ok(None),
+        Err(StoreError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

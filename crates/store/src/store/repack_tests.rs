@@ -407,6 +407,69 @@ fn a_damaged_chunk_is_refused() {
     assert_eq!((scene.files("packs"), scene.pieces(&newest)), (files, before));
 }
 
+/// What versions come to rely on is what lies in the store, not the file that was filled: somebody took it away meanwhile.
+#[test]
+fn copies_that_went_while_they_were_made_are_relied_on_by_nobody() {
+    for gone in [&["ids"][..], &["pack"], &["have", "ids", "pack"]] {
+        let scene = Scene::new();
+        let versions = scene.scattered("a", 200, 6);
+        let packs = scene.store.path().join("packs");
+        let take = |_| {
+            for entry in std::fs::read_dir(&packs).unwrap().flatten() {
+                let name = entry.path();
+                if name.extension().is_some_and(|ending| ending == "have") {
+                    gone.iter().for_each(|ending| drop(std::fs::remove_file(name.with_extension(ending))));
+                }
+            }
+        };
+        let bounds = RepackBounds { space: u64::MAX, pace: &take };
+        assert!(
+            matches!(scene.try_repack(&bounds), Err(StoreError::Corrupt { field: "pack", .. })),
+            "{gone:?}"
+        );
+        for (root, kinds) in &versions {
+            scene.assert_content(root, &content(kinds));
+        }
+        scene.prune(3);
+        scene.repack();
+        scene.assert_all(&versions[3..]);
+    }
+}
+
+/// A disk that is full when versions are to name the copies stops no prune, which makes room.
+#[test]
+fn a_prune_goes_on_where_copies_cannot_be_named() {
+    let scene = Scene::new();
+    let versions = scene.scattered("a", 200, 6);
+    let newest = scene.store.version_folder(&versions[5].0).unwrap().path().join("map.new");
+    // In the way of the new map: it can neither be written nor taken away.
+    std::fs::create_dir(&newest).unwrap();
+    assert!(matches!(scene.try_repack(&ANY_SPACE), Err(StoreError::File { .. })));
+    scene.prune(3);
+    assert_eq!(scene.store.versions().unwrap().len(), 3);
+    scene.assert_all(&versions[3..]);
+    std::fs::remove_dir(&newest).unwrap();
+    scene.prune(3);
+    assert!(!scene.pieces(&versions[5].0).is_out_of_order());
+    scene.assert_all(&versions[3..]);
+}
+
+/// The power went after the map had got its second name and before another one took its place.
+#[test]
+fn a_second_name_of_a_map_keeps_no_version() {
+    let scene = Scene::new();
+    let (old, new) = (scene.put("a", &first(1, 40)), scene.put("a", &first(2, 40)));
+    let folder = scene.store.version_folder(&old).unwrap().path().to_owned();
+    std::fs::hard_link(folder.join(MAP), folder.join("map.1")).unwrap();
+    let reader = scene.store.version(&old).unwrap();
+    scene.prune(1);
+    assert_eq!(scene.store.versions().unwrap().len(), 2);
+    drop(reader);
+    scene.prune(1);
+    assert_eq!(scene.store.versions().unwrap(), [new]);
+    assert_eq!(scene.check().problems, []);
+}
+
 /// A file system without holes: a pack of which most is free is brought into a new one, and goes.
 #[test]
 fn packs_of_holes_that_stay_are_emptied() {

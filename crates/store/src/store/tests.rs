@@ -28,6 +28,19 @@ pub(super) struct Scene {
 }
 
 impl Scene {
+    /// The file of a pack; of the only one, where there is one.
+    pub(super) fn pack(&self) -> PathBuf {
+        self.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap()
+    }
+
+    /// Flips a bit of a chunk of that pack.
+    fn damage(&self, slot: usize) {
+        let pack = self.pack();
+        let mut bytes = std::fs::read(&pack).unwrap();
+        bytes[slot * CHUNK_SIZE + 100] ^= 4;
+        std::fs::write(&pack, &bytes).unwrap();
+    }
+
     pub(super) fn new() -> Self {
         let folder = scratch();
         let store = Arc::new(Store::init(&folder.path().join("store")).unwrap());
@@ -258,10 +271,7 @@ fn a_damaged_chunk_is_never_given_out() {
     let scene = Scene::new();
     let content = disk(1, 20, 1 << 40);
     let (root, _) = scene.publish("a", &content).unwrap();
-    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
-    let mut bytes = std::fs::read(&pack).unwrap();
-    bytes[7 * CHUNK_SIZE + 100] ^= 4;
-    std::fs::write(&pack, &bytes).unwrap();
+    scene.damage(7);
     let version = scene.store.version(&root).unwrap();
     let mut buffer = vec![0; CHUNK_SIZE];
     version.read_at(&mut buffer, 6 * CHUNK_SIZE as u64).unwrap();
@@ -278,7 +288,8 @@ fn a_damaged_chunk_is_never_given_out() {
     let (again, second) = scene.publish("b", &other).unwrap();
     assert_eq!((put.chunks_new, second.chunks_new), (20, 1));
     scene.assert_content(&again, &other);
-    std::fs::write(&pack, &bytes[..5 * CHUNK_SIZE]).unwrap();
+    let pack = std::fs::OpenOptions::new().write(true).open(scene.pack()).unwrap();
+    pack.set_len(5 * CHUNK_SIZE as u64).unwrap();
     assert!(scene.store.version(&root).unwrap().read_at(&mut buffer, 6 * CHUNK_SIZE as u64).is_err());
 }
 
@@ -300,10 +311,7 @@ fn a_version_tells_at_once_what_is_proven() {
         assert!(is_told_at_once(&version, &content, piece), "in pieces of {piece}");
     }
     // One bit, in memory as on the medium.
-    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
-    let mut bytes = std::fs::read(&pack).unwrap();
-    bytes[7 * CHUNK_SIZE + 100] ^= 4;
-    std::fs::write(&pack, &bytes).unwrap();
+    scene.damage(7);
     for (offset, length) in [(7 * CHUNK_SIZE, 1), (8 * CHUNK_SIZE - 1, 1), (6 * CHUNK_SIZE, 3 * CHUNK_SIZE)] {
         let told = version.read_at_once(&mut vec![0; length], offset as u64);
         assert!(!told.is_ok_and(|is_told| is_told), "{length} bytes at {offset} were given out");
@@ -334,10 +342,7 @@ fn a_place_holds_what_was_proven() {
         }
     }
     // Nobody gets the place of a chunk that is not what it should be.
-    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
-    let mut bytes = std::fs::read(&pack).unwrap();
-    bytes[7 * CHUNK_SIZE + 100] ^= 4;
-    std::fs::write(&pack, &bytes).unwrap();
+    scene.damage(7);
     let error = version.place_of(8 * CHUNK_SIZE as u64 - 1).unwrap_err().to_string();
     assert!(error.contains("not chunk 7 of version"), "{error}");
     assert!(version.place_of(8 * CHUNK_SIZE as u64).unwrap().is_some());
@@ -430,7 +435,7 @@ fn a_check_names_the_versions_that_a_damaged_pack_harms() {
         let scene = Scene::new();
         let content = disk(1, 20, 1 << 40);
         let (one, _) = scene.publish("a", &content).unwrap();
-        let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
+        let pack = scene.pack();
         let mut newer = content.clone();
         newer[..CHUNK_SIZE].fill(7);
         let (two, _) = scene.publish("a", &newer).unwrap();
@@ -479,10 +484,7 @@ fn damage_is_not_passed_on() {
     let scene = Scene::new();
     let content = disk(1, 40, 1 << 40);
     scene.publish("a", &content).unwrap();
-    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
-    let mut bytes = std::fs::read(&pack).unwrap();
-    bytes[7 * CHUNK_SIZE + 100] ^= 4;
-    std::fs::write(&pack, &bytes).unwrap();
+    scene.damage(7);
     let mut newer = content.clone();
     newer[20 * CHUNK_SIZE] ^= 1;
     let (root, put) = scene.publish("a", &newer).unwrap();
@@ -497,10 +499,7 @@ fn a_twin_passes_no_damage_on() {
     let scene = Scene::new();
     let content = disk(1, 40, 1 << 40);
     scene.publish("a", &content).unwrap();
-    let pack = scene.files("packs").into_iter().find(|path| path.extension().unwrap() == "pack").unwrap();
-    let mut bytes = std::fs::read(&pack).unwrap();
-    bytes[7 * CHUNK_SIZE + 100] ^= 4;
-    std::fs::write(&pack, &bytes).unwrap();
+    scene.damage(7);
     let mut newer = content.clone();
     newer[20 * CHUNK_SIZE] ^= 1;
     let (root, put) = scene.publish_beside("a", &newer).unwrap();

@@ -93,8 +93,15 @@ impl TreeFile {
         let name = name.as_ref();
         let path = folder.path().join(name);
         let file = match folder.write_file(name) {
-            // A reader without write permission may still use what others made.
-            Err(denied) if denied.kind() == io::ErrorKind::PermissionDenied => folder.read_file(name),
+            // A reader without write permission, or of a medium that cannot be written, may still use what others made.
+            Err(denied)
+                if matches!(
+                    denied.kind(),
+                    io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                ) =>
+            {
+                folder.read_file(name)
+            }
             other => other,
         }
         .map_err(|source| error("open", &path, source))?;
