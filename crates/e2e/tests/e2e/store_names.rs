@@ -236,6 +236,11 @@ fn a_store_on_a_medium_that_cannot_be_written_is_read() {
     scene
         .goldwire(["image", "publish", "a", text(&scene.path("a.raw")), "--store", text(&carried)])
         .expect(0);
+    // Commands for files say what a version is.
+    for command in ["info", "check", "tree"] {
+        let run = scene.goldwire(["disk", command, text(&carried.join("a"))]).expect(1);
+        assert!(run.stderr.contains("a version of a store is no file"), "{run}");
+    }
     machine::must("mount", ["-o", "remount,ro", text(&medium.folder)]);
     scene.goldwire(["image", "verify", "a", "--store", text(&carried)]).expect(0);
     scene.goldwire(["store", "check", text(&carried)]).expect(0);

@@ -39,20 +39,23 @@ pub(super) fn open(path: &Path, args: &OpenArgs) -> Result<Image, Report> {
 }
 
 fn open_as(path: &Path, args: &OpenArgs, format: Option<SourceFormatArg>) -> Result<Image, Report> {
-    let image = goldwire_disk::open(path, &options(args, format)).map_err(|error| {
-        let report = Report::from(error);
-        match path.parent() {
-            Some(store) if !path.exists() && Store::is_one(store) => report.hint(format!(
-                "a version of a store is no file: `goldwire image show` and `goldwire image export` with --store {}",
-                shell_path(store)
-            )),
-            _ => report,
-        }
-    })?;
+    let image = goldwire_disk::open(path, &options(args, format)).map_err(|error| not_opened(path, error))?;
     for notice in &image.notices {
         let _ = writeln!(io::stderr(), "note: {}", printable(notice));
     }
     Ok(image)
+}
+
+/// Why there is no image: what looks like one of a store's folder may be a version.
+fn not_opened(path: &Path, error: goldwire_disk::Error) -> Report {
+    let report = Report::from(error);
+    match path.parent() {
+        Some(store) if !path.exists() && Store::is_one(store) => report.hint(format!(
+            "a version of a store is no file: `goldwire image show` and `goldwire image export` with --store {}",
+            shell_path(store)
+        )),
+        _ => report,
+    }
 }
 
 /// Whether digests that were kept earlier will do.
@@ -157,7 +160,8 @@ fn print_info(out: &mut impl Write, path: &Path, image: &Image, kept: Option<&Tr
 pub(crate) fn check(args: &CheckArgs) -> Result<Code, Report> {
     let required = args.require_signature.as_deref().map(key::public).transpose()?;
     for_each(&args.images, |path| {
-        let mut findings = goldwire_disk::check(path, &options(&args.open, args.open.source_format))?;
+        let findings = goldwire_disk::check(path, &options(&args.open, args.open.source_format));
+        let mut findings = findings.map_err(|error| not_opened(path, error))?;
         let mut signature = None;
         if let Some(required) = required {
             let image = open(path, &args.open)?;

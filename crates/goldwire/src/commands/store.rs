@@ -76,7 +76,7 @@ impl Named<'_> {
         match place.host {
             None => Ok(place.path.into()),
             Some(_) => Err(Report::new(format!("{place} is on another host")).hint(
-                "run goldwire there: ssh HOST goldwire image …; push, pull and export go to and from other hosts",
+                "run the same command there: ssh HOST goldwire …; push, pull and export go to and from other hosts",
             )),
         }
     }
